@@ -1,0 +1,127 @@
+//! Makes the tasks of a pipeline from its document, and opens the embedded broker for those that need it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, anyhow, bail};
+use sluice_connect::config::Then;
+use sluice_connect::pipeline::{Clock, Pipeline};
+use sluice_connect::progress::Progress;
+use sluice_connect::steps::Steps;
+use sluice_connect::task::{Class, SourceTask, TaskError, TransactTask};
+use sluice_sinks::topic::TopicSink;
+use sluice_sources::Feeders;
+use sluice_store::file::RealDisk;
+use sluice_store::{Flush, Settings, Store};
+
+use crate::load::{self, ParsedPipeline};
+
+/// The embedded broker: a store opened in this process when the first task asks for it.
+pub(crate) struct Embedded {
+    data_dir: PathBuf,
+    flush: Option<Flush>,
+    clock: Clock,
+    opened: Mutex<Option<Store>>,
+}
+
+impl Embedded {
+    /// `flush` of `None`: the pipelines may not use it.
+    pub(crate) fn new(data_dir: PathBuf, flush: Option<Flush>, clock: Clock) -> Self {
+        Self { data_dir, flush, clock, opened: Mutex::new(None) }
+    }
+
+    /// The store, opened at the first call.
+    pub(crate) fn store(&self) -> Result<Store> {
+        let mut opened = self.opened.lock().map_err(|_| anyhow!("the store's opener panicked"))?;
+        if let Some(store) = &*opened {
+            return Ok(store.clone());
+        }
+        let Some(flush) = self.flush else {
+            bail!("a topic needs the embedded broker: run without --no-broker");
+        };
+        let settings = Settings { flush, ..Settings::embedded(self.data_dir.clone()) };
+        let store = Store::open(settings, Arc::new(RealDisk), self.clock.clone())
+            .with_context(|| format!("cannot open the store {}", self.data_dir.display()))?;
+        *opened = Some(store.clone());
+        Ok(store)
+    }
+
+    /// Ends it cleanly, if it was opened.
+    pub(crate) fn close(&self) -> Result<()> {
+        let store = self.opened.lock().ok().and_then(|mut opened| opened.take());
+        store.map_or(Ok(()), |store| store.close().context("cannot close the store"))
+    }
+}
+
+/// What a run shares between its pipelines.
+pub(crate) struct Shared {
+    pub(crate) embedded: Embedded,
+    pub(crate) clock: Clock,
+}
+
+/// The pipelines of a run that write a topic, with their progress.
+pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], topic: &str) -> Feeders {
+    all.iter().filter(|(p, _)| p.document.sink.topic() == Some(topic)).map(|(_, progress)| progress.clone()).collect()
+}
+
+/// Makes the source of a document.
+pub(crate) fn source(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Box<dyn SourceTask>> {
+    let name = parsed.document.name.as_str();
+    parsed.document.source.open(name, || shared.embedded.store(), feeders)
+}
+
+/// Makes all tasks of a document. `text` is that of an earlier config, if not the document's own.
+pub(crate) fn pipeline(
+    parsed: &ParsedPipeline,
+    text: Option<&str>,
+    shared: &Shared,
+    feeders: &Feeders,
+) -> Result<Pipeline, TaskError> {
+    let earlier;
+    let parsed = match text {
+        None => parsed,
+        Some(text) => {
+            earlier = load::parse(text).ok().and_then(|all| all.into_iter().next()).ok_or_else(|| {
+                TaskError::new(Class::Config, "the earlier config that an unfinished plan needs can not be read any more")
+            })?;
+            &earlier
+        }
+    };
+    make(parsed, shared, feeders.clone()).map_err(|error| match error.downcast::<TaskError>() {
+        Ok(task_error) => task_error,
+        Err(other) => {
+            let class = if is_retry(&other) { Class::Retry } else { Class::Config };
+            TaskError::new(class, crate::show::causes(&other))
+        }
+    })
+}
+
+fn is_retry(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<sluice_store::Error>().is_some_and(|e| e.kind() == sluice_store::Kind::Retry)
+}
+
+fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pipeline> {
+    let document = &parsed.document;
+    let target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
+    let (steps, needs) = Steps::new(document, &document.sink.needs(document.decode.is_some()))?;
+    let source = source(parsed, shared, feeders)?;
+    let dead_letters: Option<Box<dyn TransactTask>> = match (&document.errors.then, &document.errors.dead_letter) {
+        (Then::DeadLetter, Some(name)) => {
+            let store = shared.embedded.store()?;
+            Some(Box::new(TopicSink::new(name, 1, store, shared.clock.clone())?))
+        }
+        _ => None,
+    };
+    let in_flight = usize::try_from(document.limits.in_flight.as_u64()).unwrap_or(usize::MAX);
+    Ok(Pipeline {
+        name: document.name.as_str().into(),
+        config: (parsed.text.clone(), parsed.hash()),
+        steps,
+        needs,
+        source,
+        target,
+        dead_letters,
+        then: document.errors.then,
+        in_flight,
+    })
+}

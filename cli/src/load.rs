@@ -1,0 +1,109 @@
+//! Reads pipeline files; `sluice lint`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use sluice_connect::config::{self, Delivery, Document, Parsed, Problem, tree::Place, vars};
+use sluice_sinks::SinkConfig;
+use sluice_sources::SourceConfig;
+
+/// A document with the settings of our sources and sinks.
+pub(crate) type Pipeline = Document<SourceConfig, SinkConfig>;
+/// The same, with its text and places.
+pub(crate) type ParsedPipeline = Parsed<SourceConfig, SinkConfig>;
+
+/// Reads all documents of one text, with the environment's variables.
+pub(crate) fn parse(text: &str) -> Result<Vec<ParsedPipeline>, Vec<Problem>> {
+    #[expect(clippy::disallowed_methods, reason = "cli is where the environment comes in")]
+    let env = |name: &str| std::env::var(name).ok();
+    let lookup = vars::lookup(env, |path| std::fs::read_to_string(path));
+    let parsed: Vec<ParsedPipeline> = config::parse(text, &lookup)?;
+    let problems: Vec<Problem> = parsed.iter().flat_map(problems).collect();
+    if problems.is_empty() { Ok(parsed) } else { Err(problems) }
+}
+
+/// What is wrong between a document's parts, as far as it shows without opening anything.
+fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
+    let Pipeline { source, sink, delivery, decode, .. } = &parsed.document;
+    let mut found: Vec<Problem> = source.problems().into_iter().map(|(path, m)| at(parsed, "source", &path, m)).collect();
+    found.extend(sink.problems(decode.as_ref()).into_iter().map(|(path, m)| at(parsed, "sink", &path, m)));
+    if *delivery == Delivery::ExactlyOnce && !sink.keeps_positions() {
+        let message = "this sink keeps no positions: write `delivery: at_least_once`";
+        found.push(parsed.problem(&["sink"], message));
+    }
+    found
+}
+
+fn at(parsed: &ParsedPipeline, root: &str, path: &[&str], message: String) -> Problem {
+    let mut full = vec![root];
+    full.extend(path);
+    parsed.problem(&full, message)
+}
+
+/// All pipelines of all files, or every problem in them, each a line `FILE:LINE:COLUMN: …`.
+pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<ParsedPipeline>> {
+    let (pipelines, problems) = read(files);
+    if problems.is_empty() {
+        return Ok(pipelines);
+    }
+    let lines: Vec<String> = problems.iter().map(|(file, p)| format!("{}:{p}", file.display())).collect();
+    bail!("the config is not right\n{}", lines.join("\n"))
+}
+
+fn read(files: &[PathBuf]) -> (Vec<ParsedPipeline>, Vec<(PathBuf, Problem)>) {
+    let (mut pipelines, mut problems): (Vec<ParsedPipeline>, Vec<_>) = (Vec::new(), Vec::new());
+    for file in files {
+        let parsed = read_text(file).and_then(|text| parse(&text));
+        match parsed {
+            Err(found) => problems.extend(found.into_iter().map(|p| (file.clone(), p))),
+            Ok(parsed) => {
+                for one in parsed {
+                    if pipelines.iter().any(|other| other.document.name == one.document.name) {
+                        let message = format!("pipeline `{}` stands in another file of this run too", one.document.name);
+                        problems.push((file.clone(), one.problem(&["name"], message)));
+                    }
+                    pipelines.push(one);
+                }
+            }
+        }
+    }
+    (pipelines, problems)
+}
+
+fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
+    std::fs::read_to_string(file).map_err(|error| {
+        let place = Place { line: 1, column: 1 };
+        vec![Problem { place, path: String::new(), message: format!("cannot read the file: {error}") }]
+    })
+}
+
+/// `sluice lint`.
+pub(crate) fn lint(files: &[PathBuf], json: bool) -> Result<ExitCode> {
+    let (pipelines, problems) = read(files);
+    if json {
+        let list: Vec<serde_json::Value> = problems
+            .iter()
+            .map(|(file, p)| {
+                serde_json::json!({
+                    "file": file, "line": p.place.line, "column": p.place.column, "key": p.path, "message": p.message,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::json!({"pipelines": pipelines.len(), "problems": list}));
+    } else {
+        for (file, problem) in &problems {
+            println!("{}:{problem}", file.display());
+        }
+        let (p, n) = (pipelines.len(), problems.len());
+        match n {
+            0 => println!("ok: {p} pipeline{} in {} file{}", s(p), files.len(), s(files.len())),
+            _ => eprintln!("{n} problem{}", s(n)),
+        }
+    }
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn s(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}

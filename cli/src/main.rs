@@ -1,0 +1,125 @@
+//! The one binary `sluice`: reads arguments and the environment, prints, and sets the exit code.
+//!
+//! Exit codes: 0 done, 1 a config or the work failed, 2 wrong usage, 130 ended by Ctrl-C.
+
+#![expect(clippy::print_stdout, reason = "a command line prints")]
+
+mod build;
+mod load;
+mod preview;
+#[cfg(feature = "query")]
+mod query;
+mod run;
+mod show;
+mod topic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "Examples:
+  sluice run examples/flights.yaml               run the pipelines of a file, with the embedded broker
+  sluice lint examples/flights.yaml              tell all that is wrong in it; opens nothing
+  sluice preview examples/flights.yaml --rows 5  show rows, rejects, schema and files; writes nothing
+  sluice topic tail flights --where \"origin = 'JFK' AND dep_delay > 60\"";
+
+/// Stream-processing connectors with a RocketMQ-compatible store: files, topics and Parquet, filtered
+/// with SQL92.
+#[derive(Parser)]
+#[command(name = "sluice", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the embedded broker keeps its topics.
+#[derive(clap::Args, Clone)]
+struct StoreArguments {
+    /// Folder of the embedded broker's store
+    #[arg(long, value_name = "DIR", default_value = "./sluice-data")]
+    data_dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run pipelines until their sources end, or until Ctrl-C
+    #[command(after_help = "Examples:
+  sluice run examples/flights.yaml
+  sluice run a.yaml b.yaml --data-dir /var/lib/sluice --flush sync
+  sluice run examples/flights.yaml --json | jq .pipelines
+
+Ctrl-C once: what is in hand is finished and published, exit code 130. Twice: ends at once; nothing is
+lost or doubled by that either, the next run goes on where this one was.")]
+    Run(run::RunArguments),
+    /// Check pipeline files without opening anything
+    #[command(after_help = "Example:
+  sluice lint examples/*.yaml
+
+Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if there is any.")]
+    Lint {
+        /// Pipeline files (YAML)
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print one JSON document instead of lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a pipeline would do with its first rows; writes nothing
+    #[command(after_help = "Example:
+  sluice preview examples/flights.yaml --pipeline load-flights --rows 3")]
+    Preview(preview::PreviewArguments),
+    /// Look at topics of the embedded broker, also beside a running `sluice run`
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Ask SQL of topics and of the files they became
+    #[cfg(feature = "query")]
+    #[command(after_help = "Examples:
+  sluice query \"select origin, count(*) from flights group by origin\"
+  sluice query \"select _queue_offset, carrier from flights where dep_delay > 300\"
+  sluice query \"select origin, avg(dep_delay) from './lake/late_flights/' group by origin\"
+
+A topic's columns are the fields of its JSON bodies, typed by inference, and the envelope as _topic,
+_queue_id, _queue_offset, _store_timestamp, _born_timestamp, _message_id, _keys, _tags, _properties.")]
+    Query(query::QueryArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false).init();
+    let result = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Lint { files, json } => load::lint(&files, json),
+        Command::Preview(arguments) => preview::preview(&arguments),
+        Command::Topic(command) => topic::run(command),
+        #[cfg(feature = "query")]
+        Command::Query(arguments) => query::run(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        // The reader of our output has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice: {}", show::causes(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// Milliseconds since 1970-01-01 UTC, by this machine's clock.
+#[expect(clippy::disallowed_methods, reason = "the edge where time comes in")]
+fn clock() -> Arc<dyn Fn() -> i64 + Send + Sync> {
+    Arc::new(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+    })
+}

@@ -1,0 +1,164 @@
+//! `sluice preview`: the first rows of a pipeline, its rejects, schema and file layout; writes nothing.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use arrow::array::RecordBatch;
+use sluice_connect::config::Then;
+use sluice_connect::steps::{Next, Steps};
+use sluice_connect::task::{Range, Read, Reject, SourceTask};
+use sluice_protocol::id::TopicName;
+use sluice_sources::SourceConfig;
+use sluice_store::Store;
+
+use crate::build::{self, Embedded, Shared};
+use crate::load::{self, ParsedPipeline};
+use crate::show::count;
+
+#[derive(clap::Args)]
+pub(crate) struct PreviewArguments {
+    /// Pipeline file (YAML)
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Rows to show of each pipeline
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rows: u32,
+    /// Only this pipeline of the file
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    #[command(flatten)]
+    store: crate::StoreArguments,
+}
+
+/// Rows that are looked at before a preview gives up finding one that passes.
+const LOOK_AT_MAX: u64 = 200_000;
+
+pub(crate) fn preview(arguments: &PreviewArguments) -> Result<ExitCode> {
+    let all = load::load(std::slice::from_ref(&arguments.file))?;
+    let wanted = |p: &&ParsedPipeline| arguments.pipeline.as_ref().is_none_or(|n| n == p.document.name.as_str());
+    let chosen: Vec<&ParsedPipeline> = all.iter().filter(wanted).collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = all.iter().map(|p| p.document.name.as_str()).collect();
+        bail!("no pipeline `{}` in the file; it has: {}", arguments.pipeline.as_deref().unwrap_or(""), names.join(", "));
+    }
+    let mut out = std::io::stdout().lock();
+    for parsed in chosen {
+        one(parsed, arguments, &mut out).with_context(|| format!("pipeline {}", parsed.document.name))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was seen of a pipeline.
+#[derive(Default)]
+struct Seen {
+    batches: Vec<RecordBatch>,
+    passed: usize,
+    read: u64,
+    filtered: u64,
+    rejects: Vec<Reject>,
+}
+
+fn one(parsed: &ParsedPipeline, arguments: &PreviewArguments, out: &mut impl Write) -> Result<()> {
+    let document = &parsed.document;
+    writeln!(out, "pipeline {}", document.name)?;
+    let mut source = match &document.source {
+        SourceConfig::Topic(config) => {
+            let dir = &arguments.store.data_dir;
+            let store = dir.exists().then(|| Store::open_read_only(dir)).transpose();
+            let store = store.with_context(|| format!("cannot open the store {}", dir.display()))?;
+            let topic = TopicName::new(&config.name)?;
+            match store.filter(|s| s.topic(&topic).is_some()) {
+                Some(store) => document.source.open(document.name.as_str(), || anyhow::Ok(store), Vec::new())?,
+                None => {
+                    writeln!(out, "  topic {topic} does not exist yet in {}: nothing to show\n", dir.display())?;
+                    return Ok(());
+                }
+            }
+        }
+        _ => {
+            let clock = crate::clock();
+            let shared = Shared { embedded: Embedded::new(PathBuf::new(), None, clock.clone()), clock };
+            build::source(parsed, &shared, Vec::new())?
+        }
+    };
+    let (mut steps, needs) = Steps::new(&without_stop(parsed).document, &document.sink.needs(document.decode.is_some()))?;
+    source.open(&needs)?;
+    let seen = look(source.as_mut(), &mut steps, arguments.rows as usize)?;
+    show(&seen, parsed, arguments.rows as usize, out)
+}
+
+/// A preview shows rejects and goes on, whatever `errors` says.
+fn without_stop(parsed: &ParsedPipeline) -> ParsedPipeline {
+    let mut parsed = parsed.clone();
+    parsed.document.errors.then = Then::Skip;
+    parsed
+}
+
+fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<Seen> {
+    let mut seen = Seen::default();
+    for queue in source.queues()? {
+        let mut next = queue.first;
+        while seen.passed < rows && seen.read < LOOK_AT_MAX {
+            let range = Range { start: next, end: i64::MAX };
+            let Read::Slice(slice) = source.read(&queue.topic, queue.queue, range, 256 * 1024)? else { break };
+            next = slice.range.end;
+            seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);
+            let passed = match steps.push(0, slice)? {
+                Next::Pass(slices) => slices,
+                Next::Fix(schema) => {
+                    steps.fix(&schema)?;
+                    steps.release()?
+                }
+            };
+            keep(&mut seen, passed);
+        }
+    }
+    if let Some(schema) = steps.proposal() {
+        steps.fix(&schema)?;
+        let released = steps.release()?;
+        keep(&mut seen, released);
+    }
+    Ok(seen)
+}
+
+fn keep(seen: &mut Seen, slices: Vec<(usize, sluice_connect::task::Slice)>) {
+    for (_, slice) in slices {
+        seen.passed += slice.envelope.num_rows();
+        seen.filtered += slice.filtered;
+        seen.batches.push(slice.output().clone());
+        seen.rejects.extend(slice.rejects);
+    }
+}
+
+fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write) -> Result<()> {
+    let Seen { batches, passed, read, filtered, rejects } = seen;
+    writeln!(
+        out,
+        "  looked at {} rows: {} pass, {} filtered, {} rejected",
+        count(*read),
+        count(*passed as u64),
+        count(*filtered),
+        count(rejects.len() as u64)
+    )?;
+    let mut left = rows;
+    let mut shown = Vec::new();
+    for batch in batches {
+        shown.push(batch.slice(0, left.min(batch.num_rows())));
+        left -= left.min(batch.num_rows());
+    }
+    out.write_all(&sluice_sinks::stdout::table(&shown)?)?;
+    for reject in rejects.iter().take(rows) {
+        writeln!(out, "  reject: {}: {}", reject.place, reject.reason)?;
+    }
+    if let Some(batch) = batches.first() {
+        writeln!(out, "  schema of the output:")?;
+        for field in batch.schema().fields() {
+            let null = if field.is_nullable() { ", nullable" } else { "" };
+            writeln!(out, "    {}: {}{null}", field.name(), field.data_type())?;
+        }
+    }
+    writeln!(out, "  sink: {}\n", parsed.document.sink.describe())?;
+    Ok(())
+}

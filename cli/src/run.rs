@@ -1,0 +1,346 @@
+//! `sluice run`: checks, opens the embedded broker, runs every pipeline on threads of its own, shows how
+//! far they are, and sums up.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use sluice_connect::progress::{Progress, Reading, Stop};
+use sluice_connect::task::{Needs, TaskError};
+use sluice_connect::worker;
+use sluice_protocol::id::TopicName;
+use sluice_sinks::SinkConfig;
+use sluice_sources::SourceConfig;
+use sluice_store::{Flush, Store};
+
+use crate::build::{self, Embedded, Shared};
+use crate::load::{self, ParsedPipeline};
+use crate::show::count;
+
+#[derive(clap::Args)]
+pub(crate) struct RunArguments {
+    /// Pipeline files (YAML)
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    store: crate::StoreArguments,
+    /// When an append is acknowledged: `async` when it is written (survives a killed process), `sync` when
+    /// it is on the disk (survives power loss)
+    #[arg(long, value_enum, default_value = "async")]
+    flush: FlushArgument,
+    /// Do not start the embedded broker; pipelines that need a topic are refused
+    #[arg(long)]
+    no_broker: bool,
+    /// Print the closing summary as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum FlushArgument {
+    Async,
+    Sync,
+}
+
+/// How often progress is shown: on a terminal, and elsewhere.
+const SHOW_LIVE: Duration = Duration::from_millis(200);
+const SHOW_LINES: Duration = Duration::from_secs(5);
+
+/// One pipeline of a run.
+type One = (ParsedPipeline, Arc<Progress>);
+
+pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
+    let parsed = load::load(&arguments.files)?;
+    let all: Vec<One> = parsed.into_iter().map(|p| (p, Arc::new(Progress::default()))).collect();
+    let flush = match arguments.flush {
+        FlushArgument::Async => Flush::Async { interval: Duration::from_millis(500) },
+        FlushArgument::Sync => Flush::Sync,
+    };
+    let clock = crate::clock();
+    let flush = (!arguments.no_broker).then_some(flush);
+    let embedded = Embedded::new(arguments.store.data_dir.clone(), flush, clock.clone());
+    let shared = Shared { embedded, clock };
+    check(&all, arguments, &shared)?;
+    make_topics(&all, &shared)?;
+
+    let stop = Arc::new(Stop::default());
+    let signalled = listen(&stop)?;
+    #[expect(clippy::disallowed_methods, reason = "elapsed time is shown to a person")]
+    let started = Instant::now();
+    let results = run_all(&all, &shared, &stop, arguments.json);
+    let closed = shared.embedded.close();
+    sum_up(&all, &results, started.elapsed(), arguments);
+    for ((parsed, _), result) in all.iter().zip(&results) {
+        if let Err(error) = result {
+            eprintln!("sluice: pipeline {}: {}", parsed.document.name, worker::chain_of_causes(error));
+        }
+    }
+    closed?;
+    if results.iter().any(Result::is_err) {
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(if signalled.load(Ordering::SeqCst) { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// What can be known before anything is written.
+fn check(all: &[One], arguments: &RunArguments, shared: &Shared) -> Result<()> {
+    let data_dir = &arguments.store.data_dir;
+    let mut existing: Option<Store> = None;
+    for (parsed, _) in all {
+        let name = &parsed.document.name;
+        match &parsed.document.source {
+            SourceConfig::Topic(config) => {
+                if !build::feeders(all, &config.name).is_empty() {
+                    continue;
+                }
+                if existing.is_none() && data_dir.exists() {
+                    let opened = Store::open_read_only(data_dir);
+                    existing = Some(opened.with_context(|| format!("cannot open the store {}", data_dir.display()))?);
+                }
+                let topic = TopicName::new(&config.name).with_context(|| format!("pipeline {name}"))?;
+                if existing.as_ref().and_then(|store| store.topic(&topic)).is_none() {
+                    let known: Vec<String> = existing.iter().flat_map(Store::topics).map(|t| t.name.to_string()).collect();
+                    let hint = sluice_connect::config::nearest(&config.name, known.iter().map(String::as_str));
+                    let hint = hint.map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+                    bail!(
+                        "pipeline {name}: no such topic: {topic} (not in {}, and no pipeline of this run writes it){hint}",
+                        data_dir.display()
+                    );
+                }
+            }
+            _ => {
+                let mut source = build::source(parsed, shared, Vec::new())?;
+                let opened = source.open(&Needs::default()).and_then(|()| source.queues());
+                opened.with_context(|| format!("pipeline {name}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Topics that sinks write exist before any source looks for them.
+fn make_topics(all: &[One], shared: &Shared) -> Result<()> {
+    for (parsed, _) in all {
+        let document = &parsed.document;
+        let sink = match &document.sink {
+            SinkConfig::Topic(config) => Some((config.name.as_str(), config.queues)),
+            _ => None,
+        };
+        let dead = document.errors.dead_letter.as_deref().map(|name| (name, 1));
+        for (name, queues) in sink.into_iter().chain(dead) {
+            let store = shared.embedded.store()?;
+            let topic = TopicName::new(name).with_context(|| format!("pipeline {}", document.name))?;
+            store.create_topic(&topic, queues).with_context(|| format!("cannot make topic {topic}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The first Ctrl-C (or SIGTERM) asks for a clean stop, the second ends the process.
+fn listen(stop: &Arc<Stop>) -> Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let signalled = Arc::new(AtomicBool::new(false));
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    let (stop, seen) = (Arc::clone(stop), Arc::clone(&signalled));
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if seen.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            eprintln!("sluice: stopping; what is in hand is published first (Ctrl-C again to end at once)");
+            stop.ask();
+        }
+    })?;
+    Ok(signalled)
+}
+
+fn run_all(all: &[One], shared: &Shared, stop: &Stop, json: bool) -> Vec<Result<(), TaskError>> {
+    std::thread::scope(|scope| {
+        let running: Vec<_> = all
+            .iter()
+            .map(|(parsed, progress)| {
+                scope.spawn(move || {
+                    let feeders = match &parsed.document.source {
+                        SourceConfig::Topic(config) => build::feeders(all, &config.name),
+                        _ => Vec::new(),
+                    };
+                    let make = |text: Option<&str>| build::pipeline(parsed, text, shared, &feeders);
+                    let retry_for = parsed.document.errors.retry.0;
+                    // Whoever waits for this pipeline must hear of its end, even of a panic.
+                    let _end = End(progress);
+                    worker::run(&make, stop, progress, &shared.clock, retry_for)
+                })
+            })
+            .collect();
+        show_progress(all, stop, json);
+        running
+            .into_iter()
+            .map(|thread| {
+                let fatal = || TaskError::new(sluice_connect::task::Class::Fatal, "the pipeline's thread panicked");
+                thread.join().unwrap_or_else(|_| Err(fatal()))
+            })
+            .collect()
+    })
+}
+
+struct End<'a>(&'a Progress);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A live line for each pipeline on a terminal; elsewhere a line now and then.
+fn show_progress(all: &[One], stop: &Stop, json: bool) {
+    let live = std::io::stderr().is_terminal() && !json;
+    let bars = MultiProgress::new();
+    let width = all.iter().map(|(p, _)| p.document.name.as_str().len()).max().unwrap_or(0);
+    let lines: Vec<ProgressBar> = all
+        .iter()
+        .map(|(parsed, _)| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {msg}") {
+                bar.set_style(style);
+            }
+            bar.set_prefix(format!("{:width$}", parsed.document.name.as_str()));
+            if live { bars.add(bar) } else { bar }
+        })
+        .collect();
+    let mut rates = vec![0_u64; all.len()];
+    let wait = Pause::default();
+    let mut rounds = 0_u32;
+    while !all.iter().all(|(_, progress)| progress.has_ended()) {
+        // Short at first, so that a short run does not wait for its own display.
+        wait.until(|| all.iter().all(|(_, p)| p.has_ended()), SHOW_LIVE);
+        rounds += 1;
+        if !live && !(json || rounds.is_multiple_of(25)) {
+            continue;
+        }
+        let per = if live { SHOW_LIVE } else { SHOW_LINES };
+        for (i, ((parsed, progress), line)) in all.iter().zip(&lines).enumerate() {
+            let reading = progress.reading();
+            let rate = (reading.rows_in.saturating_sub(rates[i]) as f64 / per.as_secs_f64()) as u64;
+            rates[i] = reading.rows_in;
+            if live {
+                line.set_message(describe(&reading, rate));
+                line.tick();
+            } else if !json {
+                eprintln!("{:width$}  {}", parsed.document.name.as_str(), describe(&reading, rate));
+            }
+        }
+    }
+    let _ = stop;
+    lines.iter().for_each(ProgressBar::finish_and_clear);
+}
+
+/// A wait that ends early; polls because the runs end on threads of their own.
+#[derive(Default)]
+struct Pause(Stop);
+
+impl Pause {
+    fn until(&self, ended: impl Fn() -> bool, timeout: Duration) {
+        let step = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        while waited < timeout && !ended() {
+            self.0.wait(step);
+            waited += step;
+        }
+    }
+}
+
+fn describe(reading: &Reading, rate: u64) -> String {
+    let Reading { rows_in, fates, files, lag, state } = reading;
+    let lag = lag.map_or_else(|| "-".to_owned(), count);
+    let skipped = if fates.skipped > 0 { format!(", {} skipped", count(fates.skipped)) } else { String::new() };
+    format!(
+        "{} in ({}/s), {} filtered, {} written, {} dead{skipped}, {} files, lag {lag}, {state}",
+        count(*rows_in),
+        count(rate),
+        count(fates.filtered),
+        count(fates.written),
+        count(fates.dead),
+        count(*files),
+    )
+}
+
+/// The closing summary, and what to do next.
+fn sum_up(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration, arguments: &RunArguments) {
+    if arguments.json {
+        let pipelines: Vec<_> = all
+            .iter()
+            .zip(results)
+            .map(|((parsed, progress), result)| {
+                let reading = progress.reading();
+                serde_json::json!({
+                    "name": parsed.document.name.as_str(),
+                    "state": reading.state,
+                    "rows": reading.fates.total(),
+                    "fates": reading.fates,
+                    "files": reading.files,
+                    "error": result.as_ref().err().map(|e| worker::chain_of_causes(e)),
+                })
+            })
+            .collect();
+        println!("{}", serde_json::json!({"elapsed_ms": elapsed.as_millis() as u64, "pipelines": pipelines}));
+        return;
+    }
+    for (parsed, progress) in all {
+        let reading = progress.reading();
+        let fates = &reading.fates;
+        let name = parsed.document.name.as_str();
+        if fates.total() == 0 {
+            println!("{name}: 0 new rows ({})", reading.state);
+            continue;
+        }
+        let mut parts = vec![format!("{} written", count(fates.written)), format!("{} filtered", count(fates.filtered))];
+        for (rows, fate) in [(fates.skipped, "skipped"), (fates.dead, "dead letters"), (fates.absent, "absent")] {
+            if rows > 0 {
+                parts.push(format!("{} {fate}", count(rows)));
+            }
+        }
+        if reading.files > 0 {
+            parts.push(format!("{} file{}", count(reading.files), if reading.files == 1 { "" } else { "s" }));
+        }
+        println!("{name}: {} rows: {} ({})", count(fates.total()), parts.join(", "), reading.state);
+    }
+    println!("in {:.2} s", elapsed.as_secs_f64());
+    if results.iter().all(Result::is_ok) {
+        next_steps(all, arguments);
+    }
+}
+
+fn next_steps(all: &[One], arguments: &RunArguments) {
+    let default_dir = arguments.store.data_dir == PathBuf::from("./sluice-data");
+    let dir = if default_dir { String::new() } else { format!(" --data-dir {}", arguments.store.data_dir.display()) };
+    let mut lines = Vec::new();
+    for (parsed, progress) in all {
+        match (&parsed.document.sink, &parsed.document.filter) {
+            (SinkConfig::Topic(config), _) => {
+                let readers = all.iter().filter_map(|(p, _)| match (&p.document.source, &p.document.filter) {
+                    (SourceConfig::Topic(source), Some(filter)) if source.name == config.name => Some(filter.0.text()),
+                    _ => None,
+                });
+                let filter = readers.last().map_or_else(String::new, |f| format!(" --where \"{}\"", f.replace('"', "\\\"")));
+                lines.push(format!("  sluice topic tail {}{dir} --limit 5{filter}", config.name));
+            }
+            (sink, _) => {
+                let Some(path) = sink.path() else { continue };
+                if cfg!(feature = "query") && matches!(sink, SinkConfig::Parquet(_)) {
+                    lines.push(format!("  sluice query \"select count(*) from '{}/'\"", path.display()));
+                }
+                if progress.reading().files > 0 {
+                    lines.push(format!("  open the files in {}", path.display()));
+                }
+            }
+        }
+    }
+    if !lines.is_empty() {
+        println!("next:\n{}", lines.join("\n"));
+    }
+}

@@ -1,0 +1,105 @@
+//! The envelope: the one Arrow schema of messages in the runtime.
+//!
+//! Never reads a body; that is `formats`' work.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryViewBuilder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch, StringViewBuilder,
+};
+use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
+use arrow::error::ArrowError;
+
+/// Names of the envelope's columns in their order; an expression writes them `$name`.
+pub const COLUMNS: [&str; 10] = [
+    "topic",
+    "queue_id",
+    "queue_offset",
+    "store_timestamp",
+    "born_timestamp",
+    "message_id",
+    "keys",
+    "tags",
+    "properties",
+    "body",
+];
+
+/// Column of one property.
+pub fn property_column(name: &str) -> String {
+    format!("properties.{name}")
+}
+
+/// The field of an envelope column of [`COLUMNS`], or of a column `properties.<name>`.
+pub fn field(name: &str) -> Option<Field> {
+    let ms = || DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+    let (data_type, nullable) = match name {
+        "topic" => (DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)), false),
+        "queue_id" => (DataType::Int32, false),
+        "queue_offset" => (DataType::Int64, false),
+        "store_timestamp" | "born_timestamp" => (ms(), true),
+        "message_id" | "keys" | "tags" => (DataType::Utf8View, true),
+        "properties" => {
+            let entries = DataType::Struct(
+                vec![
+                    Field::new("key", DataType::Utf8View, false),
+                    Field::new("value", DataType::Utf8View, true),
+                ]
+                .into(),
+            );
+            (DataType::Map(Arc::new(Field::new("entries", entries, false)), false), false)
+        }
+        "body" => (DataType::BinaryView, true),
+        _ if name.starts_with("properties.") => (DataType::Utf8View, true),
+        _ => return None,
+    };
+    Some(Field::new(name, data_type, nullable))
+}
+
+/// The queue offsets of an envelope's rows; none if it has no such column.
+pub fn offsets(envelope: &RecordBatch) -> &[i64] {
+    let column = envelope.column_by_name("queue_offset").and_then(|c| c.as_primitive_opt::<Int64Type>());
+    column.map_or(&[], |c| c.values())
+}
+
+/// The properties of one row, as far as the envelope holds them all.
+pub fn properties_of(envelope: &RecordBatch, row: usize) -> Vec<(String, String)> {
+    let Some(map) = envelope.column_by_name("properties").and_then(|c| c.as_map_opt()) else { return Vec::new() };
+    if row >= map.len() || map.is_null(row) {
+        return Vec::new();
+    }
+    let entries = map.value(row);
+    let (Some(names), Some(values)) =
+        (entries.column(0).as_string_view_opt(), entries.column(1).as_string_view_opt())
+    else {
+        return Vec::new();
+    };
+    names
+        .iter()
+        .zip(values)
+        .filter_map(|(name, value)| Some((name?.to_owned(), value?.to_owned())))
+        .collect()
+}
+
+/// Messages made from scratch, as an envelope of `queue_offset`, `properties` and `body`.
+pub fn messages<'a>(
+    rows: impl Iterator<Item = (i64, Vec<(String, String)>, &'a [u8])>,
+) -> Result<RecordBatch, ArrowError> {
+    let mut offsets = Int64Builder::new();
+    let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
+    let mut properties = MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new());
+    let mut bodies = BinaryViewBuilder::new();
+    for (offset, pairs, body) in rows {
+        offsets.append_value(offset);
+        for (name, value) in pairs {
+            properties.keys().append_value(name);
+            properties.values().append_value(value);
+        }
+        properties.append(true)?;
+        bodies.append_value(body);
+    }
+    RecordBatch::try_from_iter([
+        ("queue_offset", Arc::new(offsets.finish()) as ArrayRef),
+        ("properties", Arc::new(properties.finish())),
+        ("body", Arc::new(bodies.finish())),
+    ])
+}

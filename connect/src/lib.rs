@@ -1,0 +1,14 @@
+//! The connect runtime: tasks exchange Arrow record batches, and every source offset gets one fate.
+//!
+//! Knows no connector, no socket and no file: those come in through [`task`].
+
+pub mod batch;
+pub mod channel;
+pub mod config;
+pub mod pipeline;
+pub mod plan;
+pub mod progress;
+pub mod steps;
+pub mod target;
+pub mod task;
+pub mod worker;

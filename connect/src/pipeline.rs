@@ -1,0 +1,271 @@
+//! One run of one pipeline: a thread reads and transforms, a thread puts and publishes, and a channel
+//! bounded by bytes lies between them.
+//!
+//! The source's half is here; what becomes of a slice in the target is in [`crate::target`]. Retry is
+//! [`crate::worker`]'s: any failure ends the run, and the next one begins at the target's positions.
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::channel::{self, Sender};
+use crate::config::Then;
+use crate::progress::{Progress, Stop};
+use crate::steps::{Next, Steps};
+use crate::target::{Message, Start, Target, TargetHalf};
+use crate::task::{Chain, Class, Needs, Range, Read, Slice, SourceTask, TaskError, TransactTask};
+
+/// What one read asks for, in bytes.
+const SLICE_BYTES: usize = 2 * 1024 * 1024;
+/// Slices that are read of one chain before the next one has its turn.
+const TURN_SLICES: usize = 128;
+/// How long an idle source waits before it looks again for queues and for a stop.
+const IDLE_WAIT: Duration = Duration::from_millis(200);
+
+/// Milliseconds since 1970-01-01 UTC.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A pipeline, ready to run: its tasks are made, and nothing is read or written yet.
+pub struct Pipeline {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The config's text as written, and its hash.
+    pub config: (String, String),
+    /// What happens to a slice.
+    pub steps: Steps,
+    /// What the source is asked for.
+    pub needs: Needs,
+    /// Where rows come from.
+    pub source: Box<dyn SourceTask>,
+    /// Where rows go.
+    pub target: Target,
+    /// Where rows go that do not fit.
+    pub dead_letters: Option<Box<dyn TransactTask>>,
+    /// What happens to rows that do not fit.
+    pub then: Then,
+    /// Rows on their way, in bytes.
+    pub in_flight: usize,
+}
+
+/// Which chains a run takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of the source.
+    All,
+    /// Only these, and only up to the end of their unfinished plans.
+    Unfinished(Vec<Chain>),
+}
+
+/// Runs until the source has ended or a stop is asked for.
+pub fn run(
+    pipeline: Pipeline,
+    scope: &Scope,
+    stop: &Stop,
+    progress: &Progress,
+    clock: &Clock,
+) -> Result<(), TaskError> {
+    let Pipeline { name, config, mut steps, needs, mut source, mut target, dead_letters, then, in_flight } = pipeline;
+    source.open(&needs)?;
+    if steps.decodes()
+        && let Some(schema) = target.schema(&name, None)?
+    {
+        steps.fix(&schema)?;
+    }
+    let confirmer = source.confirmer();
+    let age_max = target.age_max();
+    let (sender, receiver) = channel::bounded(in_flight);
+    let half = TargetHalf::new(Arc::clone(&name), config, target, dead_letters, then, confirmer, progress, clock);
+    std::thread::scope(|scope_| {
+        let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
+            let feeds = Vec::new();
+            SourceHalf { name, steps, source, sender, feeds, scope, stop, progress, clock, age_max, held_since: None }.run()
+        });
+        let reading = reading.map_err(|e| TaskError::io("cannot start a thread", e))?;
+        let put = half.run(&receiver);
+        // Without a receiver the source's half ends at its next send.
+        drop(receiver);
+        let read = reading.join().unwrap_or_else(|_| Err(TaskError::new(Class::Fatal, "the source's thread panicked")));
+        // The target's failure comes first: the source's is then only that nobody listens.
+        put.and(read)
+    })
+}
+
+struct Feed {
+    chain: Chain,
+    next: i64,
+    /// The end of an unfinished plan, that a slice may not pass.
+    until: Option<i64>,
+    ended: bool,
+}
+
+struct SourceHalf<'a> {
+    name: Arc<str>,
+    steps: Steps,
+    source: Box<dyn SourceTask>,
+    sender: Sender<Message>,
+    feeds: Vec<Feed>,
+    scope: &'a Scope,
+    stop: &'a Stop,
+    progress: &'a Progress,
+    clock: &'a Clock,
+    age_max: Duration,
+    held_since: Option<i64>,
+}
+
+impl SourceHalf<'_> {
+    fn run(mut self) -> Result<(), TaskError> {
+        let result = self.read_all();
+        // What was good before a bad record or a stop still gets its place.
+        let rest = match self.steps.proposal() {
+            Some(schema) => self.fix(&schema),
+            None => Ok(()),
+        };
+        result.and(rest)
+    }
+
+    fn read_all(&mut self) -> Result<(), TaskError> {
+        loop {
+            self.find_queues()?;
+            let mut progressed = false;
+            for number in 0..self.feeds.len() {
+                progressed |= self.turn(number)?;
+            }
+            // A source without queues may get one; only the plans of an earlier run are all there.
+            let all_known = !self.feeds.is_empty() || *self.scope != Scope::All;
+            if self.stop.is_asked() || all_known && self.feeds.iter().all(|f| f.ended) {
+                return Ok(());
+            }
+            if !progressed {
+                self.fix_if_old()?;
+                self.progress.state("waiting");
+                self.source.wait(IDLE_WAIT);
+            }
+        }
+    }
+
+    /// Reads one chain for a while; whether anything came.
+    fn turn(&mut self, number: usize) -> Result<bool, TaskError> {
+        let mut progressed = false;
+        for _ in 0..TURN_SLICES {
+            let Some(feed) = self.feeds.get(number).filter(|f| !f.ended) else { break };
+            if self.stop.is_asked() {
+                break;
+            }
+            let range = Range { start: feed.next, end: feed.until.unwrap_or(i64::MAX) };
+            let (topic, queue) = (Arc::clone(&feed.chain.topic), feed.chain.queue);
+            match self.source.read(&topic, queue, range, SLICE_BYTES)? {
+                Read::Idle => break,
+                Read::Ended => {
+                    if let Some(until) = feed.until {
+                        return Err(TaskError::new(
+                            Class::Config,
+                            format!(
+                                "{}: the source ends at {} before the end {until} of an unfinished plan; rows that the plan counted are gone",
+                                feed.chain, feed.next
+                            ),
+                        ));
+                    }
+                    self.feeds[number].ended = true;
+                    break;
+                }
+                Read::Slice(slice) => {
+                    self.pass(number, slice)?;
+                    progressed = true;
+                }
+            }
+            let lag = self.source.end(&topic, queue).map(|end| end - self.feeds[number].next);
+            self.progress.lag(lag);
+        }
+        Ok(progressed)
+    }
+
+    fn pass(&mut self, number: usize, slice: Slice) -> Result<(), TaskError> {
+        let feed = &mut self.feeds[number];
+        if slice.range.start != feed.next || slice.range.end <= slice.range.start {
+            let message = format!("{}: asked for {}, the source gave {:?}", feed.chain, feed.next, slice.range);
+            return Err(TaskError::new(Class::Fatal, message));
+        }
+        feed.next = slice.range.end;
+        if feed.until == Some(feed.next) {
+            feed.until = None;
+            feed.ended = *self.scope != Scope::All;
+        }
+        self.progress.state("running");
+        self.progress.read(u64::try_from(slice.range.end - slice.range.start).unwrap_or(0));
+        match self.steps.push(number, slice)? {
+            Next::Pass(slices) => {
+                self.send_all(slices)?;
+                if self.steps.holds() {
+                    self.held_since.get_or_insert_with(|| (self.clock)());
+                }
+                Ok(())
+            }
+            Next::Fix(schema) => self.fix(&schema),
+        }
+    }
+
+    /// An open plan's age counts while rows wait for the schema too.
+    fn fix_if_old(&mut self) -> Result<(), TaskError> {
+        let age = i64::try_from(self.age_max.as_millis()).unwrap_or(i64::MAX);
+        match (self.held_since, self.steps.proposal()) {
+            (Some(since), Some(schema)) if (self.clock)().saturating_sub(since) >= age => self.fix(&schema),
+            _ => Ok(()),
+        }
+    }
+
+    fn fix(&mut self, proposed: &SchemaRef) -> Result<(), TaskError> {
+        self.held_since = None;
+        // Types are checked before the target keeps anything.
+        self.steps.check(Some(proposed))?;
+        let schema = self.ask(|reply| Message::Schema(Arc::clone(proposed), reply))?;
+        self.steps.fix(&schema)?;
+        let slices = self.steps.release()?;
+        self.send_all(slices)
+    }
+
+    fn send_all(&mut self, slices: Vec<(usize, Slice)>) -> Result<(), TaskError> {
+        for (number, slice) in slices {
+            let chain = self.feeds[number].chain.clone();
+            self.sender.send(slice.bytes, Message::Slice(chain, slice)).map_err(|_| nobody_listens())?;
+        }
+        Ok(())
+    }
+
+    fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Message) -> Result<T, TaskError> {
+        let (reply, answer) = sync_channel(1);
+        self.sender.send(0, message(reply)).map_err(|_| nobody_listens())?;
+        answer.recv().map_err(|_| nobody_listens())
+    }
+
+    fn find_queues(&mut self) -> Result<(), TaskError> {
+        for queue in self.source.queues()? {
+            let chain = Chain { pipeline: Arc::clone(&self.name), topic: Arc::clone(&queue.topic), queue: queue.queue };
+            let wanted = match self.scope {
+                Scope::All => true,
+                Scope::Unfinished(chains) => chains.contains(&chain),
+            };
+            if !wanted || self.feeds.iter().any(|f| f.chain == chain) {
+                continue;
+            }
+            let Start { next, until } = self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
+            if next < queue.first {
+                return Err(TaskError::new(
+                    Class::Config,
+                    format!(
+                        "{chain}: the next row is {next}, and the source keeps rows from {} only: what lies between is lost to this pipeline",
+                        queue.first
+                    ),
+                ));
+            }
+            let ended = *self.scope != Scope::All && until.is_none();
+            self.feeds.push(Feed { chain, next, until, ended });
+        }
+        Ok(())
+    }
+}
+
+fn nobody_listens() -> TaskError {
+    TaskError::new(Class::Fatal, "the target's thread has ended")
+}

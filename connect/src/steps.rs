@@ -1,0 +1,306 @@
+//! What happens to a slice between source and sink: decode, the part of `where` that reads the body,
+//! the steps, and the fate of what does not fit.
+//!
+//! Under `infer` slices are held until the schema is fixed. Reads no source and writes no target.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, SchemaRef};
+use bytes::Bytes;
+use sluice_filters::{Filter, Name};
+use sluice_formats::json::{Decoder, Inferer};
+
+use crate::batch;
+use crate::config::{Document, Expression, SchemaMode, Step, Then};
+use crate::task::{Class, Fates, Needs, REJECT_BODY_BYTES_MAX, Reject, Slice, TaskError};
+
+/// Rows that `infer` looks at if the config does not say.
+pub const FREEZE_AFTER_ROWS: u64 = 5000;
+/// Bytes that are held for `infer` at most.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Compiled steps of one pipeline.
+pub struct Steps {
+    decode: Option<Decode>,
+    /// Filters that run here, after decoding, in order.
+    filters: Vec<Filter>,
+    then: Then,
+    held: Vec<(usize, Slice)>,
+    held_rows: u64,
+    held_bytes: usize,
+}
+
+enum Decode {
+    /// The schema is not fixed; rows are looked at and held.
+    Infer { inferer: Box<Inferer>, freeze_after_rows: u64 },
+    /// A schema is proposed, and not fixed yet.
+    Declared(SchemaRef),
+    Fixed(Box<Decoder>),
+}
+
+/// What the steps want next.
+pub enum Next {
+    /// Slices to pass on, each with the number of its chain.
+    Pass(Vec<(usize, Slice)>),
+    /// The schema is to be fixed before anything passes: call [`Steps::fix`] with what stands then.
+    Fix(SchemaRef),
+}
+
+impl Steps {
+    /// Compiles a document's steps, and what it needs of its source: `columns` for the sink.
+    pub fn new<S, K>(document: &Document<S, K>, sink: &Needs) -> Result<(Self, Needs), TaskError> {
+        let mut needs = sink.clone();
+        let (mut pushed, mut filters) = (None, Vec::new());
+        if let Some(Expression(filter)) = &document.filter {
+            let (front, rest) = filter.split();
+            pushed = front;
+            filters.extend(rest);
+        }
+        filters.extend(document.steps.iter().map(|Step::Where(Expression(f))| f.clone()));
+        for name in pushed.iter().chain(&filters).flat_map(Filter::names) {
+            match name {
+                Name::Property(property) => needs.properties.push(property.clone()),
+                Name::Envelope(column) => needs.columns.extend(batch::COLUMNS.iter().find(|c| *c == column)),
+                Name::Field(_) => {}
+            }
+        }
+        let decode = match &document.decode {
+            None => None,
+            Some(decode) => {
+                needs.columns.push("body");
+                needs.all_properties |= document.errors.then == Then::DeadLetter;
+                Some(match (decode.schema.mode, &decode.schema.fields) {
+                    (SchemaMode::Declared, Some(fields)) => Decode::Declared(
+                        sluice_formats::json::schema_from_fields(&fields.0)
+                            .map_err(|e| TaskError::new(Class::Config, e.to_string()))?,
+                    ),
+                    _ => Decode::Infer {
+                        inferer: Box::new(Inferer::new()),
+                        freeze_after_rows: decode.schema.freeze_after_rows.unwrap_or(FREEZE_AFTER_ROWS),
+                    },
+                })
+            }
+        };
+        needs.columns.sort_unstable();
+        needs.columns.dedup();
+        needs.properties.sort_unstable();
+        needs.properties.dedup();
+        needs.filter = pushed.map(Arc::new);
+        let then = document.errors.then;
+        let steps = Self { decode, filters, then, held: Vec::new(), held_rows: 0, held_bytes: 0 };
+        Ok((steps, needs))
+    }
+
+    /// Whether bodies are decoded.
+    pub fn decodes(&self) -> bool {
+        self.decode.is_some()
+    }
+
+    /// Whether slices wait for the schema.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Uses a schema that stands: nothing is inferred any more.
+    pub fn fix(&mut self, schema: &SchemaRef) -> Result<(), TaskError> {
+        let decoder = Decoder::new(Arc::clone(schema))
+            .map_err(|e| TaskError::new(Class::Config, "cannot decode by the pipeline's schema").because(e))?;
+        self.check(Some(schema))?;
+        self.decode = Some(Decode::Fixed(Box::new(decoder)));
+        Ok(())
+    }
+
+    /// Checks the filters' names and types, against the decoded columns where they are known.
+    pub fn check(&self, decoded: Option<&SchemaRef>) -> Result<(), TaskError> {
+        for filter in &self.filters {
+            filter
+                .check(&|name| match name {
+                    Name::Property(_) => Some(DataType::Utf8View),
+                    Name::Envelope(column) => batch::field(column).map(|f| f.data_type().clone()),
+                    Name::Field(path) => field_type(decoded?, path),
+                })
+                .map_err(|e| {
+                    let known = decoded.map_or_else(String::new, |schema| {
+                        let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+                        format!("; the body's fields: {}", names.join(", "))
+                    });
+                    TaskError::new(Class::Config, format!("where `{}`: {e}{known}", filter.text()))
+                })?;
+        }
+        Ok(())
+    }
+
+    /// Takes one slice of chain number `chain`.
+    pub fn push(&mut self, chain: usize, slice: Slice) -> Result<Next, TaskError> {
+        match &mut self.decode {
+            Some(Decode::Declared(schema)) => {
+                let schema = Arc::clone(schema);
+                self.held.push((chain, slice));
+                Ok(Next::Fix(schema))
+            }
+            Some(Decode::Infer { inferer, freeze_after_rows }) => {
+                let bodies = body_column(&slice.envelope)?.as_binary_view();
+                for body in bodies.iter().flatten() {
+                    // A body that can not be read is no sample; decoding gives it its fate.
+                    let _ = inferer.add(body);
+                }
+                self.held_rows += slice.envelope.num_rows() as u64;
+                self.held_bytes += slice.bytes;
+                let full = self.held_rows >= *freeze_after_rows || self.held_bytes >= HELD_BYTES_MAX;
+                let schema = full.then(|| inferer.schema());
+                self.held.push((chain, slice));
+                Ok(schema.map_or(Next::Pass(Vec::new()), Next::Fix))
+            }
+            _ => Ok(Next::Pass(vec![(chain, self.apply(slice)?)])),
+        }
+    }
+
+    /// The schema that the held rows ask for, if any rows are held.
+    pub fn proposal(&self) -> Option<SchemaRef> {
+        match &self.decode {
+            Some(Decode::Infer { inferer, .. }) if self.holds() => Some(inferer.schema()),
+            Some(Decode::Declared(schema)) if self.holds() => Some(Arc::clone(schema)),
+            _ => None,
+        }
+    }
+
+    /// After [`Steps::fix`]: the slices that waited.
+    pub fn release(&mut self) -> Result<Vec<(usize, Slice)>, TaskError> {
+        let held = std::mem::take(&mut self.held);
+        held.into_iter().map(|(chain, slice)| Ok((chain, self.apply(slice)?))).collect()
+    }
+
+    fn apply(&mut self, mut slice: Slice) -> Result<Slice, TaskError> {
+        if let Some(Decode::Fixed(decoder)) = &mut self.decode {
+            decode(decoder, &mut slice)?;
+        }
+        for filter in &self.filters {
+            keep(filter, &mut slice)?;
+        }
+        match self.then {
+            Then::Stop => match slice.rejects.first() {
+                Some(reject) => Err(TaskError::new(
+                    Class::Record,
+                    format!(
+                        "{}: {} (nothing was passed over; see `errors: {{then: skip | dead_letter}}`)",
+                        reject.place, reject.reason
+                    ),
+                )),
+                None => Ok(slice),
+            },
+            Then::Skip | Then::DeadLetter => Ok(slice),
+        }
+    }
+
+    /// How many offsets of a slice that passed the steps met which fate.
+    pub fn fates(then: Then, slice: &Slice) -> Fates {
+        let rejects = slice.rejects.len() as u64;
+        let dead = if then == Then::DeadLetter { rejects } else { 0 };
+        Fates {
+            written: slice.envelope.num_rows() as u64,
+            filtered: slice.filtered,
+            skipped: rejects - dead,
+            dead,
+            absent: slice.absent,
+        }
+    }
+}
+
+fn fatal(what: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TaskError {
+    TaskError::new(Class::Fatal, what.to_owned()).because(error)
+}
+
+fn body_column(envelope: &RecordBatch) -> Result<&ArrayRef, TaskError> {
+    envelope.column_by_name("body").ok_or_else(|| TaskError::new(Class::Fatal, "the source gave no column `body`"))
+}
+
+/// Decodes the bodies of a slice; rows that do not fit become rejects.
+fn decode(decoder: &mut Decoder, slice: &mut Slice) -> Result<(), TaskError> {
+    let column = Arc::clone(body_column(&slice.envelope)?);
+    let bodies = column.as_binary_view();
+    let decoded = decoder.decode(&mut bodies.iter()).map_err(|e| fatal("cannot build the decoded columns", e))?;
+    if !decoded.rejects.is_empty() {
+        let mut fits = vec![true; slice.envelope.num_rows()];
+        for (row, reason) in &decoded.rejects {
+            if let Some(fit) = fits.get_mut(*row) {
+                *fit = false;
+            }
+            slice.rejects.push(reject(&slice.envelope, bodies.is_valid(*row).then(|| bodies.value(*row)), *row, reason));
+        }
+        slice.rejects.sort_by_key(|r| r.offset);
+        slice.envelope = filter_record_batch(&slice.envelope, &BooleanArray::from(fits))
+            .map_err(|e| fatal("cannot leave out rejected rows", e))?;
+    }
+    slice.decoded = Some(decoded.batch);
+    Ok(())
+}
+
+fn reject(envelope: &RecordBatch, body: Option<&[u8]>, row: usize, reason: &str) -> Reject {
+    let offset = batch::offsets(envelope).get(row).copied().unwrap_or(-1);
+    let body = body.unwrap_or_default();
+    let kept = body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(body);
+    Reject {
+        offset,
+        reason: reason.to_owned(),
+        body: Bytes::copy_from_slice(kept),
+        body_bytes: body.len() as u64,
+        place: format!("queue offset {offset}"),
+        properties: batch::properties_of(envelope, row),
+    }
+}
+
+/// Leaves out the rows for which the filter is not TRUE.
+pub fn keep(filter: &Filter, slice: &mut Slice) -> Result<(), TaskError> {
+    let rows = slice.envelope.num_rows();
+    let mask = filter
+        .mask(rows, &|name| resolve(&slice.envelope, slice.decoded.as_ref(), name))
+        .map_err(|e| fatal("cannot evaluate the filter", e))?;
+    let passed = mask.true_count();
+    if passed == rows {
+        return Ok(());
+    }
+    let left_out = |e| fatal("cannot leave out filtered rows", e);
+    slice.filtered += (rows - passed) as u64;
+    slice.envelope = filter_record_batch(&slice.envelope, &mask).map_err(left_out)?;
+    if let Some(decoded) = &slice.decoded {
+        slice.decoded = Some(filter_record_batch(decoded, &mask).map_err(left_out)?);
+    }
+    Ok(())
+}
+
+/// The column that a name of an expression means.
+pub fn resolve(envelope: &RecordBatch, decoded: Option<&RecordBatch>, name: &Name) -> Option<ArrayRef> {
+    match name {
+        Name::Property(property) => envelope.column_by_name(&batch::property_column(property)).cloned(),
+        Name::Envelope(column) => envelope.column_by_name(column).cloned(),
+        Name::Field(path) => {
+            let (first, rest) = path.split_first()?;
+            let mut column = Arc::clone(decoded?.column_by_name(first)?);
+            for field in rest {
+                let parent = Arc::clone(&column);
+                let parent = parent.as_struct_opt()?;
+                column = masked(parent.column_by_name(field)?, parent)?;
+            }
+            Some(column)
+        }
+    }
+}
+
+/// A struct's field is null where the struct is.
+fn masked(child: &ArrayRef, parent: &arrow::array::StructArray) -> Option<ArrayRef> {
+    let Some(nulls) = parent.nulls() else { return Some(Arc::clone(child)) };
+    let mask = BooleanArray::new(!nulls.inner(), None);
+    arrow::compute::nullif(child, &mask).ok()
+}
+
+fn field_type(schema: &SchemaRef, path: &[String]) -> Option<DataType> {
+    let (first, rest) = path.split_first()?;
+    let mut data_type = schema.field_with_name(first).ok()?.data_type().clone();
+    for name in rest {
+        let DataType::Struct(fields) = data_type else { return None };
+        data_type = fields.iter().find(|f| f.name() == name)?.data_type().clone();
+    }
+    Some(data_type)
+}

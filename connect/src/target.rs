@@ -1,0 +1,410 @@
+//! The target's half of a run: where a chain starts, and the steps from a slice to a published plan.
+//!
+//! 0. `secure`: the source is durable up to the plan's end, so those offsets can never mean other rows.
+//! 1. `claim`: the plan is put if absent; a decision by the clock is recorded and never made anew.
+//! 2. `seal`: the files are finished under temporary names, durably.
+//! 3. `publish`: dead letters first, then each file in one act that never replaces; so files that are
+//!    there prove that the dead letters are.
+//! 4. `confirm`: the plan is marked as done, and the source's group moves, for display.
+//!
+//! A run that ends anywhere between them is finished by the next one, which reads the plan's range
+//! again. A target that stores rows and position in one act needs none of this: [`Target::Transact`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::batch;
+use crate::channel::{Received, Receiver};
+use crate::config::{Then, hash};
+use crate::pipeline::Clock;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::steps::Steps;
+use crate::task::{
+    Chain, Claim, Class, Confirm, Fates, Range, Reject, SinkTask, Slice, SourceQueue, TaskError, TransactTask,
+};
+
+/// A plan ends when its dead letters reach this many bytes: they are one atomic batch.
+const DEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How often the ages of open plans are looked at, at the most.
+const AGE_CHECK: Duration = Duration::from_millis(100);
+
+/// A sink task, by what its target can promise.
+pub enum Target {
+    /// Files: by plans.
+    Files(Box<dyn SinkTask>),
+    /// Rows and position in one act.
+    Transact(Box<dyn TransactTask>),
+}
+
+impl Target {
+    /// See [`SinkTask::schema`]; a target without files keeps none.
+    pub fn schema(&mut self, pipeline: &str, proposed: Option<&SchemaRef>) -> Result<Option<SchemaRef>, TaskError> {
+        match self {
+            Self::Files(sink) => sink.schema(pipeline, proposed),
+            Self::Transact(_) => Ok(proposed.cloned()),
+        }
+    }
+
+    /// How long rows may wait.
+    pub fn age_max(&self) -> Duration {
+        match self {
+            Self::Files(sink) => sink.age_max(),
+            Self::Transact(_) => AGE_CHECK,
+        }
+    }
+}
+
+/// What the source's half says.
+pub(crate) enum Message {
+    /// A queue was found: where does it start?
+    Open(Chain, SourceQueue, SyncSender<Start>),
+    /// Fix the schema; the answer is the one that stands.
+    Schema(SchemaRef, SyncSender<SchemaRef>),
+    /// Rows.
+    Slice(Chain, Slice),
+}
+
+/// Where a chain starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) next: i64,
+    /// The end of an unfinished plan that begins at `next`.
+    pub(crate) until: Option<i64>,
+}
+
+/// What a chain has put since its last plan.
+struct Open {
+    incarnation: String,
+    range: Range,
+    fates: Fates,
+    rejects: Vec<Reject>,
+    reject_bytes: usize,
+    since_ms: i64,
+    /// The unfinished plan that these rows are read for again.
+    redo: Option<Plan>,
+}
+
+pub(crate) struct TargetHalf<'a> {
+    name: Arc<str>,
+    config: (String, String),
+    config_kept: bool,
+    target: Target,
+    dead_letters: Option<Box<dyn TransactTask>>,
+    then: Then,
+    confirmer: Arc<dyn Confirm>,
+    progress: &'a Progress,
+    clock: &'a Clock,
+    schema_hash: String,
+    open: BTreeMap<Chain, Open>,
+}
+
+impl<'a> TargetHalf<'a> {
+    #[expect(clippy::too_many_arguments, reason = "called once; each is a part of the pipeline")]
+    pub(crate) fn new(
+        name: Arc<str>,
+        config: (String, String),
+        target: Target,
+        dead_letters: Option<Box<dyn TransactTask>>,
+        then: Then,
+        confirmer: Arc<dyn Confirm>,
+        progress: &'a Progress,
+        clock: &'a Clock,
+    ) -> Self {
+        let open = BTreeMap::new();
+        let schema_hash = String::new();
+        Self { name, config, config_kept: false, target, dead_letters, then, confirmer, progress, clock, schema_hash, open }
+    }
+
+    /// Runs until the source's half hangs up, then publishes what is open.
+    pub(crate) fn run(mut self, receiver: &Receiver<Message>) -> Result<(), TaskError> {
+        if let Some(schema) = self.target.schema(&self.name, None)? {
+            self.schema_hash = schema_hash(&schema);
+        }
+        let wait = self.target.age_max().min(AGE_CHECK);
+        loop {
+            match receiver.receive(wait) {
+                Received::Item(Message::Open(chain, queue, reply)) => {
+                    let start = self.start(chain, queue)?;
+                    // The source's half may be gone by now; it tells its own reason.
+                    let _ = reply.send(start);
+                }
+                Received::Item(Message::Schema(proposed, reply)) => {
+                    let schema = self.target.schema(&self.name, Some(&proposed))?.unwrap_or(proposed);
+                    self.schema_hash = schema_hash(&schema);
+                    drop(reply.send(schema));
+                }
+                Received::Item(Message::Slice(chain, slice)) => self.take(&chain, slice)?,
+                Received::Timeout => {}
+                Received::Closed => break,
+            }
+            self.publish_old()?;
+        }
+        let rest: Vec<Chain> = self.open.keys().cloned().collect();
+        for chain in rest {
+            self.publish(&chain)?;
+        }
+        Ok(())
+    }
+
+    /// Finds or fixes a chain's position.
+    fn start(&mut self, chain: Chain, queue: SourceQueue) -> Result<Start, TaskError> {
+        let (position, unfinished) = match &mut self.target {
+            Target::Files(sink) => match sink.position(&chain)? {
+                Some(position) => (Some((position.next, position.incarnation)), position.unfinished),
+                None => {
+                    sink.begin(&chain, queue.origin, &queue.incarnation)?;
+                    (None, None)
+                }
+            },
+            Target::Transact(task) => match task.position(&chain)? {
+                Some(position) => (Some(position), None),
+                None => {
+                    // A target without positions goes on where the source's group stands.
+                    let confirmed = self.confirmer.confirmed(&queue.topic, queue.queue)?;
+                    let origin = match confirmed {
+                        Some(offset) if !task.keeps_positions() => offset.max(queue.first),
+                        _ => queue.origin,
+                    };
+                    task.begin(&chain, origin, &queue.incarnation)?;
+                    (Some((origin, queue.incarnation.clone())), None)
+                }
+            },
+        };
+        let (mut next, incarnation) = position.unwrap_or((queue.origin, queue.incarnation.clone()));
+        if incarnation != queue.incarnation {
+            return Err(TaskError::new(
+                Class::Config,
+                format!(
+                    "{chain}: `{}` is not the one that was read before (it was replaced, or deleted and made again); its offsets mean other rows now. \
+                     To take it from its beginning, give the pipeline a new name",
+                    queue.topic
+                ),
+            ));
+        }
+        let mut redo = None;
+        if let Some(plan) = unfinished {
+            if self.is_published(&chain, &plan)? {
+                self.finish(&chain, &plan)?;
+            } else {
+                next = plan.start;
+                redo = Some(plan);
+            }
+        }
+        let until = redo.as_ref().map(|plan| plan.end);
+        let range = Range { start: next, end: next };
+        let open = Open {
+            incarnation,
+            range,
+            fates: Fates::default(),
+            rejects: Vec::new(),
+            reject_bytes: 0,
+            since_ms: (self.clock)(),
+            redo,
+        };
+        self.open.insert(chain, open);
+        Ok(Start { next, until })
+    }
+
+    /// Files that are there prove that the dead letters are; a plan without files proves nothing.
+    fn is_published(&mut self, chain: &Chain, plan: &Plan) -> Result<bool, TaskError> {
+        let Target::Files(sink) = &mut self.target else { return Ok(false) };
+        Ok((!plan.files.is_empty() || plan.fates.dead == 0) && sink.published(chain, plan)?)
+    }
+
+    fn take(&mut self, chain: &Chain, slice: Slice) -> Result<(), TaskError> {
+        let fates = Steps::fates(self.then, &slice);
+        let Some(open) = self.open.get_mut(chain) else {
+            return Err(TaskError::new(Class::Fatal, format!("{chain}: rows came before its position was asked for")));
+        };
+        if slice.range.start != open.range.end
+            || fates.total() != u64::try_from(slice.range.end - slice.range.start).unwrap_or(0)
+        {
+            let message = format!(
+                "{chain}: a slice accounts for {} rows of {:?} after {:?}: {fates:?}",
+                fates.total(), slice.range, open.range
+            );
+            return Err(TaskError::new(Class::Fatal, message));
+        }
+        match &mut self.target {
+            Target::Transact(task) => {
+                if fates.dead > 0 {
+                    let range = slice.range;
+                    put_dead(self.dead_letters.as_deref_mut(), chain, &open.incarnation, range, &slice.rejects)?;
+                }
+                task.commit(chain, &open.incarnation, &slice, &fates)?;
+                open.range = Range { start: slice.range.end, end: slice.range.end };
+                self.progress.published(&fates, 0);
+                self.confirmer.confirm(&chain.topic, chain.queue, slice.range.end)
+            }
+            Target::Files(sink) => {
+                if open.range.start == open.range.end {
+                    open.since_ms = (self.clock)();
+                }
+                let fill = sink.put(chain, &slice)?;
+                open.range.end = slice.range.end;
+                open.fates.add(&fates);
+                if self.then == Then::DeadLetter {
+                    open.reject_bytes += slice.rejects.iter().map(|r| r.body.len() + 512).sum::<usize>();
+                    open.rejects.extend(slice.rejects);
+                }
+                let over = match &open.redo {
+                    Some(plan) => open.range.end >= plan.end,
+                    None => fill.full || open.reject_bytes >= DEAD_BYTES_MAX,
+                };
+                if over { self.publish(chain) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn publish_old(&mut self) -> Result<(), TaskError> {
+        let Target::Files(sink) = &self.target else { return Ok(()) };
+        let age = i64::try_from(sink.age_max().as_millis()).unwrap_or(i64::MAX);
+        let now = (self.clock)();
+        let is_old = |o: &Open| o.range.end > o.range.start && o.redo.is_none() && now.saturating_sub(o.since_ms) >= age;
+        let old: Vec<Chain> = self.open.iter().filter(|(_, o)| is_old(o)).map(|(c, _)| c.clone()).collect();
+        old.iter().try_for_each(|chain| self.publish(chain))
+    }
+
+    /// Steps 0 to 3 over what a chain holds; then [`Self::finish`].
+    fn publish(&mut self, chain: &Chain) -> Result<(), TaskError> {
+        let Target::Files(sink) = &mut self.target else { return Ok(()) };
+        let Some(open) = self.open.get_mut(chain) else { return Ok(()) };
+        if open.range.end == open.range.start {
+            return Ok(());
+        }
+        let files = sink.files(chain, open.range.start)?;
+        let plan = match &open.redo {
+            Some(plan) if open.range.end < plan.end => {
+                // Stopped in the middle of a plan that stands: the next run reads its range again.
+                return sink.discard(chain);
+            }
+            Some(plan) => {
+                if files != plan.files || open.fates != plan.fates {
+                    return Err(TaskError::new(
+                        Class::Fatal,
+                        format!(
+                            "{chain}: the rows from {} to {} are not those that the plan recorded ({:?}, now {:?}): did the source or the environment change?",
+                            plan.start, plan.end, plan.fates, open.fates
+                        ),
+                    ));
+                }
+                plan.clone()
+            }
+            None => {
+                self.confirmer.secure(&chain.topic, chain.queue, open.range.end)?;
+                if !self.config_kept {
+                    sink.keep_config(&chain.pipeline, &self.config.1, &self.config.0)?;
+                    self.config_kept = true;
+                }
+                Plan {
+                    start: open.range.start,
+                    end: open.range.end,
+                    files,
+                    fates: open.fates,
+                    config: self.config.1.clone(),
+                    schema: self.schema_hash.clone(),
+                    incarnation: open.incarnation.clone(),
+                    decided_ms: (self.clock)(),
+                }
+            }
+        };
+        if open.redo.is_none() && sink.claim(chain, &plan)? == Claim::Theirs {
+            sink.discard(chain)?;
+            return Err(TaskError::new(
+                Class::Retry,
+                format!("{chain}: another worker has planned the rows from {}", plan.start),
+            ));
+        }
+        sink.seal(chain, &plan)?;
+        if plan.fates.dead > 0 {
+            let range = Range { start: plan.start, end: plan.end };
+            put_dead(self.dead_letters.as_deref_mut(), chain, &open.incarnation, range, &open.rejects)?;
+        }
+        sink.publish(chain, &plan)?;
+        open.range.start = open.range.end;
+        open.fates = Fates::default();
+        open.rejects.clear();
+        open.reject_bytes = 0;
+        open.redo = None;
+        self.finish(chain, &plan)
+    }
+
+    /// Step 4.
+    fn finish(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
+        if let Target::Files(sink) = &mut self.target {
+            sink.confirm(chain, plan)?;
+        }
+        self.confirmer.confirm(&chain.topic, chain.queue, plan.end)?;
+        self.progress.published(&plan.fates, plan.files.len() as u64);
+        Ok(())
+    }
+}
+
+fn schema_hash(schema: &SchemaRef) -> String {
+    hash(serde_json::to_string(schema.as_ref()).unwrap_or_default().as_bytes())
+}
+
+/// Stores dead letters in one atomic batch under a chain of their own that ends where `range` ends, and
+/// makes them durable; those that are there already are left out.
+fn put_dead(
+    task: Option<&mut (dyn TransactTask + 'static)>,
+    chain: &Chain,
+    incarnation: &str,
+    range: Range,
+    rejects: &[Reject],
+) -> Result<(), TaskError> {
+    let Some(task) = task else {
+        return Err(TaskError::new(Class::Fatal, format!("{chain}: no dead-letter topic is open")));
+    };
+    // The chain `<pipeline>/<topic>/<queue>#dead`, told apart in the pipeline's part.
+    let dead = Chain { pipeline: format!("{}#dead", chain.pipeline).into(), ..chain.clone() };
+    let start = match task.position(&dead)? {
+        Some((position, _)) => position.max(range.start),
+        None => {
+            task.begin(&dead, range.start, incarnation)?;
+            range.start
+        }
+    };
+    if start >= range.end {
+        return Ok(());
+    }
+    let position = task.position(&dead)?.map_or(start, |(p, _)| p);
+    let rows = rejects.iter().filter(|r| r.offset >= start);
+    let messages = rows.clone().map(|r| (r.offset, dead_properties(chain, r), &r.body[..]));
+    let envelope = batch::messages(messages)
+        .map_err(|e| TaskError::new(Class::Fatal, "cannot build dead letters").because(e))?;
+    let written = envelope.num_rows() as u64;
+    let slice = Slice {
+        range: Range { start: position, end: range.end },
+        bytes: envelope.get_array_memory_size(),
+        envelope,
+        decoded: None,
+        filtered: 0,
+        absent: 0,
+        rejects: Vec::new(),
+    };
+    task.commit(&dead, incarnation, &slice, &Fates { written, ..Fates::default() })?;
+    task.secure()
+}
+
+/// The original properties, then what is wrong and where the record stands.
+fn dead_properties(chain: &Chain, reject: &Reject) -> Vec<(String, String)> {
+    let ours = [
+        ("dead_reason", reject.reason.clone()),
+        ("dead_pipeline", chain.pipeline.to_string()),
+        ("dead_topic", chain.topic.to_string()),
+        ("dead_queue", chain.queue.to_string()),
+        ("dead_offset", reject.offset.to_string()),
+        ("dead_place", reject.place.clone()),
+        ("dead_body_bytes", reject.body_bytes.to_string()),
+    ];
+    let is_ours = |name: &str| ours.iter().any(|(n, _)| *n == name);
+    let mut pairs: Vec<_> = reject.properties.iter().filter(|(name, _)| !is_ours(name)).cloned().collect();
+    pairs.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+    pairs
+}

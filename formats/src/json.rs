@@ -1,0 +1,91 @@
+//! JSON objects, one a body, as typed columns.
+//!
+//! [`Inferer`] proposes a schema from the first bodies; [`Decoder`] reads bodies into a schema that stands.
+//! A row fits with all its cells or is a reject with all its cells; nothing is cut, rounded or guessed to
+//! make it fit. Never reads a file and never decides what becomes of a reject.
+//!
+//! | column | takes |
+//! |---|---|
+//! | Boolean | `true`, `false` |
+//! | Int64 | numbers without a fraction, up to 64 bits; `1.0` and `1e3` as far as a float is exact (2^53) |
+//! | Float64 | numbers; one written as an integer only if the float holds it exactly |
+//! | Utf8 | strings; with [`ANY`] in its metadata also every other value, as its JSON text |
+//! | Timestamp(ms, UTC) | RFC 3339 text, no finer than a millisecond |
+//! | List, Struct | arrays and objects of the above |
+//!
+//! Every column takes null, and a missing field is null.
+
+mod column;
+mod declare;
+mod decode;
+mod infer;
+mod time;
+
+use std::fmt::Write;
+
+pub use declare::schema_from_fields;
+pub use decode::{Decoded, Decoder};
+pub use infer::Inferer;
+
+/// Metadata of a Utf8 field whose values did not agree on one type: `sluice.json = any`. Such a column
+/// keeps a string as it is and every other value but null as its JSON text.
+pub const ANY: (&str, &str) = ("sluice.json", "any");
+
+/// Objects and arrays nest this deep at most; the body itself is level 1.
+pub const DEPTH_MAX: usize = 64;
+
+/// A schema has this many fields at most, and so has one object.
+pub const FIELDS_MAX: usize = 4_096;
+
+/// Why the row that is being read does not fit; empty while it does.
+///
+/// The path is gathered from the inside out, while the error passes upwards, so that rows that fit do
+/// not pay for it.
+#[derive(Default)]
+struct Trouble {
+    reason: Option<String>,
+    path: Vec<Step>,
+}
+
+enum Step {
+    Field(String),
+    Item(usize),
+}
+
+impl Trouble {
+    /// Keeps the reason and gives the error that ends the parse.
+    fn stop<E: serde::de::Error>(&mut self, reason: String) -> E {
+        self.reason = Some(reason);
+        E::custom("")
+    }
+
+    /// The whole reason with its path; leaves nothing behind.
+    fn take(&mut self, error: &serde_json::Error) -> String {
+        let mut text = String::from("$");
+        for step in self.path.drain(..).rev() {
+            // Writing to a String can't fail.
+            let _ = match step {
+                Step::Item(index) => write!(text, "[{index}]"),
+                Step::Field(name) if is_plain(&name) => write!(text, ".{name}"),
+                Step::Field(name) => write!(text, "[{}]", clipped(&format!("{name:?}"))),
+            };
+        }
+        let _ = match self.reason.take() {
+            Some(reason) => write!(text, ": {reason}"),
+            None => write!(text, ": {error}"),
+        };
+        text
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// At most 64 characters of a value, for a reason.
+fn clipped(text: &str) -> String {
+    match text.char_indices().nth(64) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,437 @@
+//! Bodies into columns, guided by the schema: no tree of values is built, and strings are borrowed.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::column::{Column, Columns, Values, position};
+use super::{DEPTH_MAX, Step, Trouble, clipped, time};
+use crate::Error;
+
+/// Integers up to here are exact as floats, and floats up to here exact as integers.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// Rows of one call for which columns reserve space ahead.
+const RESERVE_ROWS_MAX: usize = 65_536;
+
+/// Bodies of one call, in bytes; Arrow's offsets have 31 bits.
+const BATCH_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Reads bodies into the columns of one schema.
+pub struct Decoder {
+    schema: SchemaRef,
+    columns: Columns,
+    trouble: Trouble,
+}
+
+/// What became of the bodies of one call.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The rows that fit, in order, with the decoder's schema.
+    pub batch: RecordBatch,
+    /// The rows that don't: their number among the bodies (from 0, rising), and path and reason.
+    pub rejects: Vec<(usize, String)>,
+}
+
+impl Decoder {
+    /// A decoder for a schema of types that the [module](super) names; columns must be nullable.
+    pub fn new(schema: SchemaRef) -> Result<Self, Error> {
+        let columns = Columns::new(schema.fields())?;
+        Ok(Self { schema, columns, trouble: Trouble::default() })
+    }
+
+    /// Decodes each body as one row. A body that is missing or does not fit is a reject.
+    ///
+    /// Fails only if the bodies are too many for one batch; what was read of it is dropped.
+    pub fn decode(&mut self, bodies: &mut dyn Iterator<Item = Option<&[u8]>>) -> Result<Decoded, Error> {
+        self.columns.truncate(0);
+        self.columns.reserve(bodies.size_hint().0.min(RESERVE_ROWS_MAX));
+        let (mut rows, mut bytes, mut rejects) = (0, 0_usize, Vec::new());
+        for (number, body) in bodies.enumerate() {
+            let Some(body) = body else {
+                rejects.push((number, "no body".to_owned()));
+                continue;
+            };
+            bytes = bytes.saturating_add(body.len());
+            if bytes > BATCH_BYTES_MAX {
+                return Err(Error::BatchTooLarge { max: BATCH_BYTES_MAX });
+            }
+            match self.decode_row(body, rows) {
+                Ok(()) => rows += 1,
+                Err(reason) => {
+                    self.columns.truncate(rows);
+                    rejects.push((number, reason));
+                }
+            }
+        }
+        let schema = Arc::clone(&self.schema);
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = self.columns.finish().and_then(|c| RecordBatch::try_new_with_options(schema, c, &options));
+        Ok(Decoded { batch: batch.map_err(|source| Error::Batch { rows, source })?, rejects })
+    }
+
+    fn decode_row(&mut self, body: &[u8], rows: usize) -> Result<(), String> {
+        let text = std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let row = Row { columns: &mut self.columns, row: rows, trouble: &mut self.trouble };
+        deserializer.deserialize_any(row).and_then(|()| deserializer.end()).map_err(|e| self.trouble.take(&e))
+    }
+}
+
+/// The body itself.
+struct Row<'a> {
+    columns: &'a mut Columns,
+    row: usize,
+    trouble: &'a mut Trouble,
+}
+
+impl Row<'_> {
+    fn mismatch<E: serde::de::Error>(self, got: &str) -> E {
+        self.trouble.stop(format!("expected an object, got {got}"))
+    }
+}
+
+impl<'de> Visitor<'de> for Row<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        read_object(self.columns, map, self.row, 1, self.trouble)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
+        Err(self.mismatch("a list"))
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        Err(self.mismatch("null"))
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        Err(self.mismatch(&value.to_string()))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        Err(self.mismatch(&value.to_string()))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        Err(self.mismatch(&value.to_string()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        Err(self.mismatch(&value.to_string()))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        Err(self.mismatch(&quoted(value)))
+    }
+}
+
+/// Reads an object's fields as row `row` of `columns`, with null for those that are missing.
+fn read_object<'de, A: MapAccess<'de>>(
+    columns: &mut Columns,
+    mut map: A,
+    row: usize,
+    level: usize,
+    trouble: &mut Trouble,
+) -> Result<(), A::Error> {
+    let (mut guess, mut seen) = (0, 0);
+    while let Some(index) = map.next_key_seed(Key { columns, guess, trouble })? {
+        let column = &mut columns.columns[index];
+        if column.len() > row {
+            trouble.path.push(Step::Field(column.field.name().clone()));
+            return Err(trouble.stop("the key stands twice".to_owned()));
+        }
+        if let Err(error) = map.next_value_seed(Cell { column: &mut *column, level, trouble: &mut *trouble }) {
+            trouble.path.push(Step::Field(column.field.name().clone()));
+            return Err(error);
+        }
+        guess = index + 1;
+        seen += 1;
+    }
+    if seen < columns.columns.len() {
+        columns.pad(row + 1);
+    }
+    Ok(())
+}
+
+/// A key, as the index of its column.
+struct Key<'a> {
+    columns: &'a Columns,
+    guess: usize,
+    trouble: &'a mut Trouble,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = usize;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    #[inline]
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<usize, E> {
+        self.columns.find(name, self.guess).ok_or_else(|| {
+            self.trouble.path.push(Step::Field(name.to_owned()));
+            self.trouble.stop("the schema has no such field".to_owned())
+        })
+    }
+}
+
+/// One value, pushed to its column.
+struct Cell<'a> {
+    column: &'a mut Column,
+    /// Level of the object or array around the value.
+    level: usize,
+    trouble: &'a mut Trouble,
+}
+
+impl Cell<'_> {
+    #[cold]
+    fn mismatch<E: serde::de::Error>(self, got: &str) -> E {
+        let expected = match &self.column.values {
+            Values::Bool(_) => "bool",
+            Values::Int64(_) => "int64",
+            Values::Float64(_) => "float64",
+            Values::Timestamp(_) => "timestamp",
+            Values::Text { .. } => "utf8",
+            Values::List { .. } => "a list",
+            Values::Struct(_) => "an object",
+        };
+        self.trouble.stop(format!("expected {expected}, got {got}"))
+    }
+
+    #[cold]
+    fn inexact<E: serde::de::Error>(self, got: &str) -> E {
+        let kept = if matches!(self.column.values, Values::Int64(_)) { "int64" } else { "float64" };
+        self.trouble.stop(format!("expected {kept}, which can't hold {got} exactly"))
+    }
+
+    /// A value of a column that takes them all: a string as it is, the rest as it is written.
+    fn read_any<E: serde::de::Error>(self, raw: &RawValue) -> Result<(), E> {
+        let text = raw.get();
+        let Values::Text { ends, bytes, .. } = &mut self.column.values else {
+            return Err(E::custom("only text columns take any value"));
+        };
+        match text.as_bytes().first() {
+            Some(b'n') => {
+                self.column.push_null();
+                return Ok(());
+            }
+            Some(b'"') => match serde_json::Deserializer::from_str(text).deserialize_str(Append(bytes)) {
+                Ok(()) => {}
+                Err(error) => return Err(self.trouble.stop(error.to_string())),
+            },
+            Some(b'{' | b'[') if self.level + levels(text) > DEPTH_MAX => {
+                return Err(self.trouble.stop(format!("nested more than {DEPTH_MAX} levels deep")));
+            }
+            _ => bytes.extend_from_slice(text.as_bytes()),
+        }
+        ends.push(position(bytes.len()));
+        self.column.pushed();
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Cell<'_> {
+    type Value = ();
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if let Values::Text { any: true, .. } = self.column.values {
+            let raw = <&RawValue as serde::Deserialize>::deserialize(deserializer)?;
+            return self.read_any(raw);
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Cell<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    #[inline]
+    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
+        self.column.push_null();
+        Ok(())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
+        let Values::Bool(values) = &mut self.column.values else {
+            return Err(self.mismatch(&value.to_string()));
+        };
+        values.append(value);
+        self.column.pushed();
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
+        match &mut self.column.values {
+            Values::Int64(values) => values.push(value),
+            Values::Float64(values) => match exact_float(i128::from(value)) {
+                Some(float) => values.push(float),
+                None => return Err(self.inexact(&value.to_string())),
+            },
+            _ => return Err(self.mismatch(&value.to_string())),
+        }
+        self.column.pushed();
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
+        if let Ok(value) = i64::try_from(value) {
+            return self.visit_i64(value);
+        }
+        match &mut self.column.values {
+            Values::Float64(values) => match exact_float(i128::from(value)) {
+                Some(float) => values.push(float),
+                None => return Err(self.inexact(&value.to_string())),
+            },
+            Values::Int64(_) => return Err(self.inexact(&value.to_string())),
+            _ => return Err(self.mismatch(&value.to_string())),
+        }
+        self.column.pushed();
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
+        match &mut self.column.values {
+            Values::Float64(values) => values.push(value),
+            Values::Int64(values) => match exact_integer(value) {
+                Some(integer) => values.push(integer),
+                None => return Err(self.inexact(&value.to_string())),
+            },
+            _ => return Err(self.mismatch(&value.to_string())),
+        }
+        self.column.pushed();
+        Ok(())
+    }
+
+    #[inline]
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        match &mut self.column.values {
+            Values::Text { ends, bytes, .. } => {
+                bytes.extend_from_slice(value.as_bytes());
+                ends.push(position(bytes.len()));
+            }
+            Values::Timestamp(values) => match time::parse_ms(value) {
+                Some(ms) => values.push(ms),
+                None => {
+                    let got = quoted(value);
+                    return Err(self.trouble.stop(format!(
+                        "expected timestamp (RFC 3339, no finer than a millisecond), got {got}"
+                    )));
+                }
+            },
+            _ => return Err(self.mismatch(&quoted(value))),
+        }
+        self.column.pushed();
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let Values::List { ends, item } = &mut self.column.values else {
+            return Err(self.mismatch("a list"));
+        };
+        let first = item.len();
+        loop {
+            let cell = Cell { column: &mut *item, level: self.level + 1, trouble: &mut *self.trouble };
+            match seq.next_element_seed(cell) {
+                Ok(Some(())) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    self.trouble.path.push(Step::Item(item.len() - first));
+                    return Err(error);
+                }
+            }
+        }
+        ends.push(position(item.len()));
+        self.column.pushed();
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
+        let row = self.column.len();
+        let Values::Struct(columns) = &mut self.column.values else {
+            return Err(self.mismatch("an object"));
+        };
+        read_object(columns, map, row, self.level + 1, self.trouble)?;
+        self.column.pushed();
+        Ok(())
+    }
+}
+
+/// Appends a string's text without its quotes and escapes.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl Visitor<'_> for Append<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
+        self.0.extend_from_slice(value.as_bytes());
+        Ok(())
+    }
+}
+
+fn quoted(value: &str) -> String {
+    format!("\"{}\"", clipped(value))
+}
+
+/// The integer as a float, if that is the same number.
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the way back is checked")]
+pub(super) fn exact_float(value: i128) -> Option<f64> {
+    let float = value as f64;
+    (float as i128 == value).then_some(float)
+}
+
+/// The float as an integer, if that is certainly the number that was written.
+#[expect(clippy::cast_possible_truncation, reason = "the value has no fraction and fits")]
+fn exact_integer(value: f64) -> Option<i64> {
+    (value.fract() == 0.0 && value.abs() <= EXACT_MAX).then_some(value as i64)
+}
+
+/// How deep the objects and arrays of a JSON text nest.
+fn levels(json: &str) -> usize {
+    let (mut level, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b'}' | b']' if !quoted => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}

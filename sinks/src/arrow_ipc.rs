@@ -1,0 +1,177 @@
+//! Arrow IPC files: settings, and how their rows and footers are written and read.
+//!
+//! Rows of many slices are gathered into one record batch of the file, without views and dictionaries: a
+//! view array would bring all bytes that it points into, and this format holds one dictionary a column.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::CompressionType;
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
+use serde::Deserialize;
+use sluice_connect::task::{Class, TaskError};
+
+use crate::disk::{FileOut, failed};
+use crate::plain;
+use crate::rotate::Rotate;
+use crate::writer::PLAN_KEY;
+
+/// A record batch of a file ends at this many rows.
+const BATCH_ROWS: usize = 65_536;
+
+/// A record batch of a file ends at this many bytes.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Settings of `sink: {arrow: …}`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrowConfig {
+    /// The target's folder.
+    pub path: PathBuf,
+    /// How buffers are compressed.
+    #[serde(default)]
+    pub codec: Codec,
+    /// Columns that name folders: `$.field`, `$envelope_column` or a property.
+    #[serde(default)]
+    pub partition: Vec<String>,
+    /// When a plan ends.
+    #[serde(default)]
+    pub rotate: Rotate,
+}
+
+/// How buffers are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Codec {
+    /// Zstandard.
+    #[default]
+    Zstd,
+    /// LZ4 frames.
+    Lz4,
+    /// Not compressed, so that the file can be mapped.
+    None,
+}
+
+/// What the writers of one sink share.
+#[derive(Clone, Debug)]
+pub(crate) struct ArrowFormat {
+    options: IpcWriteOptions,
+}
+
+impl ArrowFormat {
+    /// What all writers of a sink may hold together, in bytes.
+    pub(crate) const MEMORY_MAX: usize = 64 * 1024 * 1024;
+
+    pub(crate) fn new(config: &ArrowConfig) -> Result<Self, ArrowError> {
+        let compression = match config.codec {
+            Codec::Zstd => Some(CompressionType::ZSTD),
+            Codec::Lz4 => Some(CompressionType::LZ4_FRAME),
+            Codec::None => None,
+        };
+        Ok(Self { options: IpcWriteOptions::default().try_with_compression(compression)? })
+    }
+
+    pub(crate) fn writer(&self, schema: &Schema, out: FileOut) -> Result<ArrowFile, ArrowError> {
+        let schema = plain::schema(schema);
+        let writer = FileWriter::try_new_with_options(out, &schema, self.options.clone())?;
+        Ok(ArrowFile { writer, schema, pending: Vec::new(), pending_rows: 0, pending_bytes: 0 })
+    }
+}
+
+/// One file being written.
+pub(crate) struct ArrowFile {
+    writer: FileWriter<FileOut>,
+    schema: SchemaRef,
+    pending: Vec<RecordBatch>,
+    pending_rows: usize,
+    pending_bytes: usize,
+}
+
+impl ArrowFile {
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        let batch = plain::batch(batch, &self.schema)?;
+        for column in batch.columns() {
+            self.pending_bytes += column.to_data().get_slice_memory_size()?;
+        }
+        self.pending_rows += batch.num_rows();
+        self.pending.push(batch);
+        if self.pending_rows >= BATCH_ROWS || self.pending_bytes >= BATCH_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// What is held for the next record batch, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// The file's length if it ended here, about; what is held counts before it is compressed.
+    pub(crate) fn encoded(&self) -> u64 {
+        self.writer.get_ref().len() + self.pending_bytes as u64
+    }
+
+    /// Ends the record batch.
+    pub(crate) fn flush(&mut self) -> Result<(), ArrowError> {
+        if !self.pending.is_empty() {
+            self.writer.write(&concat_batches(&self.schema, &self.pending)?)?;
+            self.pending.clear();
+            self.pending_rows = 0;
+            self.pending_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Writes the footer.
+    pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<FileOut, ArrowError> {
+        self.flush()?;
+        for (key, value) in metadata {
+            self.writer.write_metadata(*key, value);
+        }
+        self.writer.into_inner()
+    }
+}
+
+/// The plan in a file's footer; `None` if there is none or the file is damaged.
+pub(crate) fn plan_of(file: &File) -> io::Result<Option<String>> {
+    match FileReader::try_new(file, None) {
+        Ok(reader) => Ok(reader.custom_metadata().get(PLAN_KEY).cloned()),
+        Err(ArrowError::IoError(_, e)) if !is_damage(&e) => Err(e),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether reading failed for what the file holds: it is too short for what it says.
+fn is_damage(cause: &io::Error) -> bool {
+    matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput)
+}
+
+/// What failed while a file was written.
+pub(crate) fn error(path: &Path, cause: ArrowError) -> TaskError {
+    match cause {
+        ArrowError::IoError(_, e) => failed("write", path, e),
+        cause => {
+            TaskError::new(Class::Fatal, format!("cannot encode rows for {}", path.display())).because(cause)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_strict_and_have_defaults() {
+        let config: ArrowConfig = serde_saphyr::from_str("{path: ./lake, codec: none}").unwrap();
+        assert_eq!((config.codec, config.rotate), (Codec::None, Rotate::default()));
+        for bad in ["{}", "{path: a, codec: snappy}", "{path: a, row_group: {rows: 1}}"] {
+            assert!(serde_saphyr::from_str::<ArrowConfig>(bad).is_err(), "{bad} was taken");
+        }
+    }
+}

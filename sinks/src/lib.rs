@@ -1,0 +1,184 @@
+//! Sinks: where a pipeline's rows go. A new one is a file here, a variant of [`SinkConfig`] with its arms,
+//! an example and a line in the changelog.
+//!
+//! Retry, filters, the order of a plan's steps and counting belong to the runtime.
+
+pub mod arrow_ipc;
+mod chain;
+mod disk;
+pub mod files;
+mod name;
+pub mod parquet;
+pub mod partition;
+mod plain;
+pub mod rotate;
+pub mod stdout;
+mod temp;
+pub mod topic;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use sluice_connect::batch::COLUMNS;
+use sluice_connect::config::{Decode, SchemaMode};
+use sluice_connect::target::Target;
+use sluice_connect::task::{Needs, TaskError};
+use sluice_protocol::id::TopicName;
+use sluice_store::Store;
+use sluice_store::file::{Disk, RealDisk};
+
+use arrow_ipc::ArrowConfig;
+use files::FileSink;
+use parquet::ParquetConfig;
+use partition::{Partition, PartitionColumn};
+use rotate::Rotate;
+use stdout::{Stdout, StdoutConfig};
+use topic::{Clock, TopicConfig, TopicSink};
+
+/// Settings of one sink; its key names it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkConfig {
+    /// A topic of the embedded broker.
+    Topic(TopicConfig),
+    /// Parquet files below a folder.
+    Parquet(ParquetConfig),
+    /// Arrow IPC files below a folder.
+    Arrow(ArrowConfig),
+    /// Standard output.
+    Stdout(StdoutConfig),
+}
+
+/// A problem of some key below `sink`, by its path.
+pub type KeyProblem = (Vec<&'static str>, String);
+
+impl SinkConfig {
+    /// The topic that the sink writes, if it writes one.
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            Self::Topic(config) => Some(&config.name),
+            Self::Parquet(_) | Self::Arrow(_) | Self::Stdout(_) => None,
+        }
+    }
+
+    /// The folder that the sink writes, if it writes files.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Parquet(config) => Some(&config.path),
+            Self::Arrow(config) => Some(&config.path),
+            Self::Topic(_) | Self::Stdout(_) => None,
+        }
+    }
+
+    /// Whether the target keeps positions, so that delivery can be exactly once.
+    pub fn keeps_positions(&self) -> bool {
+        !matches!(self, Self::Stdout(_))
+    }
+
+    fn partition(&self) -> (&'static str, &[String]) {
+        match self {
+            Self::Parquet(config) => ("parquet", &config.partition),
+            Self::Arrow(config) => ("arrow", &config.partition),
+            Self::Topic(_) | Self::Stdout(_) => ("", &[]),
+        }
+    }
+
+    /// What is wrong with the settings, as far as it shows without opening anything.
+    pub fn problems(&self, decode: Option<&Decode>) -> Vec<KeyProblem> {
+        if let Self::Topic(config) = self {
+            let name = TopicName::new(&config.name).err().map(|e| (vec!["topic", "name"], e.to_string()));
+            let queues = !(1..=topic::QUEUES_MAX).contains(&config.queues);
+            let queues = queues.then(|| {
+                (vec!["topic", "queues"], format!("{} queues, expected 1 to {}", config.queues, topic::QUEUES_MAX))
+            });
+            return name.into_iter().chain(queues).collect();
+        }
+        let (kind, entries) = self.partition();
+        let at = vec![kind, "partition"];
+        let partition = match Partition::new(entries) {
+            Ok(partition) => partition,
+            Err(error) => return vec![(at, error.to_string())],
+        };
+        let mut found = Vec::new();
+        for column in partition.columns() {
+            match column {
+                PartitionColumn::Field(name) if decode.is_none() => {
+                    found.push((at.clone(), format!("`$.{name}` is a field of the decoded body: add `decode: {{format: json}}`")));
+                }
+                PartitionColumn::Envelope(name) if !COLUMNS.contains(&name.as_str()) => {
+                    found.push((at.clone(), format!("no envelope column `${name}`; there are: {}", COLUMNS.join(", "))));
+                }
+                _ => {}
+            }
+        }
+        let declared = decode.filter(|d| d.schema.mode == SchemaMode::Declared).and_then(|d| d.schema.fields.as_ref());
+        if let Some(schema) = declared.and_then(|f| sluice_formats::json::schema_from_fields(&f.0).ok())
+            && let Err(error) = partition.check(Some(&schema), None)
+        {
+            found.push((at, error.to_string()));
+        }
+        found
+    }
+
+    /// What a source must give. With `decoded` a file holds the decoded columns, else the envelope.
+    pub fn needs(&self, decoded: bool) -> Needs {
+        if let Self::Topic(_) = self {
+            return TopicSink::needs();
+        }
+        let mut needs = Needs::default();
+        if !decoded {
+            needs.columns = COLUMNS.into_iter().filter(|name| *name != "properties").collect();
+            needs.all_properties = true;
+        }
+        if let Ok(partition) = Partition::new(self.partition().1) {
+            for column in partition.columns() {
+                match column {
+                    PartitionColumn::Property(name) => needs.properties.push(name.clone()),
+                    PartitionColumn::Envelope(name) => needs.columns.extend(COLUMNS.iter().find(|c| *c == name)),
+                    PartitionColumn::Field(_) => {}
+                }
+            }
+        }
+        needs
+    }
+
+    /// Makes the sink's task. `store` is asked for only by sinks that need the embedded broker.
+    pub fn open<E: From<TaskError>>(
+        &self,
+        store: impl FnOnce() -> Result<Store, E>,
+        clock: &Clock,
+    ) -> Result<Target, E> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        Ok(match self {
+            Self::Topic(config) => {
+                let sink = TopicSink::new(&config.name, config.queues, store()?, Arc::clone(clock))?;
+                Target::Transact(Box::new(sink))
+            }
+            Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
+            Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
+            Self::Stdout(config) => Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout())))),
+        })
+    }
+
+    /// One line for a person: where rows go, and how files are cut.
+    pub fn describe(&self) -> String {
+        let files = |path: &Path, partition: &[String], rotate: &Rotate| {
+            let folders: String = partition.iter().map(|p| format!("/{p}=…")).collect();
+            format!(
+                "{}{folders}, a new file at {}, {} rows or {}, whichever is first",
+                path.display(),
+                rotate.bytes,
+                rotate.rows,
+                humantime::format_duration(rotate.age)
+            )
+        };
+        match self {
+            Self::Topic(config) => format!("topic {}", config.name),
+            Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
+            Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
+            Self::Stdout(_) => "standard output".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Parquet files: settings, and how their rows and footers are written and read.
+//!
+//! It never names a file and never decides when one ends.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytesize::ByteSize;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use serde::Deserialize;
+use sluice_connect::task::{Class, TaskError};
+
+use crate::disk::{FileOut, failed};
+use crate::rotate::{Rotate, positive_bytes, positive_rows};
+use crate::writer::PLAN_KEY;
+
+/// Settings of `sink: {parquet: …}`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParquetConfig {
+    /// The target's folder.
+    pub path: PathBuf,
+    /// How column chunks are compressed.
+    #[serde(default)]
+    pub codec: Codec,
+    /// Columns that name folders: `$.field`, `$envelope_column` or a property.
+    #[serde(default)]
+    pub partition: Vec<String>,
+    /// When a row group ends.
+    #[serde(default)]
+    pub row_group: RowGroup,
+    /// When a plan ends.
+    #[serde(default)]
+    pub rotate: Rotate,
+}
+
+/// When a row group ends: at the first of these limits.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RowGroup {
+    /// Rows in it.
+    #[serde(deserialize_with = "positive_rows")]
+    pub rows: u64,
+    /// What it holds in memory; all open files together hold at most twice this.
+    #[serde(deserialize_with = "positive_bytes")]
+    pub bytes: ByteSize,
+}
+
+impl Default for RowGroup {
+    fn default() -> Self {
+        Self { rows: 1_000_000, bytes: ByteSize::mib(64) }
+    }
+}
+
+/// How column chunks are compressed, written `zstd(3)`, `zstd`, `snappy`, `lz4` or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Codec {
+    /// Zstandard with its level, 1 to 22.
+    Zstd(ZstdLevel),
+    /// Snappy.
+    Snappy,
+    /// LZ4 blocks without a frame (`LZ4_RAW`).
+    Lz4,
+    /// Not compressed.
+    None,
+}
+
+impl Default for Codec {
+    fn default() -> Self {
+        Self::Zstd(ZstdLevel::try_new(3).expect("3 is a level of Zstandard"))
+    }
+}
+
+impl FromStr for Codec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "zstd" => return Ok(Self::default()),
+            "snappy" => return Ok(Self::Snappy),
+            "lz4" => return Ok(Self::Lz4),
+            "none" => return Ok(Self::None),
+            _ => {}
+        }
+        let level = text.strip_prefix("zstd(").and_then(|rest| rest.strip_suffix(')'));
+        level
+            .and_then(|level| level.trim().parse().ok())
+            .and_then(|level| ZstdLevel::try_new(level).ok())
+            .map(Self::Zstd)
+            .ok_or_else(|| {
+                format!("unknown codec {text:?}, expected zstd(1) to zstd(22), zstd, snappy, lz4 or none")
+            })
+    }
+}
+
+impl TryFrom<String> for Codec {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Codec> for Compression {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::Zstd(level) => Self::ZSTD(level),
+            Codec::Snappy => Self::SNAPPY,
+            Codec::Lz4 => Self::LZ4_RAW,
+            Codec::None => Self::UNCOMPRESSED,
+        }
+    }
+}
+
+/// What the writers of one sink share.
+#[derive(Clone, Debug)]
+pub(crate) struct ParquetFormat {
+    properties: WriterProperties,
+    row_group_bytes: usize,
+}
+
+impl ParquetFormat {
+    pub(crate) fn new(config: &ParquetConfig) -> Self {
+        let rows = usize::try_from(config.row_group.rows).unwrap_or(usize::MAX);
+        let properties = WriterProperties::builder()
+            .set_compression(config.codec.into())
+            .set_dictionary_enabled(true)
+            .set_statistics_enabled(EnabledStatistics::Page)
+            .set_max_row_group_row_count(Some(rows))
+            // Rows are counted by the writer, bytes by us: its own estimate leaves out what the open
+            // dictionaries hold.
+            .set_max_row_group_bytes(None)
+            .set_created_by(format!("sluice {}", env!("CARGO_PKG_VERSION")))
+            .build();
+        let row_group_bytes = usize::try_from(config.row_group.bytes.as_u64()).unwrap_or(usize::MAX);
+        Self { properties, row_group_bytes }
+    }
+
+    /// What all writers of a sink may hold together, in bytes.
+    pub(crate) fn memory_max(&self) -> usize {
+        self.row_group_bytes.saturating_mul(2)
+    }
+
+    pub(crate) fn writer(&self, schema: SchemaRef, out: FileOut) -> Result<ParquetFile, ParquetError> {
+        let options = ArrowWriterOptions::new().with_properties(self.properties.clone());
+        let writer = ArrowWriter::try_new_with_options(out, schema, options)?;
+        Ok(ParquetFile { writer, row_group_bytes: self.row_group_bytes })
+    }
+}
+
+/// One file being written.
+pub(crate) struct ParquetFile {
+    writer: ArrowWriter<FileOut>,
+    row_group_bytes: usize,
+}
+
+impl ParquetFile {
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        self.writer.write(batch)?;
+        if self.memory() >= self.row_group_bytes {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// What is held for the open row group, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.writer.memory_size()
+    }
+
+    /// The file's length if it ended here, about.
+    pub(crate) fn encoded(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Ends the row group.
+    pub(crate) fn flush(&mut self) -> Result<(), ParquetError> {
+        self.writer.flush()
+    }
+
+    /// Writes the footer.
+    pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<FileOut, ParquetError> {
+        for (key, value) in metadata {
+            self.writer.append_key_value_metadata(KeyValue::new((*key).to_owned(), value.clone()));
+        }
+        self.writer.into_inner()
+    }
+}
+
+/// The plan in a file's footer; `None` if there is none or the file is damaged.
+pub(crate) fn plan_of(file: &File) -> io::Result<Option<String>> {
+    match ParquetMetaDataReader::new().parse_and_finish(file) {
+        Ok(metadata) => {
+            let values = metadata.file_metadata().key_value_metadata();
+            Ok(values.into_iter().flatten().find(|kv| kv.key == PLAN_KEY).and_then(|kv| kv.value.clone()))
+        }
+        Err(ParquetError::External(cause)) => match cause.downcast::<io::Error>() {
+            Ok(e) if e.kind() != io::ErrorKind::UnexpectedEof => Err(*e),
+            _ => Ok(None),
+        },
+        Err(_) => Ok(None),
+    }
+}
+
+/// What failed while a file was written.
+pub(crate) fn error(path: &Path, cause: ParquetError) -> TaskError {
+    let encode = || TaskError::new(Class::Fatal, format!("cannot encode rows for {}", path.display()));
+    match cause {
+        ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+            Ok(e) => failed("write", path, *e),
+            Err(cause) => encode().because(cause),
+        },
+        cause => encode().because(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codecs_are_read_with_their_level() {
+        let zstd = |level| Codec::Zstd(ZstdLevel::try_new(level).unwrap());
+        for (text, codec) in [
+            ("zstd", zstd(3)),
+            ("zstd(22)", zstd(22)),
+            ("snappy", Codec::Snappy),
+            ("lz4", Codec::Lz4),
+            ("none", Codec::None),
+        ] {
+            assert_eq!(text.parse(), Ok(codec));
+        }
+        for bad in ["", "zstd(0)", "zstd(23)", "zstd(", "zstd3", "gzip", "ZSTD"] {
+            assert!(bad.parse::<Codec>().unwrap_err().contains("expected zstd(1)"), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn settings_are_strict_and_have_defaults() {
+        let config: ParquetConfig = serde_saphyr::from_str("{path: ./lake}").unwrap();
+        assert_eq!((config.codec, config.row_group, config.rotate), Default::default());
+        for bad in
+            ["{}", "{path: a, codecs: zstd}", "{path: a, row_group: {rows: 0}}", "{path: a, codec: bz2}"]
+        {
+            assert!(serde_saphyr::from_str::<ParquetConfig>(bad).is_err(), "{bad} was taken");
+        }
+    }
+}

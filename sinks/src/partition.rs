@@ -1,0 +1,409 @@
+//! Partition columns: which rows of a slice go to which folder.
+//!
+//! The values stand in the folders' names only, so the columns are left out of the files. It names no
+//! folder itself.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, UInt32Array};
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, Int64Type, Schema};
+use arrow::error::ArrowError;
+use sluice_connect::batch;
+use sluice_connect::task::{Class, Slice, TaskError};
+
+use crate::name;
+
+/// Folders below one another; more would only make paths that no system takes.
+const COLUMNS_MAX: usize = 8;
+
+/// One entry of `partition: [...]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionColumn {
+    /// A field of the decoded body, written `$.field`.
+    Field(String),
+    /// An envelope column, written `$topic`.
+    Envelope(String),
+    /// A property, written by its bare name.
+    Property(String),
+}
+
+impl PartitionColumn {
+    /// Reads one entry; an unknown envelope column is an error that names the nearest one.
+    pub fn parse(entry: &str) -> Result<Self, TaskError> {
+        let refused =
+            |why: String| TaskError::new(Class::Config, format!("partition column {entry:?} {why}"));
+        if let Some(field) = entry.strip_prefix("$.") {
+            if field.is_empty() {
+                return Err(refused("names no field".to_owned()));
+            }
+            return Ok(Self::Field(field.to_owned()));
+        }
+        let Some(column) = entry.strip_prefix('$') else {
+            if entry.is_empty() {
+                return Err(refused("names no property".to_owned()));
+            }
+            return Ok(Self::Property(entry.to_owned()));
+        };
+        let scalar = || batch::COLUMNS.into_iter().filter(|name| !matches!(*name, "properties" | "body"));
+        scalar().find(|name| *name == column).map(|name| Self::Envelope(name.to_owned())).ok_or_else(|| {
+            refused(format!("is no envelope column with one plain value{}", nearest(column, scalar(), "$")))
+        })
+    }
+
+    /// The name before `=` in the folder.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Field(name) | Self::Envelope(name) | Self::Property(name) => name,
+        }
+    }
+
+    fn written(&self) -> String {
+        match self {
+            Self::Field(name) => format!("$.{name}"),
+            Self::Envelope(name) => format!("${name}"),
+            Self::Property(name) => name.clone(),
+        }
+    }
+}
+
+/// The partition columns of one sink.
+#[derive(Clone, Debug)]
+pub struct Partition {
+    columns: Vec<PartitionColumn>,
+}
+
+/// The rows of one slice that share their partition values.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// One value for each column; `None` is null.
+    pub(crate) values: Vec<Option<String>>,
+    /// The rows in their order, without the partition columns.
+    pub(crate) rows: RecordBatch,
+    /// Queue offset of the first row.
+    pub(crate) first: i64,
+    /// Queue offset of the last row.
+    pub(crate) last: i64,
+}
+
+impl Partition {
+    /// Reads the entries of `partition: [...]`; two of one name are an error.
+    pub fn new(entries: &[String]) -> Result<Self, TaskError> {
+        if entries.len() > COLUMNS_MAX {
+            let message = format!("{} partition columns, at most {COLUMNS_MAX} are taken", entries.len());
+            return Err(TaskError::new(Class::Config, message));
+        }
+        let mut columns: Vec<PartitionColumn> = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let column = PartitionColumn::parse(entry)?;
+            if let Some(other) = columns.iter().find(|other| other.name() == column.name()) {
+                let message = format!(
+                    "partition columns {:?} and {entry:?} would share a folder's name",
+                    other.written()
+                );
+                return Err(TaskError::new(Class::Config, message));
+            }
+            columns.push(column);
+        }
+        Ok(Self { columns })
+    }
+
+    /// The columns, in the order of the folders.
+    pub fn columns(&self) -> &[PartitionColumn] {
+        &self.columns
+    }
+
+    /// Finds columns that don't exist, as far as names are known yet: `decoded` is the decoded schema
+    /// (empty without `decode`), `properties` the names of all properties that the source gives.
+    pub fn check(&self, decoded: Option<&Schema>, properties: Option<&[String]>) -> Result<(), TaskError> {
+        for column in &self.columns {
+            let refused = |why: String| {
+                TaskError::new(Class::Config, format!("partition column {:?} {why}", column.written()))
+            };
+            match (column, decoded) {
+                (PartitionColumn::Field(name), Some(schema)) => {
+                    let names = || schema.fields().iter().map(|field| field.name().as_str());
+                    let Ok(field) = schema.field_with_name(name) else {
+                        let mut why =
+                            format!("is no field of the decoded body{}", nearest(name, names(), "$."));
+                        if schema.fields().is_empty() {
+                            why.push_str("; without decode there are none");
+                        }
+                        return Err(refused(why));
+                    };
+                    if !is_plain_value(field.data_type()) {
+                        return Err(refused(format!("is a {}, expected one plain value", field.data_type())));
+                    }
+                    if schema.fields().len() == self.fields().count() {
+                        return Err(refused("would leave no column for the file".to_owned()));
+                    }
+                }
+                // A reader would meet the same name in the path and in the file.
+                (_, Some(schema)) if schema.field_with_name(column.name()).is_ok() => {
+                    return Err(refused(format!(
+                        "has the name of a decoded field; did you mean \"$.{}\"?",
+                        column.name()
+                    )));
+                }
+                _ => {}
+            }
+            if let (PartitionColumn::Property(name), Some(properties)) = (column, properties)
+                && !properties.contains(name)
+            {
+                let known = nearest(name, properties.iter().map(String::as_str), "");
+                return Err(refused(format!("is no property of the source{known}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &PartitionColumn> {
+        self.columns.iter().filter(|column| matches!(column, PartitionColumn::Field(_)))
+    }
+
+    /// The slice's rows by partition, in the order of each one's first row; none for a slice without rows.
+    pub(crate) fn split(&self, slice: &Slice) -> Result<Vec<Part>, TaskError> {
+        let rows = slice.envelope.num_rows();
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let offsets = offsets(slice)?;
+        let output = self.output(slice)?;
+        if self.columns.is_empty() {
+            let (first, last) = (offsets.value(0), offsets.value(rows - 1));
+            return Ok(vec![Part { values: Vec::new(), rows: output, first, last }]);
+        }
+        let values =
+            self.columns.iter().map(|column| values(column, slice)).collect::<Result<Vec<_>, _>>()?;
+        let groups = group(&values, rows);
+        let is_one = groups.len() == 1;
+        groups
+            .into_iter()
+            .map(|indices| {
+                let (Some(&head), Some(&tail)) = (indices.first(), indices.last()) else {
+                    unreachable!("a group begins with a row");
+                };
+                let key: Vec<_> =
+                    values.iter().map(|column| value(column, head as usize).map(str::to_owned)).collect();
+                let (first, last) = (offsets.value(head as usize), offsets.value(tail as usize));
+                let rows = if is_one {
+                    Ok(output.clone())
+                } else {
+                    take_record_batch(&output, &UInt32Array::from(indices))
+                };
+                let rows =
+                    rows.map_err(|e| broken("cannot split a slice by its partition columns").because(e))?;
+                self.check_lengths(&key, first)?;
+                Ok(Part { values: key, rows, first, last })
+            })
+            .collect()
+    }
+
+    /// What the file holds of the slice's output.
+    fn output(&self, slice: &Slice) -> Result<RecordBatch, TaskError> {
+        let output = slice.output();
+        if output.num_rows() != slice.envelope.num_rows() {
+            return Err(broken("a slice has other rows in its envelope than decoded"));
+        }
+        let schema = output.schema_ref();
+        let is_partition = |name: &str| {
+            self.columns.iter().any(|column| match column {
+                PartitionColumn::Field(field) => slice.decoded.is_some() && field == name,
+                PartitionColumn::Envelope(column) => slice.decoded.is_none() && column == name,
+                PartitionColumn::Property(property) => {
+                    slice.decoded.is_none() && name.strip_prefix("properties.") == Some(property)
+                }
+            })
+        };
+        let kept: Vec<usize> =
+            (0..schema.fields().len()).filter(|i| !is_partition(schema.field(*i).name())).collect();
+        if kept.is_empty() {
+            return Err(TaskError::new(Class::Config, "the partition columns leave no column for the file"));
+        }
+        if kept.len() == schema.fields().len() {
+            return Ok(output.clone());
+        }
+        output.project(&kept).map_err(|e| broken("cannot leave out the partition columns").because(e))
+    }
+
+    /// A folder's name must fit before a plan says that it will be made.
+    fn check_lengths(&self, values: &[Option<String>], offset: i64) -> Result<(), TaskError> {
+        for (column, value) in self.columns.iter().zip(values) {
+            let len = name::partition_folder(column.name(), value.as_deref()).len();
+            if len > name::NAME_BYTES_MAX {
+                let message = format!(
+                    "partition column {:?} would need a folder name of {len} bytes at offset {offset}, at most {} fit",
+                    column.written(),
+                    name::NAME_BYTES_MAX
+                );
+                return Err(TaskError::new(Class::Config, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broken(what: &str) -> TaskError {
+    TaskError::new(Class::Fatal, what)
+}
+
+fn offsets(slice: &Slice) -> Result<&Int64Array, TaskError> {
+    let column = slice.envelope.column_by_name("queue_offset");
+    let offsets = column.and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let offsets = offsets.ok_or_else(|| broken("a slice's envelope has no queue_offset of 64 bits"))?;
+    let (first, last) = (offsets.value(0), offsets.value(offsets.len() - 1));
+    if offsets.null_count() > 0 || first < slice.range.start || last >= slice.range.end {
+        return Err(broken("a slice has rows outside its range"));
+    }
+    Ok(offsets)
+}
+
+/// The column's values as text.
+fn values(column: &PartitionColumn, slice: &Slice) -> Result<StringViewArray, TaskError> {
+    let found: Option<&ArrayRef> = match column {
+        PartitionColumn::Field(name) => {
+            slice.decoded.as_ref().and_then(|decoded| decoded.column_by_name(name))
+        }
+        PartitionColumn::Envelope(name) => slice.envelope.column_by_name(name),
+        PartitionColumn::Property(name) => slice.envelope.column_by_name(&batch::property_column(name)),
+    };
+    let found = found.ok_or_else(|| {
+        let message = format!("partition column {:?} is not among the columns of the rows", column.written());
+        TaskError::new(Class::Config, message)
+    })?;
+    let text = match found.data_type() {
+        // Dictionaries and the rest come to text first; the cast to views is free from there.
+        DataType::Utf8View => Ok(found.clone()),
+        _ => cast(found, &DataType::Utf8).and_then(|text| cast(&text, &DataType::Utf8View)),
+    };
+    let text: Result<ArrayRef, ArrowError> = text;
+    let text = text.map_err(|e| {
+        let message = format!("partition column {:?} is a {}", column.written(), found.data_type());
+        TaskError::new(Class::Config, message).because(e)
+    })?;
+    Ok(text.as_string_view().clone())
+}
+
+fn value(column: &StringViewArray, row: usize) -> Option<&str> {
+    column.is_valid(row).then(|| column.value(row))
+}
+
+/// Row numbers by equal values of all columns, in the order of each group's first row.
+fn group(columns: &[StringViewArray], rows: usize) -> Vec<Vec<u32>> {
+    let mut groups = vec![0u32; rows];
+    let mut count = 1;
+    for column in columns {
+        let mut known: HashMap<(u32, Option<&str>), u32> = HashMap::new();
+        let mut last: Option<((u32, Option<&str>), u32)> = None;
+        for (row, group) in groups.iter_mut().enumerate() {
+            let key = (*group, value(column, row));
+            *group = match last {
+                // Runs of one value are common, and cost no hash.
+                Some((same, number)) if same == key => number,
+                _ => {
+                    let next = u32::try_from(known.len()).unwrap_or(u32::MAX);
+                    *known.entry(key).or_insert(next)
+                }
+            };
+            last = Some((key, *group));
+        }
+        count = known.len();
+    }
+    let mut indices = vec![Vec::new(); count];
+    for (row, group) in (0u32..).zip(groups) {
+        if let Some(rows) = indices.get_mut(group as usize) {
+            rows.push(row);
+        }
+    }
+    indices
+}
+
+fn is_plain_value(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => true,
+        DataType::Dictionary(_, values) => is_plain_value(values),
+        other => other.is_primitive(),
+    }
+}
+
+/// `; did you mean "…"?` with the name that is most like `name`, empty if none is.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>, sigil: &str) -> String {
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(name.chars().count()) / 2)
+        .min()
+        .map(|(_, candidate)| format!("; did you mean \"{sigil}{candidate}\"?"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Field;
+
+    use super::*;
+
+    fn partition(entries: &[&str]) -> Result<Partition, String> {
+        let entries: Vec<String> = entries.iter().map(|entry| (*entry).to_owned()).collect();
+        Partition::new(&entries).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_entry_says_where_its_column_lies() {
+        let columns = partition(&["$.a.b", "$topic", "origin"]).unwrap().columns;
+        assert_eq!(
+            columns,
+            [
+                PartitionColumn::Field("a.b".into()),
+                PartitionColumn::Envelope("topic".into()),
+                PartitionColumn::Property("origin".into())
+            ]
+        );
+        for (bad, expected) in [
+            (&["$topics"][..], "did you mean \"$topic\"?"),
+            (&["$body"], "no envelope column with one plain value"),
+            (&["$."], "names no field"),
+            (&[""], "names no property"),
+            (&["$.a", "a"], "would share a folder's name"),
+            (&["a", "b", "c", "d", "e", "f", "g", "h", "i"], "at most 8"),
+        ] {
+            let error = partition(bad).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_column_that_does_not_exist_is_named_with_the_nearest() {
+        let item = Field::new_list_field(DataType::Int64, true);
+        let schema = Schema::new(vec![
+            Field::new("origin", DataType::Utf8, true),
+            Field::new("flight", DataType::Int64, true),
+            Field::new("legs", DataType::List(item.into()), true),
+        ]);
+        let check = |entry: &str, decoded: Option<&Schema>, properties: Option<&[String]>| {
+            partition(&[entry]).unwrap().check(decoded, properties).map_err(|e| e.to_string())
+        };
+        let names = ["origin".to_owned(), "carrier".to_owned()];
+        assert_eq!(check("$.origin", Some(&schema), Some(&names)), Ok(()));
+        assert_eq!(check("carrier", Some(&schema), Some(&names)), Ok(()));
+        assert_eq!(check("$.orign", None, None), Ok(()), "not known yet");
+        for (entry, expected) in [
+            ("$.orign", "did you mean \"$.origin\"?"),
+            ("$.xxxxxxxxx", "is no field of the decoded body"),
+            ("$.legs", "expected one plain value"),
+            ("carier", "did you mean \"carrier\"?"),
+            ("origin", "did you mean \"$.origin\"?"),
+        ] {
+            let error = check(entry, Some(&schema), Some(&names)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+        let error = check("$.origin", Some(&Schema::empty()), None).unwrap_err();
+        assert!(error.contains("without decode there are none"), "{error}");
+    }
+
+    #[test]
+    fn rows_are_grouped_in_the_order_of_first_rows() {
+        let a = StringViewArray::from(vec![Some("x"), None, Some("x"), Some(""), None, Some("x")]);
+        let b = StringViewArray::from(vec![Some("1"), Some("1"), Some("2"), None, Some("1"), Some("1")]);
+        assert_eq!(group(&[a, b], 6), [vec![0, 5], vec![1, 4], vec![2], vec![3]]);
+    }
+}

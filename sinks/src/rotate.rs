@@ -1,0 +1,137 @@
+//! When a plan of files ends, and what its files are called.
+//!
+//! It reads no clock: the age of a plan's first row is the runtime's to watch.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use sluice_connect::task::Chain;
+
+use crate::name;
+
+/// A plan is full at this number of files, because each open one holds memory.
+pub const FILES_FULL: usize = 64;
+
+/// A plan never has more files; one slice with more partition values is an error.
+pub const FILES_MAX: usize = 1024;
+
+/// When a plan ends: at the end of the slice that reaches the first of these limits.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rotate {
+    /// Encoded size of all files of a plan, about, written with its unit: `128MiB`.
+    #[serde(deserialize_with = "positive_bytes")]
+    pub bytes: ByteSize,
+    /// Rows in all files of a plan.
+    #[serde(deserialize_with = "positive_rows")]
+    pub rows: u64,
+    /// How long the first row of a plan waits, written with its unit: `5m`.
+    #[serde(deserialize_with = "positive_age")]
+    pub age: Duration,
+}
+
+impl Default for Rotate {
+    fn default() -> Self {
+        Self { bytes: ByteSize::mib(128), rows: 2_000_000, age: Duration::from_mins(5) }
+    }
+}
+
+impl Rotate {
+    /// Whether a plan with so much in it ends here; `bytes` is the encoded size, about.
+    pub fn is_full(&self, bytes: u64, rows: u64, files: usize) -> bool {
+        bytes >= self.bytes.as_u64() || rows >= self.rows || files >= FILES_FULL
+    }
+}
+
+/// Path below the target's folder of a plan's file `number`, counted from 0 in the order of first rows.
+pub(crate) fn file_name(
+    chain: &Chain,
+    partition: &[(String, Option<String>)],
+    start: i64,
+    number: usize,
+    extension: &str,
+) -> String {
+    let mut path = String::new();
+    for (column, value) in partition {
+        path.push_str(&name::partition_folder(column, value.as_deref()));
+        path.push('/');
+    }
+    let stem = name::file_stem(chain);
+    write!(path, "{stem}-{start:020}-{number:04}.{extension}").expect("a string takes all");
+    path
+}
+
+/// A size with its unit that is not 0.
+pub(crate) fn positive_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
+    let bytes = ByteSize::deserialize(deserializer)?;
+    if bytes.as_u64() == 0 {
+        Err(Error::custom("a size of 0 bytes, expected at least 1B"))
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// A count of rows that is not 0.
+pub(crate) fn positive_rows<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u64::deserialize(deserializer)? {
+        0 => Err(Error::custom("0 rows, expected at least 1")),
+        rows => Ok(rows),
+    }
+}
+
+fn positive_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match humantime::parse_duration(&text) {
+        Ok(age) if !age.is_zero() => Ok(age),
+        Ok(_) => Err(Error::custom("a duration of 0, expected at least 1ms")),
+        Err(_) => {
+            Err(Error::custom(format!("{text:?} is no duration, expected a number with a unit, as in 5m")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(topic: &str) -> Chain {
+        Chain { pipeline: "late".into(), topic: topic.into(), queue: 3 }
+    }
+
+    #[test]
+    fn a_file_is_named_by_partition_chain_start_and_number() {
+        let partition = [("origin".to_owned(), Some("a/b".to_owned())), ("day".to_owned(), None)];
+        assert_eq!(
+            file_name(&chain("flights"), &partition, 17, 2, "parquet"),
+            "origin=a%2Fb/day=__HIVE_DEFAULT_PARTITION__/late-flights-3-00000000000000000017-0002.parquet"
+        );
+        assert_eq!(
+            file_name(&chain("in/a b.csv"), &[], 0, 0, "arrow"),
+            "late-in%2Fa%20b.csv-3-00000000000000000000-0000.arrow"
+        );
+    }
+
+    #[test]
+    fn each_limit_alone_fills_a_plan() {
+        let rotate = Rotate { bytes: ByteSize::b(10), rows: 5, age: Duration::from_secs(1) };
+        assert!(!rotate.is_full(9, 4, FILES_FULL - 1));
+        assert!(rotate.is_full(10, 0, 0));
+        assert!(rotate.is_full(0, 5, 0));
+        assert!(rotate.is_full(0, 0, FILES_FULL));
+    }
+
+    #[test]
+    fn settings_are_strict() {
+        let parse = |text: &str| serde_saphyr::from_str::<Rotate>(text);
+        assert_eq!(parse("{bytes: 1MiB}").unwrap(), Rotate { bytes: ByteSize::mib(1), ..Rotate::default() });
+        assert_eq!(parse("{age: 90s, rows: 7}").unwrap().age, Duration::from_secs(90));
+        for bad in
+            ["{byte: 1MiB}", "{bytes: 0}", "{rows: 0}", "{rows: -1}", "{age: 0s}", "{age: five}", "{age: 5}"]
+        {
+            assert!(parse(bad).is_err(), "{bad} was taken");
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! Source `file`: CSV and NDJSON files by a pattern, plain or gzip.
+//!
+//! Each file is a chain of its own: its path below the pattern's fixed part is the topic, the queue is 0,
+//! and a record's number from 0 is its offset (records that do not fit count, the CSV header does not). So a
+//! file that is new in the pattern renumbers nothing. The incarnation is the 64-bit FNV-1a hash of the
+//! file's first 4 KiB as they stand on disk. Ends when the files have been read; never watches them.
+
+mod csv;
+mod input;
+mod lines;
+mod number;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use sluice_connect::task::{
+    Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, SourceQueue, SourceTask, TaskError,
+};
+
+use self::csv::CsvRecords;
+use self::input::Input;
+use self::lines::LineRecords;
+use crate::envelope::{Mapping, Rows};
+
+/// A longer record is a reject, in bytes as it stands in the (unpacked) file.
+pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a reject keeps of its record, in bytes.
+const HEAD_BYTES_MAX: usize = REJECT_BODY_BYTES_MAX;
+
+/// Files that one pattern may match.
+const FILES_MAX: usize = 65_536;
+
+/// Files that stay open between reads, so that a runtime that reads them in turn does not start anew
+/// each time. The one read longest ago is closed first.
+const OPEN_FILES_MAX: usize = 64;
+
+/// Bytes of a file that its incarnation is made of.
+const INCARNATION_BYTES: u64 = 4096;
+
+/// Settings of source `file`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileConfig {
+    /// A path, or a pattern with `*`, `?`, `[…]` and `**`. It must match, and what it matches must be readable.
+    pub path: String,
+    /// What stands in the files.
+    pub format: FileFormat,
+    /// CSV fields with this text are null; `[""]` if not given. An empty field in quotes is empty too.
+    #[serde(default)]
+    pub nulls: Option<Vec<String>>,
+    /// Columns that become properties of the same name; a null is no property.
+    #[serde(default)]
+    pub properties: Vec<String>,
+    /// Columns whose values, joined by one blank, become the keys.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// The column that becomes the tag.
+    #[serde(default)]
+    pub tag: Option<String>,
+}
+
+/// What stands in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFormat {
+    /// Comma-separated values with a header.
+    Csv,
+    /// One JSON object a line.
+    Ndjson,
+}
+
+impl FileConfig {
+    /// What is wrong with the settings as far as they alone can tell; touches no file.
+    pub fn check(&self) -> Result<(), TaskError> {
+        let wrong = |message: String| Err(TaskError::new(Class::Config, message));
+        if let Err(e) = glob::Pattern::new(&self.path) {
+            return wrong(format!("pattern `{}` is not valid at character {}: {}", self.path, e.pos + 1, e.msg));
+        }
+        if self.format == FileFormat::Ndjson && self.nulls.is_some() {
+            return wrong("`nulls` is for format csv; NDJSON has a null of its own".to_owned());
+        }
+        for (list, columns) in [("properties", &self.properties), ("keys", &self.keys)] {
+            let mut seen = HashSet::new();
+            if let Some(column) = columns.iter().find(|column| !seen.insert(*column)) {
+                return wrong(format!("`{list}` has `{column}` twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns that become properties, keys or tag, each once.
+    fn columns(&self) -> Vec<String> {
+        let mut seen = HashSet::new();
+        let all = self.properties.iter().chain(&self.keys).chain(&self.tag);
+        all.filter(|column| seen.insert(*column)).cloned().collect()
+    }
+}
+
+/// Reads files of records.
+pub struct FileSource {
+    config: FileConfig,
+    needs: Needs,
+    files: Vec<SourceFile>,
+    /// Open files, the one read last at the end.
+    cursors: Vec<Cursor>,
+}
+
+struct SourceFile {
+    path: PathBuf,
+    topic: Arc<str>,
+    incarnation: String,
+}
+
+/// An open file and where it stands.
+struct Cursor {
+    file: usize,
+    next: i64,
+    records: Records,
+    mapping: Mapping,
+    /// Bytes of bodies in its last slice.
+    body_bytes: usize,
+}
+
+/// What a step to the next record found.
+enum Next {
+    Record,
+    Bad(String),
+    End,
+}
+
+enum Records {
+    Csv(CsvRecords),
+    Lines(LineRecords),
+}
+
+impl FileSource {
+    /// A source that has not looked at any file yet.
+    pub fn new(config: FileConfig) -> Self {
+        Self { config, needs: Needs::default(), files: Vec::new(), cursors: Vec::new() }
+    }
+
+    /// The files that the pattern matches now, by path.
+    fn find_files(&self) -> Result<Vec<SourceFile>, TaskError> {
+        let pattern = &self.config.path;
+        let wrong = |message: String| TaskError::new(Class::Config, message);
+        let is_plain = !pattern.contains(['*', '?', '[']);
+        let found = if is_plain { vec![PathBuf::from(pattern)] } else { self.expand()? };
+        let fixed = fixed_part(pattern);
+        let mut files = Vec::with_capacity(found.len());
+        for path in found {
+            let topic = if is_plain { path.file_name().map(Path::new) } else { Some(path.as_path()) };
+            let topic = topic.map(|p| below(p, if is_plain { Path::new("") } else { fixed }));
+            let Some(topic) = topic.as_deref().and_then(Path::to_str).filter(|topic| !topic.is_empty()) else {
+                return Err(wrong(format!("path {} has no name in UTF-8", path.display())));
+            };
+            let (topic, incarnation) = (Arc::from(topic), incarnation(&path)?);
+            files.push(SourceFile { path, topic, incarnation });
+        }
+        if files.is_empty() {
+            return Err(wrong(format!("no file matches `{pattern}`")));
+        }
+        Ok(files)
+    }
+
+    fn expand(&self) -> Result<Vec<PathBuf>, TaskError> {
+        let pattern = &self.config.path;
+        let paths = glob::glob(pattern)
+            .map_err(|e| TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e))?;
+        let mut found = Vec::new();
+        for path in paths {
+            let path = path.map_err(|e| {
+                let message = format!("cannot read {}, which `{pattern}` matches", e.path().display());
+                TaskError::new(Class::Config, message).because(e)
+            })?;
+            // A wildcard also meets folders; they are not what is asked for.
+            if path.is_dir() {
+                continue;
+            }
+            if found.len() == FILES_MAX {
+                return Err(TaskError::new(Class::Config, format!("`{pattern}` matches more than {FILES_MAX} files")));
+            }
+            found.push(path);
+        }
+        Ok(found)
+    }
+
+    fn open_cursor(&self, file: usize) -> Result<Cursor, TaskError> {
+        let SourceFile { path, .. } = &self.files[file];
+        let (input, place) = (Input::open(path)?, path.display().to_string());
+        let records = match self.config.format {
+            FileFormat::Csv => {
+                let nulls = self.config.nulls.as_deref().unwrap_or(&[]);
+                let default = [String::new()];
+                let nulls = if self.config.nulls.is_none() { &default } else { nulls };
+                Records::Csv(CsvRecords::new(input, nulls, &place)?)
+            }
+            FileFormat::Ndjson => Records::Lines(LineRecords::new(input, self.config.columns())),
+        };
+        let mapping = self.mapping(records.names(), &place)?;
+        Ok(Cursor { file, next: 0, records, mapping, body_bytes: 0 })
+    }
+
+    /// Where properties, keys and tag stand among the file's columns.
+    fn mapping(&self, names: &[String], place: &str) -> Result<Mapping, TaskError> {
+        // A file without a header has no records.
+        if names.is_empty() {
+            return Ok(Mapping::default());
+        }
+        let find = |list: &str, column: &String| {
+            names.iter().position(|name| name == column).ok_or_else(|| {
+                let near = names.iter().map(|name| (strsim::damerau_levenshtein(name, column), name)).min();
+                let hint = match near {
+                    Some((distance, name)) if distance <= 3 => format!("; did you mean `{name}`?"),
+                    _ => format!("; it has {}", listed(names)),
+                };
+                TaskError::new(Class::Config, format!("`{list}`: {place} has no column `{column}`{hint}"))
+            })
+        };
+        let config = &self.config;
+        Ok(Mapping {
+            properties: config
+                .properties
+                .iter()
+                .map(|column| Ok((column.clone(), find("properties", column)?)))
+                .collect::<Result<_, TaskError>>()?,
+            keys: config.keys.iter().map(|column| find("keys", column)).collect::<Result<_, _>>()?,
+            tag: config.tag.as_ref().map(|column| find("tag", column)).transpose()?,
+        })
+    }
+
+    /// The file's cursor at `start`: the open one if it stands there, else a new one.
+    fn cursor_at(&mut self, file: usize, start: i64) -> Result<Cursor, TaskError> {
+        let open = self.cursors.iter().position(|c| c.file == file).map(|at| self.cursors.remove(at));
+        if let Some(cursor) = open.filter(|cursor| cursor.next == start) {
+            return Ok(cursor);
+        }
+        let mut cursor = self.open_cursor(file)?;
+        while cursor.next < start {
+            if let Next::End = cursor.records.next()? {
+                let path = self.files[file].path.display();
+                return Err(TaskError::new(
+                    Class::Config,
+                    format!("{path} has {} records, but this pipeline has already read {start}", cursor.next),
+                ));
+            }
+            cursor.next += 1;
+        }
+        Ok(cursor)
+    }
+}
+
+impl SourceTask for FileSource {
+    fn open(&mut self, needs: &Needs) -> Result<(), TaskError> {
+        self.config.check()?;
+        self.needs = needs.clone();
+        self.cursors.clear();
+        self.files = self.find_files()?;
+        // A wrong header should stop the pipeline now and not after hours of other files.
+        for file in 0..self.files.len() {
+            self.open_cursor(file)?;
+        }
+        Ok(())
+    }
+
+    fn queues(&mut self) -> Result<Vec<SourceQueue>, TaskError> {
+        let queue = |file: &SourceFile| SourceQueue {
+            topic: Arc::clone(&file.topic),
+            queue: 0,
+            incarnation: file.incarnation.clone(),
+            first: 0,
+            origin: 0,
+        };
+        Ok(self.files.iter().map(queue).collect())
+    }
+
+    fn read(&mut self, topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError> {
+        let Some(file) = self.files.iter().position(|f| &*f.topic == topic).filter(|_| queue == 0) else {
+            return Err(TaskError::new(Class::Fatal, format!("source file has no queue {topic}/{queue}")));
+        };
+        if range.start >= range.end {
+            return Ok(Read::Idle);
+        }
+        let mut cursor = self.cursor_at(file, range.start)?;
+        let Cursor { next, records, mapping, body_bytes, .. } = &mut cursor;
+        let mut rows = Rows::new(&self.needs, mapping, *body_bytes);
+        while *next < range.end && (*next == range.start || !rows.is_full(bytes_max)) {
+            match records.next()? {
+                Next::Record => rows.push(*next, |out| records.write_body(out), |at| records.value(at)),
+                Next::Bad(reason) => {
+                    let (head, bytes) = records.raw();
+                    rows.reject(Reject {
+                        offset: *next,
+                        reason,
+                        body: Bytes::copy_from_slice(head),
+                        body_bytes: bytes,
+                        place: format!("{}:{}", self.files[file].path.display(), records.line()),
+                        properties: Vec::new(),
+                    });
+                }
+                Next::End => break,
+            }
+            *next += 1;
+        }
+        *body_bytes = rows.body_bytes();
+        let end = *next;
+        let read = if end == range.start {
+            Read::Ended
+        } else {
+            Read::Slice(rows.finish(topic, Range { start: range.start, end })?)
+        };
+        if self.cursors.len() == OPEN_FILES_MAX {
+            self.cursors.remove(0);
+        }
+        self.cursors.push(cursor);
+        Ok(read)
+    }
+
+    fn wait(&mut self, _timeout: Duration) {
+        // A file is never idle: it has a record or it has ended.
+    }
+
+    fn end(&mut self, _topic: &str, _queue: i32) -> Option<i64> {
+        None
+    }
+
+    fn confirmer(&self) -> Arc<dyn Confirm> {
+        Arc::new(Unconfirmed)
+    }
+}
+
+impl Records {
+    fn names(&self) -> &[String] {
+        match self {
+            Self::Csv(records) => records.names(),
+            Self::Lines(records) => records.names(),
+        }
+    }
+
+    fn next(&mut self) -> Result<Next, TaskError> {
+        match self {
+            Self::Csv(records) => records.next(),
+            Self::Lines(records) => records.next(),
+        }
+    }
+
+    fn raw(&self) -> (&[u8], u64) {
+        match self {
+            Self::Csv(records) => records.raw(),
+            Self::Lines(records) => records.raw(),
+        }
+    }
+
+    fn line(&self) -> u64 {
+        match self {
+            Self::Csv(records) => records.line(),
+            Self::Lines(records) => records.line(),
+        }
+    }
+
+    fn value(&self, at: usize) -> Option<&[u8]> {
+        match self {
+            Self::Csv(records) => records.value(at),
+            Self::Lines(records) => records.value(at),
+        }
+    }
+
+    fn write_body(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Csv(records) => records.write_body(out),
+            Self::Lines(records) => records.write_body(out),
+        }
+    }
+}
+
+/// A source that has nothing to secure and keeps no positions: what it gives can always be made again.
+pub(crate) struct Unconfirmed;
+
+impl Confirm for Unconfirmed {
+    fn secure(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    fn confirm(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    fn confirmed(&self, _topic: &str, _queue: i32) -> Result<Option<i64>, TaskError> {
+        Ok(None)
+    }
+}
+
+/// The folders of a pattern before its first wildcard.
+fn fixed_part(pattern: &str) -> &Path {
+    let wildcard = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
+    Path::new(pattern[..wildcard].rfind('/').map_or("", |slash| &pattern[..=slash]))
+}
+
+/// The path below a folder, without a leading `./`.
+fn below(path: &Path, folder: &Path) -> PathBuf {
+    let named = |path: &Path| path.components().filter(|c| *c != Component::CurDir).collect::<PathBuf>();
+    let path = named(path);
+    path.strip_prefix(named(folder)).map(Path::to_path_buf).unwrap_or(path)
+}
+
+/// The FNV-1a hash of the file's beginning, in hex. Two CRCs with different seeds would not do: they are
+/// functions of each other.
+fn incarnation(path: &Path) -> Result<String, TaskError> {
+    let failed = |e| TaskError::io(format!("cannot read {}", path.display()), e);
+    let mut head = Vec::new();
+    File::open(path).map_err(failed)?.take(INCARNATION_BYTES).read_to_end(&mut head).map_err(failed)?;
+    Ok(format!("{:016x}", fnv1a(&head)))
+}
+
+/// The 64-bit FNV-1a hash; its constants are the published ones.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The first names of a header, for an error.
+fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(20).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if names.len() > 20 { format!("{shown}, …") } else { shown }
+}
+
+/// Appends UTF-8 text as a JSON string.
+fn json_string(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        out.extend_from_slice(&rest[..at]);
+        match rest[at] {
+            byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            byte => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            }
+        }
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}

@@ -1,0 +1,71 @@
+//! Sources: where a pipeline's rows come from. A new one is a file here, a variant of [`SourceConfig`] with
+//! its arms, an example and a line in the changelog.
+//!
+//! Decoding, steps and counting belong to the runtime.
+
+mod envelope;
+pub mod file;
+mod filtered;
+pub mod generate;
+pub mod topic;
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use sluice_connect::progress::Progress;
+use sluice_connect::task::{SourceTask, TaskError};
+use sluice_protocol::id::{GroupName, TopicName};
+use sluice_store::Store;
+
+use file::{FileConfig, FileSource};
+use generate::{GenerateConfig, GenerateSource};
+use topic::{TopicConfig, TopicSource};
+
+/// Settings of one source; its key names it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceConfig {
+    /// CSV and NDJSON files.
+    File(FileConfig),
+    /// A topic of the embedded broker.
+    Topic(TopicConfig),
+    /// Made-up rows.
+    Generate(GenerateConfig),
+}
+
+/// The progress of the pipelines of this run that feed a source.
+pub type Feeders = Vec<Arc<Progress>>;
+
+/// A problem of some key below `source`, by its path.
+pub type KeyProblem = (Vec<&'static str>, String);
+
+impl SourceConfig {
+    /// What is wrong with the settings, as far as it shows without opening anything.
+    pub fn problems(&self) -> Vec<KeyProblem> {
+        let at = |path: &[&'static str], error: &dyn std::fmt::Display| (path.to_vec(), error.to_string());
+        match self {
+            Self::File(config) => config.check().err().iter().map(|e| at(&["file"], e)).collect(),
+            Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
+            Self::Topic(config) => {
+                let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
+                let group = config.group.as_deref().and_then(|g| GroupName::new(g).err());
+                name.into_iter().chain(group.map(|e| at(&["topic", "group"], &e))).collect()
+            }
+        }
+    }
+
+    /// Makes the source's task. `store` is asked for only by sources that need the embedded broker;
+    /// `feeders` are the pipelines of this run that write what it reads.
+    pub fn open<E: From<TaskError>>(
+        &self,
+        pipeline: &str,
+        store: impl FnOnce() -> Result<Store, E>,
+        feeders: Feeders,
+    ) -> Result<Box<dyn SourceTask>, E> {
+        Ok(match self {
+            Self::File(config) => Box::new(FileSource::new(config.clone())),
+            Self::Topic(config) => Box::new(TopicSource::new(config, pipeline, store()?, feeders)?),
+            Self::Generate(config) => Box::new(GenerateSource::new(config.clone(), generate::Clock::system())),
+        })
+    }
+}

@@ -1,0 +1,381 @@
+//! Source `topic`: messages of the embedded broker's store as envelope batches.
+//!
+//! The filter runs on the properties that it names before anything else is built; a body is a view over
+//! the bytes that the store handed out, and is touched only for the rows that pass.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{
+    ArrayRef, BinaryViewBuilder, BooleanArray, Int32Array, Int64Builder, MapBuilder, MapFieldNames, RecordBatch,
+    RecordBatchOptions, StringDictionaryBuilder, StringViewBuilder, TimestampMillisecondBuilder,
+};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{Int32Type, Schema};
+use bytes::Bytes;
+use serde::Deserialize;
+use sluice_connect::batch;
+use sluice_connect::progress::Progress;
+use sluice_connect::task::{
+    Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, Slice, SourceQueue, SourceTask, TaskError,
+};
+use sluice_filters::Name;
+use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
+use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
+use sluice_protocol::record::{self, Record};
+use sluice_store::Store;
+
+/// Settings of source `topic`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicConfig {
+    /// The topic.
+    pub name: String,
+    /// The consumer group whose offsets show how far the pipeline is; the pipeline's name if not said.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Where a pipeline begins that has no position yet.
+    #[serde(default)]
+    pub start: Begin,
+    /// When the pipeline ends.
+    #[serde(default)]
+    pub until: Until,
+}
+
+/// Where a pipeline begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Begin {
+    /// At the first record that is kept.
+    #[default]
+    Earliest,
+    /// After the last record that is there now.
+    Latest,
+}
+
+/// When a pipeline over a topic ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// At the end of the topic, once every pipeline of this run that feeds it has ended.
+    CaughtUp,
+    /// When it is stopped.
+    #[default]
+    Forever,
+}
+
+/// Reads one topic of a store.
+pub struct TopicSource {
+    store: Store,
+    topic: TopicName,
+    group: GroupName,
+    start: Begin,
+    until: Until,
+    feeders: Vec<Arc<Progress>>,
+    needs: Needs,
+    seen: u64,
+}
+
+impl TopicSource {
+    /// `feeders` are the pipelines of this run that write to the topic; `pipeline` names the group if the
+    /// config does not.
+    pub fn new(
+        config: &TopicConfig,
+        pipeline: &str,
+        store: Store,
+        feeders: Vec<Arc<Progress>>,
+    ) -> Result<Self, TaskError> {
+        let config_error = |e: sluice_protocol::id::IdError| TaskError::new(Class::Config, e.to_string());
+        let topic = TopicName::new(&config.name).map_err(config_error)?;
+        let group = GroupName::new(config.group.as_deref().unwrap_or(pipeline)).map_err(config_error)?;
+        let needs = Needs::default();
+        Ok(Self { store, topic, group, start: config.start, until: config.until, feeders, needs, seen: 0 })
+    }
+}
+
+fn store_error(what: String, error: sluice_store::Error) -> TaskError {
+    let class = match error.kind() {
+        sluice_store::Kind::Retry => Class::Retry,
+        sluice_store::Kind::Caller => Class::Config,
+        sluice_store::Kind::Broken => Class::Fatal,
+    };
+    TaskError::new(class, what).because(error)
+}
+
+impl SourceTask for TopicSource {
+    fn open(&mut self, needs: &Needs) -> Result<(), TaskError> {
+        self.needs = needs.clone();
+        Ok(())
+    }
+
+    fn queues(&mut self) -> Result<Vec<SourceQueue>, TaskError> {
+        let Some(topic) = self.store.topic(&self.topic) else {
+            return Err(TaskError::new(Class::Config, format!("no such topic: {}", self.topic)));
+        };
+        let mut queues = Vec::new();
+        for number in 0..topic.queues {
+            let queue = i32::try_from(number).unwrap_or(i32::MAX);
+            let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
+            let (first, end) = self.store.offsets(&self.topic, id).unwrap_or_default();
+            queues.push(SourceQueue {
+                topic: self.topic.as_str().into(),
+                queue,
+                incarnation: topic.incarnation.clone(),
+                first: first.get(),
+                origin: if self.start == Begin::Latest { end.get() } else { first.get() },
+            });
+        }
+        Ok(queues)
+    }
+
+    fn read(&mut self, _topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError> {
+        // The order matters: who feeds the topic may add rows until it has ended.
+        let fed = self.feeders.iter().all(|f| f.has_ended());
+        self.seen = self.store.wait(self.seen.wrapping_sub(1), Duration::ZERO);
+        let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
+        let read = self
+            .store
+            .read(&self.topic, id, QueueOffset::new(range.start), bytes_max)
+            .map_err(|e| store_error(format!("cannot read topic {} queue {queue} from {}", self.topic, range.start), e))?;
+        if read.next.get() <= range.start {
+            let ended = self.until == Until::CaughtUp && fed;
+            return Ok(if ended { Read::Ended } else { Read::Idle });
+        }
+        let end = read.next.get().min(range.end);
+        slice(&read.runs, Range { start: range.start, end }, &self.needs).map(Read::Slice)
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.seen = self.store.wait(self.seen, timeout);
+    }
+
+    fn end(&mut self, _topic: &str, queue: i32) -> Option<i64> {
+        let (_, end) = self.store.offsets(&self.topic, QueueId::new(queue).ok()?)?;
+        Some(end.get())
+    }
+
+    fn confirmer(&self) -> Arc<dyn Confirm> {
+        Arc::new(Confirmer { store: self.store.clone(), topic: self.topic.clone(), group: self.group.clone() })
+    }
+}
+
+struct Confirmer {
+    store: Store,
+    topic: TopicName,
+    group: GroupName,
+}
+
+impl Confirm for Confirmer {
+    fn secure(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
+        self.store.flush().map_err(|e| store_error("cannot flush the store".to_owned(), e))
+    }
+
+    fn confirm(&self, _topic: &str, queue: i32, end: i64) -> Result<(), TaskError> {
+        let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
+        self.store
+            .commit_offset(&self.group, &self.topic, id, QueueOffset::new(end))
+            .map_err(|e| store_error(format!("cannot commit the offset of group {}", self.group), e))
+    }
+
+    fn confirmed(&self, _topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
+        let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
+        Ok(self.store.committed_offset(&self.group, &self.topic, id).map(|o| o.get()))
+    }
+}
+
+/// One record of a read: which run it lies in, and where.
+struct Row<'a> {
+    run: usize,
+    body_start: usize,
+    record: Record<'a>,
+}
+
+/// Builds the slice of `range` from the records of a read.
+pub fn slice(runs: &[sluice_store::Run], range: Range, needs: &Needs) -> Result<Slice, TaskError> {
+    let mut rows = Vec::new();
+    let mut rejects = Vec::new();
+    let mut accounted = 0_i64;
+    for (number, run) in runs.iter().enumerate() {
+        let mut at = 0;
+        for record in record::records(&run.bytes) {
+            let record = record.map_err(|e| {
+                let place = format!("record at log offset {}", run.log_offset.get() + at as u64);
+                TaskError::new(Class::Config, format!("{place} is damaged")).because(e)
+            })?;
+            let start = at;
+            at += record.size;
+            if (range.start..range.end).contains(&record.queue_offset) {
+                accounted += 1;
+                rows.push(Row { run: number, body_start: start + record.body_start, record });
+            }
+        }
+    }
+    let absent = u64::try_from(range.end - range.start - accounted).unwrap_or(0);
+    let read = rows.len();
+    if let Some(filter) = &needs.filter {
+        let mask = mask(filter, &rows)?;
+        let mut keep = mask.iter();
+        rows.retain(|_| keep.next().flatten().unwrap_or(false));
+    }
+    let filtered = (read - rows.len()) as u64;
+    rows.retain(|row| match fault(&row.record) {
+        None => true,
+        Some(reason) => {
+            rejects.push(reject(row, reason));
+            false
+        }
+    });
+    let bytes = rows.iter().map(|r| r.record.size).sum();
+    let envelope = envelope(runs, &rows, needs)?;
+    Ok(Slice { range, envelope, decoded: None, filtered, absent, rejects, bytes })
+}
+
+/// Why a record can not be used, if so.
+fn fault(record: &Record<'_>) -> Option<&'static str> {
+    if record.sys_flag & message::sys_flag::COMPRESSED != 0 {
+        return Some("the body is compressed, which this source does not read");
+    }
+    (!record.check_body_crc()).then_some("the body does not match its checksum")
+}
+
+fn reject(row: &Row<'_>, reason: &str) -> Reject {
+    let record = &row.record;
+    let kept = record.body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(record.body);
+    Reject {
+        offset: record.queue_offset,
+        reason: reason.to_owned(),
+        body: Bytes::copy_from_slice(kept),
+        body_bytes: record.body.len() as u64,
+        place: format!("topic {} queue {} offset {}", record.topic, record.queue_id, record.queue_offset),
+        properties: user_properties(record).map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
+    }
+}
+
+/// The properties that a producer set: those with a column or a meaning of their own are left out.
+fn user_properties<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+    message::properties(record.properties).filter(|(name, _)| !message::is_reserved(name))
+}
+
+fn mask(filter: &sluice_filters::Filter, rows: &[Row<'_>]) -> Result<BooleanArray, TaskError> {
+    let mut columns: HashMap<Name, ArrayRef> = HashMap::new();
+    let properties: Vec<&str> =
+        filter.names().iter().filter_map(|n| if let Name::Property(p) = n { Some(p.as_str()) } else { None }).collect();
+    for (name, column) in properties.iter().zip(property_columns(rows, &properties)) {
+        columns.insert(Name::Property((*name).to_owned()), column);
+    }
+    for name in filter.names() {
+        if let Name::Envelope(column) = name {
+            let needs = Needs { columns: batch::COLUMNS.into_iter().filter(|c| c == column).collect(), ..Needs::default() };
+            let built = envelope(&[], rows, &needs)?;
+            if let Some(array) = built.column_by_name(column) {
+                columns.insert(name.clone(), Arc::clone(array));
+            }
+        }
+    }
+    filter
+        .mask(rows.len(), &|name| columns.get(name).cloned())
+        .map_err(|e| TaskError::new(Class::Fatal, "cannot evaluate the filter").because(e))
+}
+
+/// One Utf8View column a property; each record's properties are walked once.
+fn property_columns(rows: &[Row<'_>], names: &[&str]) -> Vec<ArrayRef> {
+    let mut builders: Vec<StringViewBuilder> = names.iter().map(|_| StringViewBuilder::with_capacity(rows.len())).collect();
+    let mut found: Vec<Option<&str>> = vec![None; names.len()];
+    for row in rows {
+        found.fill(None);
+        for (name, value) in message::properties(row.record.properties) {
+            if let Some(i) = names.iter().position(|n| *n == name) {
+                found[i] = Some(value);
+            }
+        }
+        for (builder, value) in builders.iter_mut().zip(&found) {
+            builder.append_option(*value);
+        }
+    }
+    builders.into_iter().map(|mut b| Arc::new(b.finish()) as ArrayRef).collect()
+}
+
+fn text_column<'a>(rows: &[Row<'a>], value: impl Fn(&Record<'a>) -> Option<&'a str>) -> ArrayRef {
+    let mut builder = StringViewBuilder::with_capacity(rows.len());
+    rows.iter().for_each(|row| builder.append_option(value(&row.record)));
+    Arc::new(builder.finish())
+}
+
+fn time_column(rows: &[Row<'_>], value: impl Fn(&Record<'_>) -> i64) -> ArrayRef {
+    let mut builder = TimestampMillisecondBuilder::with_capacity(rows.len());
+    rows.iter().for_each(|row| builder.append_value(value(&row.record)));
+    Arc::new(builder.finish().with_timezone("UTC"))
+}
+
+fn envelope(runs: &[sluice_store::Run], rows: &[Row<'_>], needs: &Needs) -> Result<RecordBatch, TaskError> {
+    let wrong = |e: arrow::error::ArrowError| TaskError::new(Class::Fatal, "cannot build the envelope").because(e);
+    let (mut fields, mut columns): (Vec<_>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
+    for name in batch::COLUMNS {
+        let wanted = name == "queue_offset"
+            || needs.columns.contains(&name)
+            || name == "properties" && needs.all_properties;
+        let Some(field) = batch::field(name).filter(|_| wanted) else { continue };
+        let column: ArrayRef = match name {
+            "topic" => {
+                let mut builder = StringDictionaryBuilder::<Int32Type>::new();
+                for row in rows {
+                    builder.append(row.record.topic).map_err(wrong)?;
+                }
+                Arc::new(builder.finish())
+            }
+            "queue_id" => Arc::new(rows.iter().map(|r| r.record.queue_id).collect::<Int32Array>()),
+            "queue_offset" => {
+                let mut builder = Int64Builder::with_capacity(rows.len());
+                rows.iter().for_each(|r| builder.append_value(r.record.queue_offset));
+                Arc::new(builder.finish())
+            }
+            "store_timestamp" => time_column(rows, |r| r.store_timestamp_ms),
+            "born_timestamp" => time_column(rows, |r| r.born_timestamp_ms),
+            "message_id" => text_column(rows, |r| message::property(r.properties, UNIQ_KEY)),
+            "keys" => text_column(rows, |r| message::property(r.properties, KEYS)),
+            "tags" => text_column(rows, |r| message::property(r.properties, TAGS)),
+            "properties" => {
+                let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
+                let mut builder = MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new());
+                for row in rows {
+                    for (name, value) in user_properties(&row.record) {
+                        builder.keys().append_value(name);
+                        builder.values().append_value(value);
+                    }
+                    builder.append(true).map_err(wrong)?;
+                }
+                Arc::new(builder.finish())
+            }
+            _ => bodies(runs, rows).map_err(wrong)?,
+        };
+        fields.push(field);
+        columns.push(column);
+    }
+    let names: Vec<&str> = needs.properties.iter().map(String::as_str).collect();
+    for (name, column) in names.iter().zip(property_columns(rows, &names)) {
+        fields.extend(batch::field(&batch::property_column(name)));
+        columns.push(column);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(wrong)
+}
+
+/// Views over the runs: no body is copied.
+fn bodies(runs: &[sluice_store::Run], rows: &[Row<'_>]) -> Result<ArrayRef, arrow::error::ArrowError> {
+    let mut builder = BinaryViewBuilder::with_capacity(rows.len());
+    let blocks: Vec<u32> =
+        runs.iter().map(|run| builder.append_block(Buffer::from(run.bytes.clone()))).collect();
+    for row in rows {
+        let (Some(block), Ok(start), Ok(len)) = (
+            blocks.get(row.run),
+            u32::try_from(row.body_start),
+            u32::try_from(row.record.body.len()),
+        ) else {
+            builder.append_value(row.record.body);
+            continue;
+        };
+        builder.try_append_view(*block, start, len)?;
+    }
+    Ok(Arc::new(builder.finish()))
+}

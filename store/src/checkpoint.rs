@@ -1,0 +1,215 @@
+//! Checkpoints and retention: the work that keeps recovery short and the store small.
+//!
+//! A checkpoint begins a new generation of the tail, makes durable all that was written before it, consume
+//! queues too, writes the tables and then `sluice/positions.json`, which says so; only then the old tail
+//! goes. A crash at any point leaves the old or the new one in force. Never holds the writer's lock while it
+//! waits for the disk, but where it begins and puts queues right.
+
+use std::path::Path;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use sluice_protocol::record::Record;
+
+use crate::Error;
+use crate::commit_log::CommitLog;
+use crate::consume_queue::Unsynced;
+use crate::file::{Disk, Open};
+use crate::segment;
+use crate::tables::{Checkpoint, name, replace};
+use crate::tail::{self, Tail};
+use crate::view::Tables;
+
+/// Length of `RocketMQ`'s `checkpoint`, in bytes.
+const CHECKPOINT_BYTES: usize = 4096;
+
+/// What a checkpoint writes.
+struct Snapshot {
+    ticket: u64,
+    checkpoint: Checkpoint,
+    tables: Tables,
+    unsynced: Unsynced,
+}
+
+impl CommitLog {
+    /// Writes a checkpoint if anything happened since the last one. An error leaves the last one in force.
+    pub(crate) fn checkpoint(&self) -> Result<(), Error> {
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.checkpoint_alone()
+    }
+
+    fn checkpoint_alone(&self) -> Result<(), Error> {
+        let dir = self.view.dir.join(name::TAIL);
+        let (generation, end) = {
+            let state = self.lock_open()?;
+            if !state.changed {
+                return Ok(());
+            }
+            (state.tail.generation + 1, state.end)
+        };
+        let tail = Tail::create(&*self.disk, &dir, generation, end)?;
+        let mut snapshot = self.begin(tail)?;
+        let written = self.write(&mut snapshot);
+        if let Err(error) = written {
+            let mut state = self.lock_open()?;
+            state.changed = true;
+            state.unsynced.add(snapshot.unsynced);
+            let mut tables = self.view.tables();
+            tables.topics.changed |= snapshot.tables.topics.changed;
+            tables.offsets.changed |= snapshot.tables.offsets.changed;
+            return Err(error);
+        }
+        for old in tail::generations(&dir)?.into_iter().filter(|&g| g < generation) {
+            let path = tail::path(&dir, old);
+            self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Turns to the new tail and takes down what holds at this moment.
+    fn begin(&self, tail: Tail) -> Result<Snapshot, Error> {
+        let mut state = self.lock_open()?;
+        while let Some(queue) = state.stale.last().cloned() {
+            let next = queue.next.load(Ordering::Acquire);
+            self.view.queues.cut(&*self.disk, &queue, next, &mut state.unsynced)?;
+            state.stale.pop();
+        }
+        state.tail = tail;
+        state.tail_dirty = false;
+        state.changed = false;
+        let mut tables = self.view.tables();
+        let checkpoint = Checkpoint {
+            segment_bytes: self.view.segment_bytes,
+            log_offset: state.end,
+            foreign_end: state.foreign_end,
+            closed: self.closed.load(Ordering::Acquire),
+            generation: state.tail.generation,
+            store_timestamp_ms: state.store_timestamp_ms,
+            positions: tables.positions.clone(),
+            incarnations: tables.topics.incarnations.clone(),
+        };
+        let taken = tables.clone();
+        (tables.topics.changed, tables.offsets.changed) = (false, false);
+        let unsynced = std::mem::take(&mut state.unsynced);
+        Ok(Snapshot { ticket: state.ticket, checkpoint, tables: taken, unsynced })
+    }
+
+    fn write(&self, snapshot: &mut Snapshot) -> Result<(), Error> {
+        self.durable(snapshot.ticket)?;
+        let synced = self.view.queues.sync(&*self.disk, &snapshot.unsynced);
+        synced.map_err(|e| self.poisoned("sync", self.view.dir.join(name::CONSUME_QUEUES), e.to_string()))?;
+        snapshot.unsynced = Unsynced::default();
+
+        let path = |name: &str| self.view.dir.join(name);
+        let disk = &*self.disk;
+        let Tables { topics, offsets, .. } = &snapshot.tables;
+        if topics.changed {
+            replace(disk, &path(name::TOPICS), &topics.to_json())?;
+        }
+        if offsets.changed {
+            replace(disk, &path(name::OFFSETS), &offsets.to_json())?;
+        }
+        if topics.changed || offsets.changed {
+            self.sync_dir(&path(name::CONFIG))?;
+        }
+        self.write_times(&path(name::CHECKPOINT), snapshot.checkpoint.store_timestamp_ms)?;
+        let text = serde_json::to_string(&snapshot.checkpoint);
+        let text = text.map_err(|e| Error::io("write", path(name::POSITIONS), e.into()))?;
+        replace(disk, &path(name::POSITIONS), &text)?;
+        self.sync_dir(&path(name::OURS))
+    }
+
+    /// `RocketMQ`'s checkpoint: times up to which log, consume queues and key index are durable. It is only
+    /// read there after a crash, and an older or torn one costs that broker nothing but time, so it is not
+    /// synced. There is no key index, hence its time is 0.
+    fn write_times(&self, path: &Path, store_timestamp_ms: i64) -> Result<(), Error> {
+        let mut bytes = [0; CHECKPOINT_BYTES];
+        bytes[..8].copy_from_slice(&store_timestamp_ms.to_be_bytes());
+        bytes[8..16].copy_from_slice(&store_timestamp_ms.to_be_bytes());
+        let file = self.disk.open(path, Open::OrCreate);
+        file.and_then(|f| f.write_at(&[&bytes], 0)).map_err(|e| Error::io("write", path, e))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), Error> {
+        self.disk.sync_dir(path).map_err(|e| Error::io("sync", path, e))
+    }
+
+    /// Drops the segments that retention lets go; says how many.
+    pub(crate) fn retain(&self) -> Result<u64, Error> {
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.expired_segments()?;
+        if count == 0 {
+            return Ok(0);
+        }
+        // Positions whose marks lie in what is dropped must stand elsewhere before it goes.
+        self.lock_open()?.changed = true;
+        self.checkpoint_alone()?;
+        let Some(first) = self.view.segments().get(count).map(|s| s.start()) else { return Ok(0) };
+        let queues: Vec<_> = self.view.topics().values().flat_map(|t| t.queues.clone()).collect();
+        for queue in &queues {
+            let (from, next) = queue.offsets();
+            queue.first.store(self.view.queues.first(queue, from, next, first)?, Ordering::Release);
+        }
+        let commit_log = self.view.dir.join(name::COMMIT_LOG);
+        for _ in 0..count {
+            let Some(segment) = self.view.segments_mut().pop_front() else { break };
+            let path = segment::path(&commit_log, segment.start());
+            self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+            // Each removal is durable before the next, so that no crash leaves a gap.
+            self.sync_dir(&commit_log)?;
+        }
+        for queue in &queues {
+            let (first, next) = queue.offsets();
+            self.view.queues.drop_below(&*self.disk, queue, first, next)?;
+        }
+        tracing::info!(segments = count, log_offset = first, "dropped what is older than retention keeps");
+        Ok(count as u64)
+    }
+
+    /// How many segments, from the first on, may go. The last one always stays.
+    fn expired_segments(&self) -> Result<usize, Error> {
+        let end = self.lock_open()?.end;
+        let segments = self.view.segments();
+        let over = |start: u64| self.retention.bytes.is_some_and(|max| end - start > max);
+        let oldest = self
+            .retention
+            .age
+            .map(|age| (self.clock)().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
+        let visible = self.view.visible();
+        let mut count = 0;
+        for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {
+            // All records of a segment are older than the first one of the next.
+            let head = next.view(next.start(), next.end().min(visible).max(next.start()));
+            let stored = head.and_then(|bytes| Record::decode(&bytes).ok().map(|r| r.store_timestamp_ms));
+            let aged = oldest.is_some_and(|oldest| stored.is_some_and(|stored| stored < oldest));
+            if !aged && !over(segment.start()) {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Ends the store: flushed, with a checkpoint, and marked as closed. Later calls do nothing.
+    pub(crate) fn close(&self) -> Result<(), Error> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let last = self.lock_open().map(|mut state| state.changed = true);
+        let closed = last.and_then(|()| self.checkpoint()).and_then(|()| {
+            let path = self.view.dir.join(name::ABORT);
+            self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))
+        });
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        closed
+    }
+}
+
+/// The folders that a store has, made durable.
+pub(crate) fn create_folders(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+    for folder in [name::COMMIT_LOG, name::CONSUME_QUEUES, name::CONFIG, name::TAIL] {
+        let path = dir.join(folder);
+        disk.create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! Makes consume queues agree with the log: what the files have below the place where the log is read again,
+//! and from there on what the log says.
+//!
+//! With a disk it writes what is missing and cuts what points to nothing; without one (a reader beside a
+//! writer) it keeps the units it found in memory. Never reads the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use sluice_protocol::id::TopicName;
+use sluice_protocol::message::{sys_flag, tag_hash_of};
+use sluice_protocol::record::Record;
+
+use crate::Error;
+use crate::consume_queue::{ConsumeQueues, FILE_UNITS, UNIT_BYTES, Unit, Unsynced, units};
+use crate::file::Disk;
+use crate::topic::{QUEUES_MAX, Queue, TopicEntry, TopicTable, Topics, add_queues};
+
+/// Units of a queue that are collected before they are written.
+const UNITS_MAX: usize = 8192;
+
+/// The queues of a store while it is opened.
+pub(crate) struct Index<'a> {
+    queues: &'a ConsumeQueues,
+    disk: Option<&'a dyn Disk>,
+    log_first: u64,
+    /// Units that point below this log offset are trusted.
+    trusted: u64,
+    topics: BTreeMap<TopicName, Vec<Arc<Queue>>>,
+    states: HashMap<u32, State>,
+    numbers: u32,
+    pub(crate) unsynced: Unsynced,
+    /// Records that no queue can show.
+    pub(crate) skipped: u64,
+}
+
+#[derive(Default)]
+struct State {
+    /// First offset kept; only right once `begun`.
+    first: i64,
+    /// Offset after the last unit.
+    next: i64,
+    /// Whether the queue has a unit, or is known to have had one.
+    begun: bool,
+    /// The last units, not written yet.
+    units: Vec<Unit>,
+    /// The files do not go with the log.
+    broken: bool,
+}
+
+impl<'a> Index<'a> {
+    /// Looks at the files of all topics and queues that there are.
+    pub(crate) fn new(
+        queues: &'a ConsumeQueues,
+        disk: Option<&'a dyn Disk>,
+        log_first: u64,
+        trusted: u64,
+        table: &TopicTable,
+    ) -> Result<Self, Error> {
+        let mut index = Self {
+            queues,
+            disk,
+            log_first,
+            trusted,
+            topics: BTreeMap::new(),
+            states: HashMap::new(),
+            numbers: 0,
+            unsynced: Unsynced::default(),
+            skipped: 0,
+        };
+        for topic in table.topics() {
+            index.ensure(&topic.name, topic.queues)?;
+        }
+        for (topic, id) in queues.stored()? {
+            if let (Ok(topic), Some(count)) = (TopicName::stored(&topic), count_for(id)) {
+                index.ensure(&topic, count)?;
+            }
+        }
+        Ok(index)
+    }
+
+    /// Adds a record that was found in the log. With `only_broken` it counts for broken queues alone.
+    pub(crate) fn add(&mut self, record: &Record<'_>, only_broken: bool) -> Result<(), Error> {
+        let Some((queue, unit)) = self.unit_of(record)? else { return Ok(()) };
+        let whole_log = self.trusted <= self.log_first;
+        let Some(state) = self.states.get_mut(&queue.number) else { return Ok(()) };
+        if state.broken != only_broken {
+            return Ok(());
+        }
+        let offset = record.queue_offset;
+        if !state.begun {
+            if offset != 0 && !whole_log && !only_broken {
+                state.broken = true;
+                return Ok(());
+            }
+            (state.first, state.next, state.begun) = (offset, offset, true);
+        }
+        if offset < state.next {
+            // Another record has this offset already; the first one keeps it.
+            self.skipped += 1;
+            return Ok(());
+        }
+        if offset > state.next && !only_broken && !whole_log {
+            state.broken = true;
+            return Ok(());
+        }
+        if offset - state.next > FILE_UNITS {
+            let reason = format!(
+                "queue {} of topic {} jumps from offset {} to {offset} at log offset {}",
+                queue.id, queue.topic, state.next, record.log_offset
+            );
+            return Err(Error::Damaged { path: "commitlog".into(), reason });
+        }
+        while state.next < offset {
+            state.units.push(Unit::BLANK);
+            state.next += 1;
+        }
+        state.units.push(unit);
+        state.next += 1;
+        if state.units.len() >= UNITS_MAX { self.write(&queue) } else { Ok(()) }
+    }
+
+    /// The queue that a record belongs to, and its unit there; `None` if consumers never see it.
+    fn unit_of(&mut self, record: &Record<'_>) -> Result<Option<(Arc<Queue>, Unit)>, Error> {
+        let transaction = record.sys_flag & sys_flag::TRANSACTION;
+        if matches!(transaction, sys_flag::TRANSACTION_PREPARED | sys_flag::TRANSACTION_ROLLBACK) {
+            return Ok(None);
+        }
+        let known = self.topics.get(record.topic).and_then(|queues| queues.get(index_of(record.queue_id)));
+        let queue = if let Some(queue) = known {
+            queue.clone()
+        } else {
+            let (Ok(topic), Some(count)) = (TopicName::stored(record.topic), count_for(record.queue_id))
+            else {
+                self.skipped += 1;
+                return Ok(None);
+            };
+            self.ensure(&topic, count)?;
+            let queue = self.topics.get(&topic).and_then(|queues| queues.get(index_of(record.queue_id)));
+            let Some(queue) = queue else { return Ok(None) };
+            queue.clone()
+        };
+        let tag_hash = tag_hash_of(record.properties);
+        let size = u32::try_from(record.size).unwrap_or(u32::MAX);
+        Ok(Some((queue, Unit { log_offset: record.log_offset, size, tag_hash })))
+    }
+
+    /// Empties the queues whose files do not go with the log; says how many there are. Their records must
+    /// be added again, from the log's first one on.
+    pub(crate) fn reset_broken(&mut self) -> Result<u64, Error> {
+        let mut count = 0;
+        for queue in self.topics.values().flatten() {
+            let Some(state) = self.states.get_mut(&queue.number).filter(|s| s.broken) else { continue };
+            tracing::warn!(topic = %queue.topic, queue_id = queue.id.get(), "makes a consume queue again from the log");
+            *state = State { broken: true, ..State::default() };
+            count += 1;
+            if let Some(disk) = self.disk {
+                self.queues.cut(disk, queue, 0, &mut self.unsynced)?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Writes what is left, cuts what points beyond (unless the store had been closed), and gives the
+    /// topics with their queues set.
+    pub(crate) fn finish(mut self, table: &TopicTable, clean: bool) -> Result<(Topics, Unsynced), Error> {
+        let queues: Vec<Arc<Queue>> = self.topics.values().flatten().cloned().collect();
+        for queue in &queues {
+            self.write(queue)?;
+            let Some(state) = self.states.get_mut(&queue.number) else { continue };
+            queue.set(state.first, state.next);
+            match self.disk {
+                Some(disk) if !clean => self.queues.cut(disk, queue, state.next, &mut self.unsynced)?,
+                Some(_) => {}
+                None => {
+                    let units = std::mem::take(&mut state.units);
+                    let from = state.next - i64::try_from(units.len()).unwrap_or(0);
+                    let mut found = queue.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    *found = (from, units.into());
+                }
+            }
+        }
+        let mut topics = Topics::new();
+        for topic in table.topics() {
+            let queues = self.topics.remove(&topic.name).unwrap_or_default();
+            topics.insert(topic.name.clone(), Arc::new(TopicEntry { topic, queues }));
+        }
+        Ok((topics, self.unsynced))
+    }
+
+    /// Topics with the number of queues they have in the log or as folders.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&TopicName, u32)> {
+        self.topics.iter().map(|(name, queues)| (name, u32::try_from(queues.len()).unwrap_or(QUEUES_MAX)))
+    }
+
+    /// A number that no queue has yet.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.numbers
+    }
+
+    fn ensure(&mut self, topic: &TopicName, count: u32) -> Result<(), Error> {
+        let queues = self.topics.entry(topic.clone()).or_default();
+        let known = queues.len();
+        add_queues(queues, topic, count, &mut self.numbers);
+        for queue in queues.iter().skip(known) {
+            let bounds = self.queues.bounds(queue, self.log_first, self.trusted)?;
+            let state = bounds.map_or_else(State::default, |(first, next)| State {
+                first,
+                next,
+                begun: next > 0,
+                ..State::default()
+            });
+            self.states.insert(queue.number, state);
+        }
+        Ok(())
+    }
+
+    /// Writes collected units where the files do not have them already.
+    fn write(&mut self, queue: &Arc<Queue>) -> Result<(), Error> {
+        let (Some(disk), Some(state)) = (self.disk, self.states.get_mut(&queue.number)) else {
+            return Ok(());
+        };
+        let count = i64::try_from(state.units.len()).unwrap_or(0);
+        let start = state.next - count;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut stored = vec![0; state.units.len() * UNIT_BYTES];
+        let mut len = 0;
+        while let Some(rest) = stored.get_mut(len..).filter(|rest| !rest.is_empty()) {
+            match self.queues.read(queue, start + i64::try_from(len / UNIT_BYTES).unwrap_or(0), rest)? {
+                0 => break,
+                more => len += more,
+            }
+        }
+        let mut same = len == stored.len();
+        for (unit, stored) in state.units.iter_mut().zip(units(&stored)) {
+            if (unit.log_offset, unit.size) == (stored.log_offset, stored.size) {
+                // Another broker may keep more in it than the tag, a time for one.
+                unit.tag_hash = stored.tag_hash;
+            } else {
+                same = false;
+            }
+        }
+        if !same {
+            let before = start.rem_euclid(FILE_UNITS);
+            if start == state.first && before > 0 && self.queues.unit(queue, start - before)?.is_none() {
+                let blank = Unit::BLANK.encode().repeat(usize::try_from(before).unwrap_or(0));
+                self.queues.write(disk, queue, start - before, &blank, &mut self.unsynced)?;
+            }
+            let bytes: Vec<u8> = state.units.iter().flat_map(Unit::encode).collect();
+            self.queues.write(disk, queue, start, &bytes, &mut self.unsynced)?;
+        }
+        state.units.clear();
+        Ok(())
+    }
+}
+
+fn index_of(queue_id: i32) -> usize {
+    usize::try_from(queue_id).unwrap_or(usize::MAX)
+}
+
+/// How many queues a topic has at least that has this one.
+fn count_for(queue_id: i32) -> Option<u32> {
+    u32::try_from(queue_id).ok().filter(|&id| id < QUEUES_MAX).map(|id| id + 1)
+}

@@ -1,0 +1,147 @@
+//! Messages on disk: one commit log for all topics, a consume queue for each queue, and what must never be
+//! lost beside them. The on-disk formats are `RocketMQ`'s own; files of ours lie in the folder `sluice`.
+//!
+//! Knows no socket, no Arrow and no filter. One process writes a store, any number may read it.
+
+mod batch;
+mod checkpoint;
+mod commit_log;
+mod consume_queue;
+mod consumer_offset;
+mod error;
+pub mod file;
+mod follower;
+mod group_commit;
+mod index;
+mod json;
+mod lock;
+mod position;
+mod recovery;
+mod scan;
+mod segment;
+mod store;
+mod tables;
+mod tail;
+mod topic;
+mod upkeep;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice_protocol::id::{LogOffset, QueueOffset, TopicName};
+
+pub use batch::{Appended, BODY_BYTES_MAX, Batch, CHAIN_BYTES_MAX, ChainMark};
+pub use error::{Error, Kind};
+pub use store::Store;
+pub use topic::QUEUES_MAX;
+
+/// Tells the time in ms since 1970-01-01 UTC.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// When appended messages become durable against power loss; they survive the end of the process at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// Every `interval`; an append returns when it is written.
+    Async {
+        /// Time between two flushes.
+        interval: Duration,
+    },
+    /// Before an append returns; readers see durable messages only.
+    Sync,
+}
+
+/// What is dropped, in whole segments; the last one always stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Messages older than this may go.
+    pub age: Option<Duration>,
+    /// The oldest go once the commit log is longer than this, in bytes.
+    pub bytes: Option<u64>,
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The store's folder.
+    pub dir: PathBuf,
+    /// Length of a commit-log segment, in bytes; an existing store keeps the length it has.
+    pub segment_bytes: u64,
+    /// When messages become durable.
+    pub flush: Flush,
+    /// What is dropped.
+    pub retention: Retention,
+}
+
+impl Settings {
+    /// A store in the process that uses it: segments of 64 MiB, flushed every 500 ms, nothing is dropped.
+    pub fn embedded(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            segment_bytes: 64 << 20,
+            flush: Flush::Async { interval: Duration::from_millis(500) },
+            retention: Retention::default(),
+        }
+    }
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: TopicName,
+    /// How many queues it has, numbered from 0.
+    pub queues: u32,
+    /// Tells it from another topic of the same name that came after it.
+    pub incarnation: String,
+}
+
+/// Where a chain stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainPosition {
+    /// First source offset that is not stored.
+    pub end: i64,
+    /// The incarnation of the source's topic.
+    pub incarnation: String,
+}
+
+/// What one read found.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// Records in queue order; those that lie side by side in the log form one run.
+    pub runs: Vec<Run>,
+    /// Where to read on.
+    pub next: QueueOffset,
+    /// Records found.
+    pub records: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// Whole records that lie side by side in the log.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The records, over the mapped segment.
+    pub bytes: Bytes,
+    /// Where the first one lies.
+    pub log_offset: LogOffset,
+}
+
+/// What open found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Whether the store had been closed.
+    pub clean: bool,
+    /// Records that were read again.
+    pub records: u64,
+    /// Those of them that no run of the tail vouched for, so that each was checked by itself.
+    pub records_checked: u64,
+    /// Bytes that were cut because they were torn.
+    pub cut_bytes: u64,
+    /// Where the log was cut, if it was.
+    pub cut_at: Option<LogOffset>,
+    /// Queues whose index was made again from the log.
+    pub queues_rebuilt: u64,
+}

@@ -1,0 +1,330 @@
+//! Opens a store: what is kept, what is cut, what is made again.
+//!
+//! The log is read again from the segment that the last checkpoint ended in. What follows the last whole
+//! record is cut; [`zero_after`] zeroes it before anything is appended, so that old bytes can not come back
+//! to life in the next crash. Never appends.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+use sluice_protocol::id::LogOffset;
+
+use crate::consume_queue::{ConsumeQueues, Unsynced, names};
+use crate::file::{Disk, DiskFile, Open};
+use crate::index::Index;
+use crate::position::{Positions, StoredPosition};
+use crate::scan::{Found, Scan};
+use crate::segment::{self, Segment};
+use crate::tables::{self, Checkpoint, name};
+use crate::tail::{self, Change, Entries, LoggedChange};
+use crate::view::{Parts, Tables};
+use crate::{Error, Recovery, lock};
+
+/// Segments of fewer bytes are refused.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 4096;
+/// Segments of more bytes are refused: a filler's size must fit its field.
+pub(crate) const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+const ZEROS: &[u8] = &[0; 64 * 1024];
+
+/// A store as it was found.
+pub(crate) struct Opened {
+    pub(crate) parts: Parts,
+    /// Log offset after the last whole record.
+    pub(crate) end: u64,
+    /// The generation of the tail that comes next.
+    pub(crate) generation: u64,
+    pub(crate) store_timestamp_ms: i64,
+    /// Log offset up to which another broker wrote.
+    pub(crate) foreign_end: u64,
+    /// The number of the next queue.
+    pub(crate) numbers: u32,
+    pub(crate) unsynced: Unsynced,
+    /// Where a reader goes on.
+    pub(crate) scan: Scan,
+}
+
+/// Reads what is there. With a disk, consume queues are repaired; without, nothing is written.
+pub(crate) fn open(
+    dir: &Path,
+    disk: Option<&dyn Disk>,
+    segment_bytes: u64,
+    new_incarnation: &dyn Fn(u64) -> String,
+    now_ms: i64,
+) -> Result<Opened, Error> {
+    let commit_log = dir.join(name::COMMIT_LOG);
+    let (mut tables, checkpoint) = tables::read(dir)?;
+    let entries = tail::read(&dir.join(name::TAIL), checkpoint.as_ref().map_or(0, |c| c.generation))?;
+    let files = segment_files(&commit_log)?;
+    let segment_bytes = segment_length(&commit_log, checkpoint.as_ref(), &files, segment_bytes)?;
+    let checked = checkpoint.as_ref().map_or(0, |c| c.log_offset);
+    let first = files.first().map_or(0, |f| f.0);
+    if files.is_empty() && checked > 0 {
+        let reason = format!("all segments are gone, the log reached to {checked}");
+        return Err(Error::Damaged { path: commit_log, reason });
+    }
+    let mut recovery = Recovery::default();
+
+    let from = scan_start(first, segment_bytes, checked, files.last().map_or(0, |f| f.0));
+    let mut scan = Scan::new(commit_log.clone(), first, segment_bytes, from);
+    scan.runs.clone_from(&entries.runs);
+    if let Some(checkpoint) = &checkpoint {
+        // Other brokers may have stored zero bytes in properties; we never do.
+        scan.strict_from = checkpoint.foreign_end;
+        if disk.is_none() && lock::is_taken(dir)? {
+            scan.vouched_from = checked;
+        }
+    }
+    let queues = ConsumeQueues::new(dir.join(name::CONSUME_QUEUES));
+    let mut index = Index::new(&queues, disk, first, from, &tables.topics)?;
+    let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
+    scan.run(u64::MAX, &mut |found: &Found<'_>| {
+        recovery.records += 1;
+        recovery.records_checked += u64::from(!found.vouched && found.record.log_offset >= checked);
+        store_timestamp_ms = store_timestamp_ms.max(found.record.store_timestamp_ms);
+        add_mark(&mut tables.positions, found);
+        index.add(&found.record, false)
+    })?;
+    let end = scan.at;
+    let closed = checkpoint.as_ref().is_some_and(|c| c.closed && c.log_offset == end);
+    recovery.clean = closed && !dir.join(name::ABORT).exists();
+
+    let voided = tables.positions.void_after(end);
+    recovery.queues_rebuilt = index.reset_broken()?;
+    if voided || recovery.queues_rebuilt > 0 {
+        let mut whole = Scan::new(commit_log.clone(), first, segment_bytes, first);
+        whole.run(end, &mut |found| {
+            add_mark(&mut tables.positions, found);
+            index.add(&found.record, true)
+        })?;
+        if whole.at < end {
+            let reason = format!("the log is torn at {}, before its last checkpoint", whole.at);
+            return Err(Error::Damaged { path: commit_log, reason });
+        }
+    }
+    if index.skipped > 0 {
+        tracing::warn!(records = index.skipped, "left records out that no queue can show");
+    }
+    apply_changes(&mut tables, &entries, end, now_ms);
+    for (topic, queues) in index.counts() {
+        tables.topics.add(topic, queues, new_incarnation(end), now_ms);
+    }
+    let numbers = index.next_number();
+    let (topics, unsynced) = index.finish(&tables.topics, recovery.clean)?;
+    if !recovery.clean {
+        tables.offsets.clamp(|topic, queue| {
+            let queue = topics.get(topic)?.queues.get(usize::try_from(queue).ok()?)?;
+            Some(queue.offsets().1)
+        });
+    }
+    let segments = map_segments(&commit_log, &files, end)?;
+    let visible = end;
+    let dir = dir.to_owned();
+    let parts =
+        Parts { dir, segment_bytes, base: first, segments, topics, queues, tables, visible, recovery };
+    let foreign_end = checkpoint.as_ref().map_or(end, |c| c.foreign_end.min(end));
+    let generation = entries.generation.max(checkpoint.map_or(0, |c| c.generation)) + 1;
+    Ok(Opened { parts, end, generation, store_timestamp_ms, foreign_end, numbers, unsynced, scan })
+}
+
+/// Segments there are: start and length of the file, rising.
+pub(crate) fn segment_files(commit_log: &Path) -> Result<Vec<(u64, u64)>, Error> {
+    let mut files = Vec::new();
+    for name in names(commit_log)? {
+        let Some(start) = name.parse().ok().filter(|_| name.len() == 20) else { continue };
+        let path = commit_log.join(&name);
+        match fs::metadata(&path) {
+            Ok(metadata) => files.push((start, metadata.len())),
+            // A writer dropped it just now.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("look at", &path, e)),
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn segment_length(
+    commit_log: &Path,
+    checkpoint: Option<&Checkpoint>,
+    files: &[(u64, u64)],
+    wanted: u64,
+) -> Result<u64, Error> {
+    let found = match (checkpoint, files) {
+        (Some(checkpoint), _) => checkpoint.segment_bytes,
+        (None, [(a, _), (b, _), ..]) => b - a,
+        (None, [(_, len)]) if *len > 0 => *len,
+        _ => wanted,
+    };
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&found) {
+        let expected = "4,096 to 2,147,483,647 bytes";
+        return Err(Error::Setting { name: "segment_bytes", value: found, expected });
+    }
+    if let Some(pair) = files.windows(2).find(|pair| pair[1].0 - pair[0].0 != found) {
+        let reason = format!("no segment of {found} bytes lies between {} and {}", pair[0].0, pair[1].0);
+        return Err(Error::Damaged { path: commit_log.to_owned(), reason });
+    }
+    Ok(found)
+}
+
+/// Where the log is read from: the start of the segment that the last checkpoint ended in.
+fn scan_start(first: u64, segment_bytes: u64, checked: u64, last: u64) -> u64 {
+    let inside = checked.saturating_sub(1).clamp(first, last.max(first));
+    first + (inside - first) / segment_bytes * segment_bytes
+}
+
+/// Moves a chain to the end of a batch of it.
+pub(crate) fn add_mark(positions: &mut Positions, found: &Found<'_>) {
+    if let Some(mark) = &found.mark
+        && let Some(chain) = &mark.chain
+    {
+        let log = found.record.log_offset + mark.bytes;
+        let position = StoredPosition { end: chain.end, incarnation: chain.incarnation.clone(), log };
+        positions.advance(&chain.chain, position);
+    }
+}
+
+/// Makes the changes that the tail tells of; those after the log's end are void, but for topics, which lose
+/// nothing by being there.
+pub(crate) fn apply_changes(tables: &mut Tables, entries: &Entries, end: u64, now_ms: i64) {
+    for LoggedChange { log, change } in &entries.changes {
+        apply_change(tables, *log, change, end, now_ms);
+    }
+}
+
+fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms: i64) {
+    use sluice_protocol::id::{GroupName, TopicName};
+    match change {
+        Change::Topic { name, queues, incarnation } => {
+            if let Ok(name) = TopicName::stored(name) {
+                tables.topics.add(&name, *queues, incarnation.clone(), now_ms);
+            }
+        }
+        Change::Offset { .. } | Change::Position { .. } if log > end => {
+            tracing::warn!(
+                log_offset = log,
+                end,
+                "left out a change that came after what is left of the log"
+            );
+        }
+        Change::Offset { group, topic, queue, next } => {
+            if let (Ok(group), Ok(topic)) = (GroupName::new(group), TopicName::stored(topic)) {
+                tables.offsets.set(&group, &topic, *queue, *next, now_ms);
+            }
+        }
+        Change::Position { chain, end, incarnation } => {
+            let position = StoredPosition { end: *end, incarnation: incarnation.clone(), log };
+            tables.positions.advance(chain, position);
+        }
+    }
+}
+
+/// Maps the segments that hold something below `end`.
+fn map_segments(
+    commit_log: &Path,
+    files: &[(u64, u64)],
+    end: u64,
+) -> Result<VecDeque<std::sync::Arc<Segment>>, Error> {
+    let mut segments = VecDeque::new();
+    for &(start, len) in files.iter().filter(|(start, len)| *start < end && *len > 0) {
+        let path = segment::path(commit_log, start);
+        let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        tracing::trace!(start, len, "maps a segment");
+        segments.push_back(Segment::map(&file, start).map_err(|e| Error::io("map", &path, e))?);
+    }
+    Ok(segments)
+}
+
+/// Zeroes everything behind `end`, durably, and removes the segments that follow. A next one that was made
+/// ahead and never written stays. Says how many bytes were there.
+pub(crate) fn zero_after(
+    disk: &dyn Disk,
+    commit_log: &Path,
+    segment_bytes: u64,
+    end: u64,
+) -> Result<u64, Error> {
+    let mut cut = 0;
+    // From the last one on, each removal durable before the next, so that no crash leaves a gap.
+    for (start, _) in segment_files(commit_log)?.into_iter().rev() {
+        if start + segment_bytes <= end {
+            break;
+        }
+        let path = segment::path(commit_log, start);
+        let file = disk.open(&path, Open::Existing).map_err(|e| Error::io("open", &path, e))?;
+        if start < end {
+            let zeroed = zero_file(&*file, end - start).map_err(|e| Error::io("zero", &path, e))?;
+            cut += zeroed;
+            if zeroed > 0 {
+                file.sync().map_err(|e| Error::io("sync", &path, e))?;
+            }
+            continue;
+        }
+        let data = data_after(file.file(), 0).map_err(|e| Error::io("read", &path, e))?;
+        if data > 0 || start >= end + segment_bytes {
+            cut += data;
+            disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+            disk.sync_dir(commit_log).map_err(|e| Error::io("sync", commit_log, e))?;
+        }
+    }
+    Ok(cut)
+}
+
+/// Writes zeros over what is not zero behind a place; gives the bytes up to the last one that was not.
+fn zero_file(file: &dyn DiskFile, from: u64) -> io::Result<u64> {
+    let mut last = from;
+    let mut bytes = vec![0; ZEROS.len()];
+    let mut at = from;
+    while let Some(data) = next_data(file.file(), at)? {
+        at = data;
+        let len = file.file().read_at(&mut bytes, at)?;
+        if len == 0 {
+            break;
+        }
+        if let Some(nonzero) = bytes.iter().take(len).rposition(|&b| b != 0) {
+            last = at + nonzero as u64 + 1;
+            file.write_at(&[ZEROS.get(..len).unwrap_or(ZEROS)], at)?;
+        }
+        at += len as u64;
+    }
+    Ok(last - from)
+}
+
+/// Bytes from a place to the last one in the file that is not zero.
+fn data_after(file: &File, from: u64) -> io::Result<u64> {
+    let mut last = from;
+    let mut bytes = vec![0; ZEROS.len()];
+    let mut at = from;
+    while let Some(data) = next_data(file, at)? {
+        at = data;
+        let len = file.read_at(&mut bytes, at)?;
+        if len == 0 {
+            break;
+        }
+        last = bytes.iter().take(len).rposition(|&b| b != 0).map_or(last, |i| at + i as u64 + 1);
+        at += len as u64;
+    }
+    Ok(last - from)
+}
+
+/// The next place that is not a hole.
+fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
+    let at = i64::try_from(at).map_err(|_| io::ErrorKind::InvalidData)?;
+    match lseek(file, at, Whence::SeekData) {
+        Ok(data) => Ok(u64::try_from(data).ok()),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Says what was cut.
+pub(crate) fn report(recovery: &mut Recovery, end: u64, cut_bytes: u64) {
+    recovery.cut_bytes = cut_bytes;
+    if cut_bytes > 0 {
+        recovery.cut_at = Some(LogOffset::new(end));
+        tracing::warn!(log_offset = end, bytes = cut_bytes, "cut a torn tail");
+    }
+}

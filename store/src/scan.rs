@@ -1,0 +1,247 @@
+//! Reads the commit log from a position on, as far as it is whole. Never writes, never maps: it looks at
+//! bytes that may be torn, or that a writer is just writing.
+//!
+//! A run that the tail vouches for is taken at once. Where the tail says nothing, each record is checked by
+//! itself: position, lengths, body, and beyond the last checkpoint also that no zero byte stands in its
+//! topic or properties, which a torn sector would leave there. An atomic batch is taken whole or not at all.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use sluice_protocol::record::{FILLER_BYTES, Record, filler_size, hash_unpatched, records};
+
+use crate::Error;
+use crate::batch::BatchMark;
+use crate::segment;
+use crate::tail::TailRun;
+
+/// Bytes read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A record that is whole.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) record: Record<'a>,
+    /// The mark of the batch that begins here.
+    pub(crate) mark: Option<BatchMark>,
+    /// Whether the tail vouched for its run.
+    pub(crate) vouched: bool,
+}
+
+/// Where the log is read.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    commit_log: PathBuf,
+    base: u64,
+    segment_bytes: u64,
+    /// Log offset up to which everything was whole.
+    pub(crate) at: u64,
+    /// What the tail says of runs.
+    pub(crate) runs: BTreeMap<u64, TailRun>,
+    /// Log offset from which a zero byte in topic or properties means torn.
+    pub(crate) strict_from: u64,
+    /// Log offset from which only runs in the tail count: a writer may be at work there.
+    pub(crate) vouched_from: u64,
+    window: Window,
+}
+
+impl Scan {
+    /// Reads from `at` on, with nothing known of runs.
+    pub(crate) fn new(commit_log: PathBuf, base: u64, segment_bytes: u64, at: u64) -> Self {
+        Self {
+            commit_log,
+            base,
+            segment_bytes,
+            at,
+            runs: BTreeMap::new(),
+            strict_from: u64::MAX,
+            vouched_from: u64::MAX,
+            window: Window::default(),
+        }
+    }
+
+    /// Forgets what was read beyond what was whole, so that the next step looks again.
+    pub(crate) fn look_again(&mut self) {
+        self.window = Window::default();
+    }
+
+    /// Hands the records that follow to `take`, up to `end` or as far as they are whole.
+    pub(crate) fn run(
+        &mut self,
+        end: u64,
+        take: &mut dyn FnMut(&Found<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while self.at < end && self.step(take)? {}
+        Ok(())
+    }
+
+    /// One run, batch, record or filler; whether there was one.
+    fn step(&mut self, take: &mut dyn FnMut(&Found<'_>) -> Result<(), Error>) -> Result<bool, Error> {
+        let start = self.at - (self.at - self.base) % self.segment_bytes;
+        let end = start + self.segment_bytes;
+        if !self.window.open(&self.commit_log, start)? {
+            return Ok(false);
+        }
+        let at = self.at;
+        let room = end - at;
+        if let Some(run) = self.runs.get(&at).copied()
+            && u64::from(run.bytes) <= room
+        {
+            let bytes = self.window.get(at, run.bytes as usize)?;
+            if is_whole_run(bytes, at, run) {
+                hand_on(bytes, true, take)?;
+                self.at += u64::from(run.bytes);
+                return Ok(true);
+            }
+            if whole_records(bytes, at, true) == run.bytes as usize {
+                // Each record looks right and the run does not: nobody can say which of them is wrong.
+                return Ok(false);
+            }
+        }
+        let head = self.window.get(at, FILLER_BYTES)?;
+        if filler_size(head).is_some_and(|size| u64::from(size) == room) {
+            self.at = end;
+            return Ok(true);
+        }
+        if at >= self.vouched_from {
+            return Ok(false);
+        }
+        let Some((size, _)) = head.split_first_chunk() else { return Ok(false) };
+        let size = u64::from(u32::from_be_bytes(*size));
+        if size > room {
+            return Ok(false);
+        }
+        let strict = at >= self.strict_from;
+        let bytes = self.window.get(at, to_len(size))?;
+        let Some(record) = Record::decode(bytes).ok().filter(|r| is_whole(r, at, strict)) else {
+            return Ok(false);
+        };
+        let mut len = record.size;
+        if let Some(mark) = BatchMark::read(record.properties) {
+            if mark.bytes < size || mark.bytes > room {
+                return Ok(false);
+            }
+            len = to_len(mark.bytes);
+        }
+        let bytes = self.window.get(at, len)?;
+        if whole_records(bytes, at, strict) != len || !has_all_records(bytes) {
+            return Ok(false);
+        }
+        hand_on(bytes, false, take)?;
+        self.at += len as u64;
+        Ok(true)
+    }
+}
+
+fn hand_on(
+    bytes: &[u8],
+    vouched: bool,
+    take: &mut dyn FnMut(&Found<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for (i, record) in records(bytes).flatten().enumerate() {
+        // Only the first record of a run or batch carries a mark of ours.
+        let mark = if i == 0 { BatchMark::read(record.properties) } else { None };
+        take(&Found { record, mark, vouched })?;
+    }
+    Ok(())
+}
+
+/// Whether an atomic batch has as many records as its mark says; one record alone always has.
+fn has_all_records(bytes: &[u8]) -> bool {
+    let first = Record::decode(bytes).ok();
+    let mark = first.and_then(|first| BatchMark::read(first.properties));
+    mark.is_none_or(|mark| mark.records == records(bytes).count() as u64)
+}
+
+/// Length in bytes of the records at the start of `bytes` that are whole.
+fn whole_records(bytes: &[u8], at: u64, strict: bool) -> usize {
+    let mut len = 0;
+    for record in records(bytes).map_while(Result::ok) {
+        if !is_whole(&record, at + len as u64, strict) {
+            break;
+        }
+        len += record.size;
+    }
+    len
+}
+
+fn is_whole(record: &Record<'_>, at: u64, strict: bool) -> bool {
+    record.log_offset == at
+        && record.queue_id >= 0
+        && record.queue_offset >= 0
+        && record.check_body_crc()
+        && !(strict && (record.properties.contains(&0) || record.topic.as_bytes().contains(&0)))
+}
+
+fn is_whole_run(bytes: &[u8], at: u64, run: TailRun) -> bool {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut len = 0;
+    for record in records(bytes).map_while(Result::ok) {
+        if record.log_offset != at + len as u64 {
+            return false;
+        }
+        hash_unpatched(&mut hasher, bytes.get(len..len + record.size).unwrap_or(&[]));
+        len += record.size;
+    }
+    len == run.bytes as usize && hasher.finalize() == run.crc
+}
+
+fn to_len(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// A part of one segment in memory.
+#[derive(Debug, Default)]
+struct Window {
+    file: Option<(u64, PathBuf, File)>,
+    bytes: Vec<u8>,
+    /// Log offset of the first byte.
+    at: u64,
+}
+
+impl Window {
+    /// Turns to the segment that starts at a log offset; whether there is one.
+    fn open(&mut self, commit_log: &std::path::Path, start: u64) -> Result<bool, Error> {
+        if self.file.as_ref().is_some_and(|(open, ..)| *open == start) {
+            return Ok(true);
+        }
+        let path = segment::path(commit_log, start);
+        self.bytes.clear();
+        self.file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            opened => Some((start, path.clone(), opened.map_err(|e| Error::io("open", &path, e))?)),
+        };
+        Ok(self.file.is_some())
+    }
+
+    /// Bytes from a log offset of the open segment on: `len` of them, fewer where the file ends.
+    fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Error> {
+        let have = self.at..self.at + self.bytes.len() as u64;
+        if !(have.contains(&at) && at + len as u64 <= have.end) {
+            self.fill(at, len.max(WINDOW_BYTES))?;
+        }
+        let skip = to_len(at - self.at);
+        let end = skip.saturating_add(len).min(self.bytes.len());
+        Ok(self.bytes.get(skip..end).unwrap_or(&[]))
+    }
+
+    fn fill(&mut self, at: u64, len: usize) -> Result<(), Error> {
+        let Some((start, path, file)) = &self.file else { return Ok(()) };
+        self.at = at;
+        self.bytes.resize(len, 0);
+        let mut filled = 0;
+        while let Some(rest) = self.bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, at - start + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", path, e)),
+            }
+        }
+        self.bytes.truncate(filled);
+        Ok(())
+    }
+}

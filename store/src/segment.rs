@@ -1,0 +1,123 @@
+//! One file of the commit log, read mapped. The only `unsafe` of the workspace.
+//!
+//! Written elsewhere, by position through the file layer; this module never writes. A segment is mapped
+//! once, whole, and its bytes are handed out as [`Bytes`] over the map, cut to the range asked for. Only
+//! the part below the committed position may be asked for: those bytes never change again.
+//!
+//! The figures that decided this (`cargo bench -p sluice-store`, 1 KiB records in runs of 32, ext4): see
+//! the table that the benchmark prints under "mapped writes".
+
+#![expect(unsafe_code, reason = "maps files")]
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::slice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
+
+/// A range at least this long is given back to the kernel when the last reader drops it, in bytes.
+const FORGET_BYTES_MIN: usize = 64 * 1024;
+
+/// Name of the segment that starts at a log offset.
+pub(crate) fn path(commit_log: &Path, start: u64) -> PathBuf {
+    commit_log.join(format!("{start:020}"))
+}
+
+/// One mapped file of the commit log.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Log offset of its first byte.
+    start: u64,
+    map: MmapRaw,
+}
+
+impl Segment {
+    /// Maps a file as long as it is now; the descriptor is not kept.
+    pub(crate) fn map(file: &File, start: u64) -> io::Result<Arc<Self>> {
+        let map = MmapOptions::new().map_raw_read_only(file)?;
+        Ok(Arc::new(Self { start, map }))
+    }
+
+    /// Log offset of its first byte.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Log offset after its last byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.map.len() as u64
+    }
+
+    /// The bytes between two log offsets, without a copy; `None` if they are not all in this segment.
+    /// The caller sees to it that they are below the committed position.
+    pub(crate) fn view(self: &Arc<Self>, from: u64, to: u64) -> Option<Bytes> {
+        let range = self.range(from, to)?;
+        Some(Bytes::from_owner(View { segment: self.clone(), range }))
+    }
+
+    fn range(&self, from: u64, to: u64) -> Option<Range<usize>> {
+        let start = usize::try_from(from.checked_sub(self.start)?).ok()?;
+        let end = usize::try_from(to.checked_sub(self.start)?).ok()?;
+        (start <= end && end <= self.map.len()).then_some(start..end)
+    }
+}
+
+/// A range of a segment that someone reads; it keeps the map alive.
+struct View {
+    segment: Arc<Segment>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for View {
+    fn as_ref(&self) -> &[u8] {
+        let map = &self.segment.map;
+        // SAFETY: the range was checked against the map's length, and `self` keeps the map. The bytes are
+        // below the committed position, so nobody writes them any more, and no process shortens a segment:
+        // a torn tail is zeroed in place, and retention removes the name only. Benefit: the body of a
+        // message goes from the page cache to its reader without a copy.
+        unsafe { slice::from_raw_parts(map.as_ptr().add(self.range.start), self.range.len()) }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if self.range.len() < FORGET_BYTES_MIN {
+            return;
+        }
+        // SAFETY: the map is shared with its file and read-only, so the pages stay in the page cache and
+        // whoever reads them again gets the same bytes. Benefit: a reader that streams a long log keeps a
+        // few MiB of it in its resident memory, not the whole.
+        let _ = unsafe {
+            self.segment.map.unchecked_advise_range(
+                UncheckedAdvice::DontNeed,
+                self.range.start,
+                self.range.len(),
+            )
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn a_view_shows_what_is_written_by_position_and_outlives_the_segment() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let segment = Segment::map(&file, 1 << 20).unwrap();
+        assert_eq!((segment.start(), segment.end()), (1 << 20, 2 << 20));
+        file.write_all_at(&[7; 200_000], 1000).unwrap();
+        let view = segment.view((1 << 20) + 1000, (1 << 20) + 201_000).unwrap();
+        let again = segment.view((1 << 20) + 1000, (1 << 20) + 201_000).unwrap();
+        assert!(segment.view(0, 5).is_none() && segment.view(2 << 20, (2 << 20) + 1).is_none());
+        drop((segment, file));
+        drop(view);
+        assert!(again.iter().all(|&b| b == 7), "the pages fault in again");
+    }
+}

@@ -1,0 +1,268 @@
+//! The store's handle: what callers see. Never touches a file itself.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
+
+use crate::checkpoint::create_folders;
+use crate::commit_log::{Active, CommitLog, State, new_incarnation};
+use crate::file::{Disk, Open};
+use crate::follower::Follower;
+use crate::recovery::{self, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::tables::name;
+use crate::tail::Tail;
+use crate::view::View;
+use crate::{
+    Appended, Batch, ChainMark, ChainPosition, Clock, Error, Read, Recovery, Settings, Topic, lock, upkeep,
+};
+
+/// An open store; clones are handles of the same one. The last one to go closes it, as [`Store::close`]
+/// does, but can not say what failed.
+#[derive(Clone)]
+pub struct Store {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    view: Arc<View>,
+    role: Role,
+}
+
+enum Role {
+    Writer { log: Arc<CommitLog>, thread: Mutex<Option<JoinHandle<()>>> },
+    Reader(Follower),
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.handle.view.dir).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a store to write and read it, and makes it if there is none. Torn bytes at its end are cut, see
+    /// [`Store::recovery`].
+    ///
+    /// [`Error::Locked`] if another process writes it.
+    pub fn open(settings: Settings, disk: Arc<dyn Disk>, clock: Clock) -> Result<Self, Error> {
+        let store = Self::open_without_upkeep(settings, disk, clock)?;
+        if let Role::Writer { log, thread } = &store.handle.role {
+            let started = upkeep::start(log.clone());
+            let started = started.map_err(|e| Error::io("start the thread of", &store.handle.view.dir, e))?;
+            *thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
+        }
+        Ok(store)
+    }
+
+    /// Opens a store without its thread: the caller calls [`Store::flush`], [`Store::checkpoint`] and
+    /// [`Store::retain`], and what happens on the disk is in the order of the calls.
+    pub fn open_without_upkeep(settings: Settings, disk: Arc<dyn Disk>, clock: Clock) -> Result<Self, Error> {
+        let Settings { dir, segment_bytes, flush, retention } = settings;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
+            let expected = "4,096 to 2,147,483,647 bytes";
+            return Err(Error::Setting { name: "segment_bytes", value: segment_bytes, expected });
+        }
+        create_folders(&*disk, &dir)?;
+        let lock = lock::take(&dir)?;
+        let now_ms = clock();
+        let incarnation = |end| new_incarnation(now_ms, end);
+        let mut opened = recovery::open(&dir, Some(&*disk), segment_bytes, &incarnation, now_ms)?;
+        let commit_log = dir.join(name::COMMIT_LOG);
+        if !opened.parts.recovery.clean {
+            let cut = recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?;
+            recovery::report(&mut opened.parts.recovery, opened.end, cut);
+        }
+        let abort = dir.join(name::ABORT);
+        disk.open(&abort, Open::OrCreate).map_err(|e| Error::io("create", &abort, e))?;
+        let tail = Tail::create(&*disk, &dir.join(name::TAIL), opened.generation, opened.end)?;
+
+        let view = View::new(opened.parts);
+        let active = Active::create(&*disk, &view, view.segment_start(opened.end))?;
+        // Mapped again: it may have been shorter when it was read.
+        let mut segments = view.segments_mut();
+        segments.pop_back_if(|last| last.start() == active.segment.start());
+        segments.push_back(active.segment.clone());
+        drop(segments);
+        let state = State {
+            end: opened.end,
+            active,
+            tail,
+            ticket: 0,
+            dirty: Vec::new(),
+            log_dirty: false,
+            tail_dirty: false,
+            pending: Vec::new(),
+            unsynced: opened.unsynced,
+            stale: Vec::new(),
+            store_timestamp_ms: opened.store_timestamp_ms,
+            foreign_end: opened.foreign_end,
+            changed: true,
+            numbers: opened.numbers,
+        };
+        let view = Arc::new(view);
+        let log = Arc::new(CommitLog::new(view.clone(), disk, clock, flush, retention, state, lock));
+        // What was just found is not looked for again; and from here on the store does not count as closed.
+        log.checkpoint()?;
+        let role = Role::Writer { log, thread: Mutex::new(None) };
+        Ok(Self { handle: Arc::new(Handle { view, role }) })
+    }
+
+    /// Opens a store to read it, beside a process that may write it. Nothing is written and nothing is locked;
+    /// [`Store::refresh`] looks for more.
+    pub fn open_read_only(dir: &Path) -> Result<Self, Error> {
+        let (view, follower) = Follower::open(dir)?;
+        Ok(Self { handle: Arc::new(Handle { view: Arc::new(view), role: Role::Reader(follower) }) })
+    }
+
+    /// Looks for what another process appended; nothing to do for the writer.
+    pub fn refresh(&self) -> Result<(), Error> {
+        match &self.handle.role {
+            Role::Writer { .. } => Ok(()),
+            Role::Reader(follower) => follower.refresh(&self.handle.view),
+        }
+    }
+
+    /// What open found.
+    pub fn recovery(&self) -> &Recovery {
+        &self.handle.view.recovery
+    }
+
+    /// Makes a topic with `queues` queues (1 to [`crate::QUEUES_MAX`]), durable on return in every flush mode.
+    /// One that exists is given back as it is.
+    pub fn create_topic(&self, topic: &TopicName, queues: u32) -> Result<Topic, Error> {
+        self.log()?.create_topic(topic, queues)
+    }
+
+    /// The topic of a name.
+    pub fn topic(&self, topic: &TopicName) -> Option<Topic> {
+        self.handle.view.topics().get(topic).map(|entry| entry.topic.clone())
+    }
+
+    /// All topics in the order of their names.
+    pub fn topics(&self) -> Vec<Topic> {
+        let mut topics: Vec<_> =
+            self.handle.view.topics().values().map(|entry| entry.topic.clone()).collect();
+        topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        topics
+    }
+
+    /// Appends a batch as one contiguous run. Written on return, and with [`crate::Flush::Sync`] durable. On
+    /// an error nothing was appended, but for [`Error::Poisoned`], where nobody can tell before the store is
+    /// opened again.
+    pub fn append(&self, batch: Batch) -> Result<Appended, Error> {
+        self.log()?.append(batch, None)
+    }
+
+    /// Appends an atomic batch and moves the chain from the mark's start to its end, both or neither. An
+    /// empty batch moves the chain alone. [`Error::WrongPosition`] unless the chain stands at the start or is
+    /// unknown.
+    pub fn append_chain(&self, batch: Batch, mark: &ChainMark) -> Result<Appended, Error> {
+        self.log()?.append(batch, Some(mark))
+    }
+
+    /// Where a chain stands.
+    pub fn position(&self, chain: &str) -> Option<ChainPosition> {
+        self.handle.view.tables().positions.get(chain)
+    }
+
+    /// Fixes where a chain begins; one that is known stays where it is. As durable on return as an append.
+    pub fn begin_chain(&self, chain: &str, origin: i64, incarnation: &str) -> Result<(), Error> {
+        self.log()?.begin_chain(chain, origin, incarnation)
+    }
+
+    /// Reads records of a queue from an offset on: at most `bytes_max` bytes, but at least one record if
+    /// there is one. [`Error::Expired`] below the first kept offset, [`Error::BeyondEnd`] behind the end.
+    pub fn read(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        from: QueueOffset,
+        bytes_max: usize,
+    ) -> Result<Read, Error> {
+        self.handle.view.read(topic, queue, from, bytes_max)
+    }
+
+    /// The first offset kept, and the one that comes after the last that readers see.
+    pub fn offsets(&self, topic: &TopicName, queue: QueueId) -> Option<(QueueOffset, QueueOffset)> {
+        let topics = self.handle.view.topics();
+        let (first, next) = topics.get(topic)?.queues.get(queue.index())?.offsets();
+        Some((QueueOffset::new(first), QueueOffset::new(next)))
+    }
+
+    /// Counts what readers came to see. Returns the count when it is not `seen` any more, or after `timeout`.
+    pub fn wait(&self, seen: u64, timeout: Duration) -> u64 {
+        self.handle.view.appends.wait(seen, timeout)
+    }
+
+    /// Makes durable everything that was appended before the call.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.log()?.flush()
+    }
+
+    /// Keeps the offset that a group reads next, as durable as a message.
+    pub fn commit_offset(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: QueueId,
+        offset: QueueOffset,
+    ) -> Result<(), Error> {
+        self.log()?.commit_offset(group, topic, queue, offset)
+    }
+
+    /// The offset that a group reads next, if it committed one.
+    pub fn committed_offset(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: QueueId,
+    ) -> Option<QueueOffset> {
+        self.handle.view.tables().offsets.get(group, topic, queue.get()).map(QueueOffset::new)
+    }
+
+    /// Writes a checkpoint, so that a later open has less to read. The store's thread does it now and then.
+    pub fn checkpoint(&self) -> Result<(), Error> {
+        self.log()?.checkpoint()
+    }
+
+    /// Drops the segments that retention lets go, and says how many. The store's thread does it now and then.
+    pub fn retain(&self) -> Result<u64, Error> {
+        self.log()?.retain()
+    }
+
+    /// Flushes, writes a checkpoint, gives the lock back and stops the thread. Other handles can still read.
+    pub fn close(self) -> Result<(), Error> {
+        self.handle.shut()
+    }
+
+    fn log(&self) -> Result<&CommitLog, Error> {
+        match &self.handle.role {
+            Role::Writer { log, .. } => Ok(log),
+            Role::Reader(_) => Err(Error::ReadOnly { dir: self.handle.view.dir.clone() }),
+        }
+    }
+}
+
+impl Handle {
+    fn shut(&self) -> Result<(), Error> {
+        let Role::Writer { log, thread } = &self.role else { return Ok(()) };
+        if let Some(thread) = thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            log.wishes.stop();
+            // A panic of the thread was reported where it happened; the store closes all the same.
+            let _ = thread.join();
+        }
+        log.close()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        match self.shut() {
+            Ok(()) | Err(Error::Poisoned { .. }) => {}
+            Err(error) => tracing::warn!(%error, dir = %self.view.dir.display(), "could not close the store"),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The files of tables: read on open, written by checkpoints, each replaced as a whole.
+//!
+//! `config/topics.json` and `config/consumerOffset.json` are `RocketMQ`'s; `sluice/positions.json` is ours
+//! and is written last: it says from where the log and the tail must be read to get what came after.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::consumer_offset::ConsumerOffsets;
+use crate::file::{Disk, Open};
+use crate::position::Positions;
+use crate::topic::TopicTable;
+use crate::view::Tables;
+
+/// Names of the store's folders and files, relative to its own folder.
+pub(crate) mod name {
+    pub(crate) const COMMIT_LOG: &str = "commitlog";
+    pub(crate) const CONSUME_QUEUES: &str = "consumequeue";
+    pub(crate) const CONFIG: &str = "config";
+    pub(crate) const OURS: &str = "sluice";
+    pub(crate) const TAIL: &str = "sluice/tail";
+    pub(crate) const ABORT: &str = "abort";
+    pub(crate) const CHECKPOINT: &str = "checkpoint";
+    pub(crate) const TOPICS: &str = "config/topics.json";
+    pub(crate) const OFFSETS: &str = "config/consumerOffset.json";
+    pub(crate) const POSITIONS: &str = "sluice/positions.json";
+}
+
+/// `sluice/positions.json`: what a checkpoint found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Checkpoint {
+    /// Length of a segment in bytes.
+    pub(crate) segment_bytes: u64,
+    /// Everything below this log offset was durable, its consume queues too.
+    pub(crate) log_offset: u64,
+    /// Another broker wrote the log up to here.
+    pub(crate) foreign_end: u64,
+    /// The store was closed, so nothing follows.
+    pub(crate) closed: bool,
+    /// First generation of the tail that counts.
+    pub(crate) generation: u64,
+    /// Store timestamp of the last message, in ms since 1970-01-01 UTC.
+    pub(crate) store_timestamp_ms: i64,
+    /// Where the chains stood.
+    pub(crate) positions: Positions,
+    /// Incarnations of the topics.
+    pub(crate) incarnations: BTreeMap<String, String>,
+}
+
+/// Reads the tables and the last checkpoint, if there was one.
+pub(crate) fn read(dir: &Path) -> Result<(Tables, Option<Checkpoint>), Error> {
+    let checkpoint = read_one(&dir.join(name::POSITIONS), |text| {
+        serde_json::from_str::<Checkpoint>(text).map_err(|e| e.to_string())
+    })?;
+    let incarnations = checkpoint.as_ref().map(|c| c.incarnations.clone()).unwrap_or_default();
+    let topics = read_one(&dir.join(name::TOPICS), |text| TopicTable::parse(text, incarnations.clone()))?;
+    let offsets = read_one(&dir.join(name::OFFSETS), ConsumerOffsets::parse)?;
+    let tables = Tables {
+        topics: topics.unwrap_or_else(|| TopicTable::new(incarnations)),
+        offsets: offsets.unwrap_or_default(),
+        positions: checkpoint.as_ref().map(|c| c.positions.clone()).unwrap_or_default(),
+    };
+    Ok((tables, checkpoint))
+}
+
+/// Reads one file, or the version before it if it does not parse; `None` if there is none.
+fn read_one<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, Error> {
+    let read = |path: &Path| match fs::read_to_string(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Some(Err(e.to_string()))),
+        Err(e) => Err(Error::io("read", path, e)),
+        Ok(text) => Ok(Some(parse(&text))),
+    };
+    let reason = match read(path)? {
+        None => return Ok(None),
+        Some(Ok(parsed)) => return Ok(Some(parsed)),
+        Some(Err(reason)) => reason,
+    };
+    if let Some(Ok(before)) = read(&with_suffix(path, ".bak"))? {
+        tracing::warn!(path = %path.display(), error = reason, "read the version before a damaged file");
+        return Ok(Some(before));
+    }
+    Err(Error::Damaged { path: path.to_owned(), reason })
+}
+
+/// Replaces a file: after power loss the old or the new one is there, whole. Which one is certain after the
+/// folder is synced.
+pub(crate) fn replace(disk: &dyn Disk, path: &Path, text: &str) -> Result<(), Error> {
+    let new = with_suffix(path, ".tmp");
+    let write = || {
+        let file = disk.open(&new, Open::OrCreate)?;
+        file.set_len(0)?;
+        file.write_at(&[text.as_bytes()], 0)?;
+        file.sync()?;
+        disk.rename(&new, path)
+    };
+    write().map_err(|e| Error::io("replace", path, e))
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

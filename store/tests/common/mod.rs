@@ -1,0 +1,170 @@
+//! What the store's tests share: a folder, a way to open it, short words for long calls.
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
+use sluice_protocol::message::{Message, push_property};
+use sluice_protocol::record::{Record, records};
+use sluice_store::file::{Disk, RealDisk};
+use sluice_store::{Batch, ChainMark, Error, Flush, Retention, Settings, Store};
+use sluice_testkit::{FaultyDisk, ManualClock};
+use tempfile::TempDir;
+
+/// Segments small enough to roll in a test.
+pub const SEGMENT_BYTES: u64 = 16 * 1024;
+
+pub struct Place {
+    pub root: TempDir,
+    pub clock: ManualClock,
+    pub settings: Settings,
+}
+
+impl Place {
+    pub fn new(flush: Flush) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            dir: root.path().join("store"),
+            segment_bytes: SEGMENT_BYTES,
+            flush,
+            retention: Retention::default(),
+        };
+        Self { root, clock: ManualClock::new(1_700_000_000_000), settings }
+    }
+
+    /// Flushed by hand.
+    pub fn lazy() -> Self {
+        Self::new(Flush::Async { interval: Duration::from_secs(3600) })
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.settings.dir.clone()
+    }
+
+    /// Opened without its thread, so that everything happens in order.
+    pub fn try_open_on(&self, disk: Arc<dyn Disk>) -> Result<Store, Error> {
+        Store::open_without_upkeep(self.settings.clone(), disk, self.clock.clock())
+    }
+
+    pub fn open_on(&self, disk: &FaultyDisk) -> Store {
+        self.try_open_on(Arc::new(disk.clone())).unwrap()
+    }
+
+    /// Opened on a disk that takes no time to sync.
+    pub fn open(&self) -> Store {
+        self.open_on(&FaultyDisk::new())
+    }
+
+    /// Opened with its thread.
+    pub fn open_whole(&self) -> Store {
+        Store::open(self.settings.clone(), Arc::new(RealDisk), self.clock.clock()).unwrap()
+    }
+
+    /// The last file of the commit log that holds something.
+    pub fn segment(&self, start: u64) -> PathBuf {
+        self.dir().join(format!("commitlog/{start:020}"))
+    }
+}
+
+pub fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}
+
+pub fn queue(id: i32) -> QueueId {
+    QueueId::new(id).unwrap()
+}
+
+pub fn at(offset: i64) -> QueueOffset {
+    QueueOffset::new(offset)
+}
+
+/// A batch of text bodies for one queue.
+pub fn batch_for(name: &str, id: i32, bodies: &[&str]) -> Batch {
+    let mut batch = Batch::new();
+    push(&mut batch, name, id, bodies);
+    batch
+}
+
+pub fn push(batch: &mut Batch, name: &str, id: i32, bodies: &[&str]) {
+    for body in bodies {
+        let mut properties = Vec::new();
+        push_property(&mut properties, "body", body).unwrap();
+        let message = Message { body: body.as_bytes(), properties: &properties, ..Message::default() };
+        batch.push(&topic(name), queue(id), &message).unwrap();
+    }
+}
+
+pub fn batch(bodies: &[&str]) -> Batch {
+    batch_for("t", 0, bodies)
+}
+
+pub fn mark(chain: &str, start: i64, end: i64) -> ChainMark {
+    ChainMark { chain: chain.into(), incarnation: "i".into(), start, end, fates: [0; 5] }
+}
+
+/// All bodies of a queue, read in small steps, each record checked.
+pub fn bodies_of(store: &Store, name: &str, id: i32) -> Vec<String> {
+    let Some((first, next)) = store.offsets(&topic(name), queue(id)) else { return Vec::new() };
+    let mut bodies = Vec::new();
+    let mut from = first;
+    while from < next {
+        let read = store.read(&topic(name), queue(id), from, 700).unwrap();
+        assert!(read.next > from, "a read moves on");
+        let mut offset = from.get();
+        for run in &read.runs {
+            let mut log_offset = run.log_offset.get();
+            for record in records(&run.bytes) {
+                let record: Record<'_> = record.unwrap();
+                assert!(record.check_body_crc());
+                assert_eq!((record.topic, record.queue_id), (name, id));
+                assert_eq!((record.queue_offset, record.log_offset), (offset, log_offset));
+                bodies.push(String::from_utf8(record.body.to_vec()).unwrap());
+                offset += 1;
+                log_offset += record.size as u64;
+            }
+        }
+        assert_eq!(offset, read.next.get());
+        from = read.next;
+    }
+    bodies
+}
+
+pub fn bodies(store: &Store) -> Vec<String> {
+    bodies_of(store, "t", 0)
+}
+
+pub fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            copy_file(&entry.path(), &to);
+        }
+    }
+}
+
+/// Copies what is not zero, so that sparse files stay small.
+fn copy_file(from: &Path, to: &Path) {
+    let (from, to) = (File::open(from).unwrap(), File::create(to).unwrap());
+    let len = from.metadata().unwrap().len();
+    to.set_len(len).unwrap();
+    if from.metadata().unwrap().blocks() == 0 {
+        return;
+    }
+    let mut bytes = vec![0; 256 * 1024];
+    let mut at = 0;
+    while at < len {
+        let read = from.read_at(&mut bytes, at).unwrap();
+        if bytes[..read].iter().any(|&b| b != 0) {
+            to.write_all_at(&bytes[..read], at).unwrap();
+        }
+        at += read as u64;
+    }
+}

@@ -1,0 +1,349 @@
+//! What a store finds after its process ended anyhow.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use common::{
+    Place, SEGMENT_BYTES, at, batch, batch_for, bodies, bodies_of, copy_dir, mark, push, queue, topic,
+};
+use sluice_protocol::id::GroupName;
+use sluice_protocol::record::records;
+use sluice_store::{Batch, Store};
+
+/// A copy of a store's files as a crash would leave them.
+fn crashed(place: &Place) -> Place {
+    let copy = Place::lazy();
+    copy_dir(&place.dir(), &copy.dir());
+    copy
+}
+
+/// How a log ends that was torn at a place.
+#[derive(Clone, Copy, Debug)]
+enum Torn {
+    Truncated,
+    Zeroed,
+}
+
+fn tear(path: &Path, at: u64, how: Torn) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    match how {
+        Torn::Truncated => file.set_len(at).unwrap(),
+        Torn::Zeroed => {
+            let len = file.metadata().unwrap().len();
+            file.write_all_at(&vec![0; usize::try_from((len - at).min(4096)).unwrap()], at).unwrap();
+        }
+    }
+}
+
+/// Tears the log at every byte of its last batch: `whole` bodies stay whatever happens, of `last` those whose
+/// record (or whose batch, if it is atomic) is whole.
+fn check_torn(closed: bool, atomic: bool) {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    store.append(batch(&["a", "b"])).unwrap();
+    store.append_chain(batch(&["c"]), &mark("chain", 0, 1)).unwrap();
+    let last = if atomic {
+        store.append_chain(batch(&["d", "ee", "fff"]), &mark("chain", 1, 4)).unwrap()
+    } else {
+        store.append(batch(&["d", "ee", "fff"])).unwrap()
+    };
+    let read = store.read(&topic("t"), queue(0), at(3), 1 << 20).unwrap();
+    let sizes: Vec<u64> = records(&read.runs[0].bytes).map(|r| r.unwrap().size as u64).collect();
+    let pristine = if closed {
+        store.close().unwrap();
+        crashed(&place)
+    } else {
+        crashed(&place)
+    };
+    let start = last.log_offset.get();
+    for byte in start..start + last.bytes {
+        for how in [Torn::Truncated, Torn::Zeroed] {
+            let torn = crashed(&pristine);
+            tear(&torn.segment(0), byte, how);
+            let ends = sizes.iter().scan(start, |end, size| {
+                *end += size;
+                Some(*end)
+            });
+            let survivors = if atomic { 0 } else { ends.filter(|end| *end <= byte).count() };
+            let mut expected: Vec<String> = ["a", "b", "c", "d", "ee", "fff"].map(String::from).to_vec();
+            expected.truncate(3 + survivors);
+            let what = format!("{how:?} at {byte} of {start}, closed {closed}, atomic {atomic}");
+
+            let store = torn.open();
+            assert_eq!(bodies(&store), expected, "{what}");
+            assert_eq!(store.position("chain").unwrap().end, 1, "{what}");
+            let kept: u64 = sizes[..survivors].iter().sum();
+            if let Some(cut) = store.recovery().cut_at {
+                assert_eq!(cut.get(), start + kept, "{what}");
+            }
+            // One append as long as the first lost record: what was behind it must not come back.
+            let body = ["d", "ee", "fff"][survivors];
+            expected.push(body.to_uppercase());
+            let appended = store.append(batch(&[&body.to_uppercase()])).unwrap();
+            assert_eq!(appended.log_offset.get(), start + kept, "{what}");
+            let again = crashed(&torn);
+            drop(store);
+            for place in [&again, &torn] {
+                let store = place.open();
+                assert_eq!(bodies(&store), expected, "again, {what}");
+                assert_eq!(store.recovery().cut_at, None, "again, {what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_torn_at_any_byte_leaves_its_whole_records_and_nothing_old_comes_back() {
+    check_torn(false, false);
+}
+
+#[test]
+fn an_atomic_batch_torn_at_any_byte_is_absent_and_its_chain_stands_before_it() {
+    check_torn(false, true);
+}
+
+#[test]
+fn a_closed_store_torn_at_any_byte_of_its_last_batch_opens_as_well() {
+    check_torn(true, false);
+    check_torn(true, true);
+}
+
+#[test]
+fn every_property_byte_is_vouched_for_by_the_tail() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    store.append(batch(&["a"])).unwrap();
+    let last = store.append(batch(&["b", "c"])).unwrap();
+    let read = store.read(&topic("t"), queue(0), at(1), 1 << 20).unwrap();
+    let starts: Vec<u64> = records(&read.runs[0].bytes).map(|r| r.unwrap().properties_start as u64).collect();
+    let torn = crashed(&place);
+    let file = OpenOptions::new().write(true).open(torn.segment(0)).unwrap();
+    file.write_all_at(b"B", last.log_offset.get() + starts[0]).unwrap();
+    let store = torn.open();
+    assert_eq!(bodies(&store), ["a"], "no record of a changed run can be told from a changed one");
+    assert_eq!(store.recovery().cut_at, Some(last.log_offset));
+    assert_eq!(store.recovery().cut_bytes, last.bytes);
+}
+
+#[test]
+fn changes_survive_a_crash_and_their_tail_may_be_cut_anywhere() {
+    let place = Place::lazy();
+    let store = place.open();
+    let group = GroupName::new("g").unwrap();
+    store.create_topic(&topic("t"), 2).unwrap();
+    let made = store.topic(&topic("t")).unwrap();
+    store.append(batch(&["a", "b", "c"])).unwrap();
+    store.commit_offset(&group, &topic("t"), queue(0), at(2)).unwrap();
+    store.append_chain(Batch::new(), &mark("chain", 0, 9)).unwrap();
+    store.commit_offset(&group, &topic("t"), queue(0), at(3)).unwrap();
+    let copy = crashed(&place);
+    let store = copy.open();
+    assert_eq!(store.topic(&topic("t")), Some(made.clone()));
+    assert_eq!(store.committed_offset(&group, &topic("t"), queue(0)), Some(at(3)));
+    assert_eq!(store.position("chain").unwrap().end, 9);
+    assert_eq!((store.recovery().records, store.recovery().records_checked), (3, 0));
+    drop(store);
+
+    let tail = fs::read_dir(place.dir().join("sluice/tail")).unwrap().next().unwrap().unwrap().file_name();
+    let tail = Path::new("sluice/tail").join(tail);
+    let len = fs::metadata(place.dir().join(&tail)).unwrap().len();
+    let mut seen = Vec::new();
+    for cut in (0..len).rev() {
+        let copy = crashed(&place);
+        File::options().write(true).open(copy.dir().join(&tail)).unwrap().set_len(cut).unwrap();
+        let store = copy.open();
+        assert_eq!(bodies(&store), ["a", "b", "c"], "records are checked one by one where the tail is gone");
+        let offset = store.committed_offset(&group, &topic("t"), queue(0)).map(|o| o.get());
+        let state = (store.position("chain").map(|p| p.end), offset, store.topics().len());
+        if seen.last() != Some(&state) {
+            seen.push(state);
+        }
+    }
+    let expected = [(Some(9), Some(2), 1), (None, Some(2), 1), (None, None, 1)];
+    assert_eq!(seen, expected, "a prefix of the changes; a topic with records comes back from them");
+}
+
+#[test]
+fn a_change_is_void_without_the_rows_that_came_before_it() {
+    let place = Place::lazy();
+    let store = place.open();
+    let group = GroupName::new("g").unwrap();
+    store.create_topic(&topic("t"), 1).unwrap();
+    store.append_chain(batch(&["a"]), &mark("chain", 0, 1)).unwrap();
+    store.commit_offset(&group, &topic("t"), queue(0), at(1)).unwrap();
+    let lost = store.append_chain(batch(&["b"]), &mark("chain", 1, 2)).unwrap();
+    store.append_chain(Batch::new(), &mark("chain", 2, 50)).unwrap();
+    store.commit_offset(&group, &topic("t"), queue(0), at(2)).unwrap();
+    for close in [false, true] {
+        let torn = if close {
+            let closed = crashed(&place);
+            closed.open().close().unwrap();
+            closed
+        } else {
+            crashed(&place)
+        };
+        tear(&torn.segment(0), lost.log_offset.get(), Torn::Zeroed);
+        let store = torn.open();
+        assert_eq!(bodies(&store), ["a"]);
+        assert_eq!(store.position("chain").unwrap().end, 1, "closed {close}");
+        assert_eq!(store.committed_offset(&group, &topic("t"), queue(0)), Some(at(1)), "closed {close}");
+    }
+}
+
+#[test]
+fn consume_queues_that_are_gone_or_wrong_are_made_again() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 2).unwrap();
+    let mut expected = Vec::new();
+    for i in 0..60 {
+        let body = format!("{i} {}", "x".repeat(1000));
+        store.append(batch(&[&body])).unwrap();
+        store.append(batch_for("t", 1, &["one"])).unwrap();
+        expected.push(body);
+    }
+    store.checkpoint().unwrap();
+    store.append(batch(&["last"])).unwrap();
+    expected.push("last".into());
+    assert!(place.segment(SEGMENT_BYTES * 3).exists());
+    let queue_file = format!("consumequeue/t/0/{:020}", 0);
+    for damage in ["gone", "short", "behind"] {
+        let copy = crashed(&place);
+        let path = copy.dir().join(&queue_file);
+        match damage {
+            "gone" => fs::remove_dir_all(copy.dir().join("consumequeue")).unwrap(),
+            "short" => File::options().write(true).open(&path).unwrap().set_len(20 * 30).unwrap(),
+            _ => File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .write_all_at(&[0xFF; 20 * 9], 20 * 61)
+                .unwrap(),
+        }
+        let store = copy.open();
+        assert_eq!(bodies(&store), expected, "{damage}");
+        assert_eq!(bodies_of(&store, "t", 1).len(), 60, "{damage}");
+        let rebuilt = store.recovery().queues_rebuilt;
+        assert_eq!(
+            rebuilt,
+            ["short", "gone"].iter().position(|d| *d == damage).map_or(0, |i| i as u64 + 1),
+            "{damage}"
+        );
+        assert_eq!(store.append(batch(&["more"])).unwrap().queue_offsets, [at(61)]);
+        drop(store);
+        assert_eq!(bodies(&copy.open()).len(), 62, "{damage}");
+    }
+}
+
+#[test]
+fn a_store_of_another_broker_opens_and_keeps_its_settings() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    let body = "x".repeat(2000);
+    for _ in 0..15 {
+        store.append(batch(&[&body])).unwrap();
+    }
+    store.close().unwrap();
+    fs::remove_dir_all(place.dir().join("sluice")).unwrap();
+    let topics = r#"{"dataVersion":{"counter":7,"stateVersion":0,"timestamp":5},"topicConfigTable":{
+        "t":{"attributes":{"+message.type":"FIFO"},"order":true,"perm":6,"readQueueNums":4,"topicFilterType":
+        "SINGLE_TAG","topicName":"t","topicSysFlag":0,"writeQueueNums":2}}}"#;
+    fs::write(place.dir().join("config/topics.json"), topics).unwrap();
+    let offsets = r#"{"offsetTable":{"t@g":{0:3,1:0}},"dataVersion":{"counter":1}}"#;
+    fs::write(place.dir().join("config/consumerOffset.json"), "{").unwrap();
+    fs::write(place.dir().join("config/consumerOffset.json.bak"), offsets).unwrap();
+
+    let larger = Place {
+        settings: sluice_store::Settings { segment_bytes: 1 << 20, ..place.settings.clone() },
+        ..place
+    };
+    let store = larger.open();
+    assert_eq!(bodies(&store).len(), 15);
+    assert_eq!(store.recovery().records, 15);
+    assert_eq!(store.topic(&topic("t")).unwrap().queues, 4);
+    assert!(!store.topic(&topic("t")).unwrap().incarnation.is_empty());
+    let group = GroupName::new("g").unwrap();
+    assert_eq!(store.committed_offset(&group, &topic("t"), queue(0)), Some(at(3)));
+    store.create_topic(&topic("u"), 1).unwrap();
+    for _ in 0..15 {
+        store.append(batch(&[&body])).unwrap();
+    }
+    let incarnation = store.topic(&topic("t")).unwrap().incarnation;
+    store.close().unwrap();
+    assert_eq!(
+        fs::metadata(larger.segment(SEGMENT_BYTES * 3)).unwrap().len(),
+        SEGMENT_BYTES,
+        "existing length"
+    );
+    let written = fs::read_to_string(larger.dir().join("config/topics.json")).unwrap();
+    assert!(written.contains("\"+message.type\":\"FIFO\"") && written.contains("\"counter\":8"), "{written}");
+    assert!(!larger.dir().join("abort").exists());
+    let store = larger.open();
+    assert_eq!(store.topic(&topic("t")).unwrap().incarnation, incarnation);
+    assert_eq!(bodies(&store).len(), 30);
+}
+
+#[test]
+fn a_damaged_table_is_an_error_that_names_its_file() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    store.close().unwrap();
+    for name in ["config/topics.json", "sluice/positions.json"] {
+        let copy = crashed(&place);
+        fs::write(copy.dir().join(name), "{ nothing").unwrap();
+        let error =
+            copy.try_open_on(std::sync::Arc::new(sluice_store::file::RealDisk)).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("damaged"), "{error}");
+    }
+    let copy = crashed(&place);
+    fs::remove_file(copy.segment(0)).unwrap();
+    let store = copy.open();
+    assert!(bodies(&store).is_empty(), "an empty log may be missing");
+}
+
+#[test]
+fn a_log_without_its_segments_is_never_begun_anew() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    for _ in 0..30 {
+        store.append(batch(&[&"x".repeat(1000)])).unwrap();
+    }
+    store.close().unwrap();
+    let gap = crashed(&place);
+    let files: Vec<_> = fs::read_dir(place.dir().join("commitlog")).unwrap().collect();
+    assert!(files.len() > 2);
+    fs::remove_file(gap.segment(SEGMENT_BYTES)).unwrap();
+    assert!(gap.try_open_on(std::sync::Arc::new(sluice_store::file::RealDisk)).is_err());
+    let none = crashed(&place);
+    fs::remove_dir_all(none.dir().join("commitlog")).unwrap();
+    assert!(none.try_open_on(std::sync::Arc::new(sluice_store::file::RealDisk)).is_err());
+}
+
+#[test]
+fn only_what_came_after_the_last_checkpoint_is_read_beyond_its_segment() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    for _ in 0..100 {
+        store.append(batch(&[&"x".repeat(1000)])).unwrap();
+    }
+    let whole = crashed(&place).open().recovery().records;
+    assert_eq!(whole, 100);
+    store.checkpoint().unwrap();
+    let after = crashed(&place);
+    let store_after: Store = after.open();
+    assert!(store_after.recovery().records < 15, "{:?}", store_after.recovery());
+    assert_eq!(bodies(&store_after).len(), 100);
+    let mut more = Batch::new();
+    push(&mut more, "t", 0, &["more"]);
+    store_after.append(more).unwrap();
+}

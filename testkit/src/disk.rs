@@ -1,0 +1,415 @@
+//! A disk over the real files that remembers what is not synced, and can lose it.
+//!
+//! Writes go to the real files at once, so that readers see them; what a sector of 512 bytes and a name held
+//! at the last sync is kept aside. [`FaultyDisk::crash`] is the power loss: it puts back all of that, or each
+//! sector, length and name by chance. From then on the disk refuses every call, as nobody is there to make
+//! one; the next start takes a new disk. It also counts syncs, can swallow one of them, and fails on demand.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use sluice_store::file::{Disk, DiskFile, Open, RealDisk};
+
+use crate::Random;
+
+const SECTOR_BYTES: u64 = 512;
+
+/// What power loss leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerLoss {
+    /// Nothing that was not synced.
+    Forget,
+    /// Each unsynced sector, length and name by chance.
+    Tear,
+}
+
+/// A call that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// [`DiskFile::allocate`].
+    Allocate,
+    /// [`DiskFile::write_at`]; half of the first bytes are written before it fails.
+    Write,
+    /// [`DiskFile::sync`] and [`Disk::sync_dir`]; nothing is synced.
+    Sync,
+}
+
+/// The disk; clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct FaultyDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    off: bool,
+    full: bool,
+    files: HashMap<Inode, Kept>,
+    /// By folder, the names whose change is not synced.
+    names: BTreeMap<PathBuf, BTreeMap<PathBuf, NameBefore>>,
+    acts: u64,
+    syncs: Vec<String>,
+    skipped: Option<usize>,
+    failures: Vec<(Call, u64, Errno)>,
+}
+
+type Inode = (u64, u64);
+
+/// What a file held at its last sync, where that was overwritten since.
+#[derive(Debug)]
+struct Kept {
+    path: PathBuf,
+    len: u64,
+    len_changed: bool,
+    sectors: BTreeMap<u64, Vec<u8>>,
+    /// Bytes that have space on the disk.
+    space: u64,
+}
+
+/// What a name meant at the last sync of its folder.
+#[derive(Debug)]
+struct NameBefore {
+    /// The file, or `None` if there was none.
+    file: Option<File>,
+    /// Names that one call changed share its number: both change or none.
+    act: u64,
+}
+
+impl FaultyDisk {
+    /// A disk that works, until it is told otherwise.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The power goes. What is left of unsynced bytes and names the mode and the seed decide.
+    ///
+    /// # Panics
+    ///
+    /// If the real files can not be put into that state.
+    pub fn crash(&self, seed: u64, mode: PowerLoss) {
+        let mut state = self.state();
+        state.off = true;
+        let mut random = Random::new(seed);
+        let percent = [10, 50, 90][usize::try_from(random.below(3)).unwrap_or(0)];
+        let keeps = |number: u64| {
+            let mut one = Random::new(seed ^ number.wrapping_mul(0x9E37_79B9));
+            mode == PowerLoss::Tear && one.chance(percent)
+        };
+        let held = state
+            .names
+            .values()
+            .flat_map(BTreeMap::values)
+            .filter_map(|n| n.file.as_ref())
+            .map(|f| (inode(f), f))
+            .collect::<Vec<_>>();
+        let mut files: Vec<_> = state.files.iter().collect();
+        files.sort_unstable_by_key(|(_, kept)| kept.path.clone());
+        for (number, (inode_, kept)) in files.into_iter().enumerate() {
+            if kept.sectors.is_empty() && !kept.len_changed {
+                continue;
+            }
+            let removed = held.iter().find(|(i, _)| i.as_ref().is_ok_and(|i| i == inode_)).map(|(_, f)| *f);
+            let opened = File::options().write(true).read(true).open(&kept.path);
+            let same = opened.ok().filter(|f| inode(f).is_ok_and(|i| i == *inode_));
+            // A file without a name that nobody misses is gone.
+            let Some(file) = same.as_ref().or(removed) else { continue };
+            let base = (number as u64 + 1) << 32;
+            restore(file, kept, &mut |sector| keeps(base + sector)).expect("the real file can be written");
+        }
+        for (path, before) in state.names.values().flatten() {
+            if !keeps(before.act << 8) {
+                put_back(path, before.file.as_ref()).expect("the real name can be changed");
+            }
+        }
+        state.files.clear();
+        state.names.clear();
+    }
+
+    /// The `nth` such call from now on (1 is the next one) fails with an error of the system.
+    pub fn fail(&self, call: Call, nth: u64, error: Errno) {
+        self.state().failures.push((call, nth, error));
+    }
+
+    /// Whether the disk has no space left for anything that has none yet.
+    pub fn set_full(&self, full: bool) {
+        self.state().full = full;
+    }
+
+    /// What was synced so far, in order: the number of a sync is its place here.
+    pub fn syncs(&self) -> Vec<String> {
+        self.state().syncs.clone()
+    }
+
+    /// The sync with this number will do nothing and say that it did.
+    pub fn skip_sync(&self, number: usize) {
+        self.state().skipped = Some(number);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, unless the power is off or the call is to fail.
+    fn call(&self, call: Option<Call>) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        if state.off {
+            return Err(io::Error::other("the power is off"));
+        }
+        for failure in state.failures.iter_mut().filter(|f| Some(f.0) == call) {
+            failure.1 = failure.1.saturating_sub(1);
+        }
+        if let Some(due) = state.failures.iter().position(|f| Some(f.0) == call && f.1 == 0) {
+            let (_, _, error) = state.failures.swap_remove(due);
+            return Err(error.into());
+        }
+        Ok(state)
+    }
+}
+
+impl State {
+    /// Counts a sync; whether it is to be swallowed.
+    fn swallows(&mut self, what: &str, path: &Path) -> bool {
+        let names: Vec<_> = path.iter().rev().take(3).map(|n| n.to_string_lossy().into_owned()).collect();
+        let number = self.syncs.len();
+        self.syncs.push(format!("{what} {}", names.into_iter().rev().collect::<Vec<_>>().join("/")));
+        self.skipped == Some(number)
+    }
+
+    /// Remembers what a name meant, before it is changed.
+    fn keep_name(&mut self, path: &Path, act: u64) {
+        let before = || NameBefore { file: File::options().read(true).write(true).open(path).ok(), act };
+        self.names_beside(path).entry(path.to_owned()).or_insert_with(before).act = act;
+    }
+
+    /// The changed names in the folder of a path.
+    fn names_beside(&mut self, path: &Path) -> &mut BTreeMap<PathBuf, NameBefore> {
+        self.names.entry(path.parent().unwrap_or(Path::new("")).to_owned()).or_default()
+    }
+
+    fn next_act(&mut self) -> u64 {
+        self.acts += 1;
+        self.acts
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path, open: Open) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.call(None)?;
+        let is_new = !path.exists();
+        if is_new && open != Open::Existing {
+            if state.full {
+                return Err(Errno::ENOSPC.into());
+            }
+            let act = state.next_act();
+            state.keep_name(path, act);
+        }
+        let file = RealDisk.open(path, open)?;
+        let metadata = file.file().metadata()?;
+        let inode = (metadata.dev(), metadata.ino());
+        let (path, len) = (path.to_owned(), metadata.len());
+        let space = if metadata.blocks() * 512 >= len { len } else { 0 };
+        let kept = Kept { path: path.clone(), len, len_changed: false, sectors: BTreeMap::new(), space };
+        if is_new {
+            state.files.insert(inode, kept);
+        } else {
+            state.files.entry(inode).or_insert(kept).path = path.clone();
+        }
+        drop(state);
+        Ok(Arc::new(FaultyFile { disk: self.clone(), file, inode, path }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        if path.as_os_str().is_empty() || path.is_dir() {
+            return Ok(());
+        }
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.create_dir_all(parent)?;
+        self.create_dir(path)?;
+        self.sync_dir(parent)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.call(None)?;
+        fs::create_dir(path)?;
+        let act = state.next_act();
+        state.names_beside(path).entry(path.to_owned()).or_insert(NameBefore { file: None, act }).act = act;
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.call(None)?;
+        let act = state.next_act();
+        state.keep_name(from, act);
+        state.keep_name(to, act);
+        RealDisk.rename(from, to)?;
+        if let Ok(inode) = File::open(to).and_then(|f| inode(&f))
+            && let Some(kept) = state.files.get_mut(&inode)
+        {
+            kept.path = to.to_owned();
+        }
+        Ok(())
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.call(None)?;
+        RealDisk.hard_link(from, to)?;
+        let act = state.next_act();
+        state.names_beside(to).entry(to.to_owned()).or_insert(NameBefore { file: None, act }).act = act;
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.call(None)?;
+        let act = state.next_act();
+        state.keep_name(path, act);
+        RealDisk.remove(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.call(Some(Call::Sync))?;
+        if !state.swallows("dir", path) {
+            state.names.remove(path);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    disk: FaultyDisk,
+    file: Arc<dyn DiskFile>,
+    inode: Inode,
+    path: PathBuf,
+}
+
+impl FaultyFile {
+    /// Remembers the sectors of a range as they were at the last sync.
+    fn keep(&self, state: &mut State, from: u64, to: u64) -> io::Result<()> {
+        let Some(kept) = state.files.get_mut(&self.inode) else { return Ok(()) };
+        for sector in from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES) {
+            if let std::collections::btree_map::Entry::Vacant(entry) = kept.sectors.entry(sector) {
+                let mut bytes = vec![0; usize::try_from(SECTOR_BYTES).unwrap_or(0)];
+                let len = self.file.file().read_at(&mut bytes, sector * SECTOR_BYTES)?;
+                bytes.truncate(len);
+                entry.insert(bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn write_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
+        let len = bufs.iter().map(|b| b.len() as u64).sum::<u64>();
+        let mut state = match self.disk.call(Some(Call::Write)) {
+            Err(error) if error.raw_os_error().is_some() => {
+                let mut state = self.disk.state();
+                self.keep(&mut state, offset, offset + len)?;
+                let half = bufs.first().map_or(&[][..], |b| &b[..b.len() / 2]);
+                self.file.write_at(&[half], offset)?;
+                return Err(error);
+            }
+            state => state?,
+        };
+        let full = state.full;
+        if let Some(kept) = state.files.get_mut(&self.inode) {
+            if full && offset + len > kept.space {
+                return Err(Errno::ENOSPC.into());
+            }
+            kept.space = kept.space.max(offset + len);
+            kept.len_changed |= offset + len > kept.len;
+        }
+        self.keep(&mut state, offset, offset + len)?;
+        self.file.write_at(bufs, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.call(None)?;
+        let now = self.file.file().metadata()?.len();
+        if len < now {
+            self.keep(&mut state, len, now)?;
+        }
+        if let Some(kept) = state.files.get_mut(&self.inode) {
+            kept.len_changed = true;
+            kept.space = kept.space.min(len);
+        }
+        self.file.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.call(Some(Call::Allocate))?;
+        let full = state.full;
+        if let Some(kept) = state.files.get_mut(&self.inode) {
+            if full && len > kept.space {
+                return Err(Errno::ENOSPC.into());
+            }
+            kept.space = kept.space.max(len);
+            kept.len_changed = true;
+        }
+        self.file.allocate(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.call(Some(Call::Sync))?;
+        if state.swallows("file", &self.path) {
+            return Ok(());
+        }
+        let len = self.file.file().metadata()?.len();
+        if let Some(kept) = state.files.get_mut(&self.inode) {
+            kept.sectors.clear();
+            (kept.len, kept.len_changed) = (len, false);
+        }
+        Ok(())
+    }
+
+    fn file(&self) -> &File {
+        self.file.file()
+    }
+}
+
+/// Puts back what a file held at its last sync, but for the sectors that `keeps` names; the length has the
+/// number that no sector has.
+fn restore(file: &File, kept: &Kept, keeps: &mut impl FnMut(u64) -> bool) -> io::Result<()> {
+    if kept.len_changed && !keeps(u64::from(u32::MAX)) {
+        file.set_len(kept.len)?;
+    }
+    let len = file.metadata()?.len();
+    for (&sector, old) in &kept.sectors {
+        let at = sector * SECTOR_BYTES;
+        if at >= len || keeps(sector) {
+            continue;
+        }
+        // Where the file was shorter then, and is not now, there are zeros.
+        let mut bytes = old.clone();
+        bytes.resize(usize::try_from(SECTOR_BYTES.min(len - at)).unwrap_or(0), 0);
+        file.write_all_at(&bytes, at)?;
+    }
+    Ok(())
+}
+
+/// Gives a name the meaning that it had.
+fn put_back(path: &Path, before: Option<&File>) -> io::Result<()> {
+    if path.is_dir() {
+        fs::remove_dir_all(path)?;
+    } else if path.exists() {
+        fs::remove_file(path)?;
+    }
+    let Some(before) = before else { return Ok(()) };
+    if !path.parent().is_some_and(Path::is_dir) {
+        return Ok(());
+    }
+    let len = before.metadata()?.len();
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    before.read_exact_at(&mut bytes, 0)?;
+    fs::write(path, bytes)
+}
+
+fn inode(file: &File) -> io::Result<Inode> {
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
