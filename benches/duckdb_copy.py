@@ -33,8 +33,8 @@ DUCKDB = f"""
 import duckdb, sys, time
 began = time.monotonic()
 connection = duckdb.connect()
-connection.sql("SET threads = {os.cpu_count()}")
-connection.sql("COPY (SELECT * FROM read_csv('flights.csv', nullstr=['NA', '']) WHERE {flights.WHERE}) TO 'duck.parquet' (FORMAT parquet, COMPRESSION zstd)")
+connection.execute("SET threads = {os.cpu_count()}")
+connection.execute("COPY (SELECT * FROM read_csv('flights.csv', nullstr=['NA', '']) WHERE {flights.WHERE}) TO 'duck.parquet' (FORMAT parquet, COMPRESSION zstd)")
 print(time.monotonic() - began)
 """
 
@@ -64,7 +64,7 @@ def main() -> None:
             wall, memory, out = timed([sys.executable, "-c", DUCKDB], folder)
             duck.append((wall, memory, float(out)))
             import duckdb
-            count = lambda path: duckdb.sql(f"SELECT count(*) FROM read_parquet('{folder}/{path}')").fetchone()[0]
+            count = lambda path: duckdb.execute(f"SELECT count(*) FROM read_parquet('{folder}/{path}')").fetchone()[0]
             written = summary["pipelines"][1]["fates"]["written"]
             assert count("lake/*.parquet") == count("duck.parquet") == written > 0
     print(f"{ROUNDS} rounds in turns, medians; {written:,} of 336,776 rows pass the filter")

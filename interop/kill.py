@@ -1,7 +1,7 @@
 """kill -9 of `sluice run` at moments spread over its length, then one run to the end: every flight stands in
 the store once, in order, and the files hold the filter's answer over the CSV, none doubled.
 
-Rotation at 5,000 rows, partitions (so several files a plan), and dead letters on both pipelines: short rows in
+Rotation at 5,000 rows (200 in January), partitions (so several files a plan), and dead letters on both pipelines: short rows in
 the CSV, and rows whose `arr_delay` does not fit the declared schema. DuckDB is the judge.
 """
 import argparse
@@ -40,7 +40,7 @@ decode:
     mode: declared
     fields: {year: int64, month: int64, day: int64, dep_time: int64, sched_dep_time: int64, dep_delay: int64, arr_time: int64, sched_arr_time: int64, arr_delay: int64, carrier: utf8, flight: int64, tailnum: utf8, origin: utf8, dest: utf8, air_time: int64, distance: int64, hour: int64, minute: int64, time_hour: utf8}
 sink:
-  parquet: {path: lake, partition: [$.origin], rotate: {rows: 5000}}
+  parquet: {path: lake, partition: [$.origin], rotate: {rows: ROTATE}}
 errors: {then: dead_letter, dead_letter: late-dlq}
 """
 
@@ -85,7 +85,7 @@ def verify(folder: pathlib.Path, good: int, short: int) -> None:
     with open(tail, "wb") as out:
         subprocess.run([SLUICE, "topic", "tail", "flights"], cwd=folder, stdout=out, check=True)
     csv = f"(SELECT * FROM read_csv('{folder}/flights.csv', all_varchar=true, header=true, ignore_errors=true, null_padding=false) WHERE time_hour IS NOT NULL)"
-    stored = connection.sql(
+    stored = connection.execute(
         f"SELECT count(*), count(DISTINCT queue_offset), min(queue_offset), max(queue_offset) FROM read_ndjson('{tail}', columns={{queue_offset: 'BIGINT'}})").fetchone()
     assert stored == (good, good, 0, good - 1), f"stored {stored}, expected {good} rows"
     key = "year, month, day, dep_time, sched_dep_time, carrier, flight, tailnum, origin, dest, arr_delay"
@@ -94,14 +94,14 @@ def verify(folder: pathlib.Path, good: int, short: int) -> None:
     from_csv = f"SELECT {', '.join(map(null, names))} FROM {csv}"
     from_topic = f"SELECT {', '.join(f'body->>{c!r} AS {c}' for c in names)} FROM read_ndjson('{tail}', columns={{body: 'JSON'}})"
     for a, b in [(from_csv, from_topic), (from_topic, from_csv)]:
-        differ = connection.sql(f"SELECT count(*) FROM ({a} EXCEPT ALL {b})").fetchone()[0]
+        differ = connection.execute(f"SELECT count(*) FROM ({a} EXCEPT ALL {b})").fetchone()[0]
         assert differ == 0, f"{differ} rows differ between the CSV and the topic"
     late = f"origin IN ('EWR', 'JFK') AND try_cast(dep_delay AS DOUBLE) > 15"
     expected = f"SELECT {', '.join(map(null, names))} FROM {csv} WHERE {late} AND arr_delay <> 'not a number'"
-    dead = connection.sql(f"SELECT count(*) FROM {csv} WHERE {late} AND arr_delay = 'not a number'").fetchone()[0]
+    dead = connection.execute(f"SELECT count(*) FROM {csv} WHERE {late} AND arr_delay = 'not a number'").fetchone()[0]
     lake = f"SELECT {', '.join(f'CAST({c} AS VARCHAR) AS {c}' for c in names)} FROM read_parquet('{folder}/lake/**/*.parquet', hive_partitioning=true, hive_types={{'origin': VARCHAR}})"
     for a, b, what in [(expected, lake, "missing from"), (lake, expected, "extra in")]:
-        differ = connection.sql(f"SELECT count(*) FROM ({a} EXCEPT ALL {b})").fetchone()[0]
+        differ = connection.execute(f"SELECT count(*) FROM ({a} EXCEPT ALL {b})").fetchone()[0]
         assert differ == 0, f"{differ} rows {what} the files"
     for topic, count in [("load-dlq", short), ("late-dlq", dead)]:
         listed = subprocess.run([SLUICE, "topic", "tail", topic], cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -128,7 +128,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         template = pathlib.Path(scratch) / "template"
         template.mkdir()
-        (template / "pipeline.yaml").write_text(CONFIG)
+        (template / "pipeline.yaml").write_text(CONFIG.replace("ROTATE", "5000" if arguments.full else "200"))
         good, short = make_input(template / "flights.csv", data)
 
         def fresh(name: str) -> pathlib.Path:

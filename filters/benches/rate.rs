@@ -2,7 +2,8 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "a benchmark reads the clock and prints"
+    clippy::cast_precision_loss,
+    reason = "a benchmark reads the clock and prints rates"
 )]
 
 use std::hint::black_box;

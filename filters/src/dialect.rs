@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use sqlparser::tokenizer::{Location, Span, TokenWithSpan, Tokenizer};
+use sqlparser::ast::{BinaryOperator, Expr, Value};
+use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
 use crate::error::{Error, Problem};
 
@@ -54,15 +55,15 @@ pub(crate) fn bytes(span: Span) -> Range<usize> {
     offset(span.start)..offset(span.end)
 }
 
-pub(super) fn is_reserved(word: &str) -> bool {
+fn is_reserved(word: &str) -> bool {
     RESERVED.iter().any(|reserved| word.eq_ignore_ascii_case(reserved))
 }
 
-pub(super) fn is_name_start(c: char) -> bool {
+fn is_name_start(c: char) -> bool {
     c.is_alphabetic() || c == '_' || c == '$'
 }
 
-pub(super) fn is_name_part(c: char) -> bool {
+fn is_name_part(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || c == '$'
 }
 
@@ -128,5 +129,36 @@ impl Places<'_> {
             self.offset += c.len_utf8();
         }
         self.offset
+    }
+}
+
+/// One tree of logarithmic depth for a chain of at least one.
+fn balance(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
+    while terms.len() > 1 {
+        let mut pairs = Vec::with_capacity(terms.len().div_ceil(2));
+        let mut rest = terms.into_iter();
+        while let Some(left) = rest.next() {
+            pairs.push(match rest.next() {
+                Some(right) => {
+                    Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) }
+                }
+                None => left,
+            });
+        }
+        terms = pairs;
+    }
+    terms.pop().unwrap_or(Expr::Value(Value::Null.with_empty_span()))
+}
+
+/// A token as an error shows it.
+fn quote(token: &Token) -> String {
+    const SHOWN_MAX: usize = 40;
+    if *token == Token::EOF {
+        return "the end".to_owned();
+    }
+    let text = token.to_string();
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("`{}…`", text.get(..end).unwrap_or_default()),
+        None => format!("`{text}`"),
     }
 }

@@ -29,7 +29,7 @@ fn column(name: &str) -> Option<ArrayRef> {
         "$.decimal" => Arc::new(
             Decimal128Array::from(vec![Some(250), Some(-1), Some(0), None])
                 .with_precision_and_scale(10, 2)
-                .unwrap(),
+                .expect("ten digits hold them"),
         ),
         "$.truth" => Arc::new(BooleanArray::from(vec![Some(true), Some(false), Some(true), None])),
         "$.text" => Arc::new(StringArray::from(vec![Some("5"), Some("true"), Some("a longer text"), None])),

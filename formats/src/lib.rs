@@ -24,7 +24,9 @@ pub enum Error {
     #[expect(missing_docs, reason = "the message names its fields")]
     UnsupportedColumn { column: String, data_type: DataType, nullable: bool },
     /// A schema beyond our limits.
-    #[error("a schema of {fields} fields, {depth} levels deep, exceeds the limit of {fields_max} fields or {depth_max} levels")]
+    #[error(
+        "a schema of {fields} fields, {depth} levels deep, exceeds the limit of {fields_max} fields or {depth_max} levels"
+    )]
     #[expect(missing_docs, reason = "the message names its fields")]
     SchemaTooLarge { fields: usize, depth: usize, fields_max: usize, depth_max: usize },
     /// More bodies than one batch can hold.

@@ -1,4 +1,6 @@
 //! Bodies into columns: what is inferred, what fits, and what a reject says.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(clippy::similar_names, reason = "a decoder decodes")]
 
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use arrow::datatypes::{
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use sluice_formats::Error;
-use sluice_formats::json::{ANY, Decoded, Decoder, DEPTH_MAX, FIELDS_MAX, Inferer, schema_from_fields};
+use sluice_formats::json::{ANY, DEPTH_MAX, Decoded, Decoder, FIELDS_MAX, Inferer, schema_from_fields};
 
 fn inferred(bodies: &[&str]) -> SchemaRef {
     let mut inferer = Inferer::new();
@@ -116,7 +118,8 @@ fn the_schema_is_what_all_bodies_have_in_common() {
 #[test]
 fn a_body_that_is_no_row_leaves_the_schema_as_it_was() {
     let deep = format!("{{\"a\":{}1{}}}", "[".repeat(DEPTH_MAX), "]".repeat(DEPTH_MAX));
-    let wide = format!("{{{}}}", (0..=FIELDS_MAX).map(|n| format!("\"f{n}\":1")).collect::<Vec<_>>().join(","));
+    let wide =
+        format!("{{{}}}", (0..=FIELDS_MAX).map(|n| format!("\"f{n}\":1")).collect::<Vec<_>>().join(","));
     let cases: &[(&[u8], &str)] = &[
         (b"[1]", "$: expected an object"),
         (b"7", "$: expected an object"),
@@ -207,7 +210,10 @@ fn a_row_that_does_not_fit_is_a_reject_with_its_path_and_leaves_no_cell_behind()
     let cases: &[(&[u8], &str)] = &[
         (br#"{"i":"x"}"#, r#"$.i: expected int64, got "x""#),
         (br#"{"i":1.5}"#, "$.i: expected int64, which can't hold 1.5 exactly"),
-        (br#"{"i":9223372036854775808}"#, "$.i: expected int64, which can't hold 9223372036854775808 exactly"),
+        (
+            br#"{"i":9223372036854775808}"#,
+            "$.i: expected int64, which can't hold 9223372036854775808 exactly",
+        ),
         (br#"{"i":9007199254740994.0}"#, "$.i: expected int64, which can't hold 9007199254740994 exactly"),
         (br#"{"i":true}"#, "$.i: expected int64, got true"),
         (br#"{"i":[1]}"#, "$.i: expected int64, got a list"),
@@ -272,7 +278,10 @@ fn text_that_holds_every_value_keeps_strings_as_they_are_and_the_rest_as_json() 
     let cases = [
         (r#"{"a":007}"#, Err("$.a: ")),
         (r#"{"a":"007"}"#, Ok(json!({"a":"007","l":null}))),
-        (r#"{"a":1.50,"l":[1,"\u0031",null,{"b": 1}]}"#, Ok(json!({"a":"1.50","l":["1","1",null,r#"{"b": 1}"#]}))),
+        (
+            r#"{"a":1.50,"l":[1,"\u0031",null,{"b": 1}]}"#,
+            Ok(json!({"a":"1.50","l":["1","1",null,r#"{"b": 1}"#]})),
+        ),
         (r#"{"a":true}"#, Ok(json!({"a":"true","l":null}))),
         (r#"{"a":{"b":["]"]}}"#, Ok(json!({"a":r#"{"b":["]"]}"#,"l":null}))),
         (r#"{"a":null}"#, Ok(json!({"a":null,"l":null}))),
@@ -295,7 +304,8 @@ fn a_schema_without_columns_still_counts_its_rows() {
 
 #[test]
 fn declared_types_are_read_and_others_are_refused_with_the_nearest_one() {
-    let schema = declared(&[("a", " list < struct< x : int64 , y y:list<utf8>> > "), ("b", "timestamp")]).unwrap();
+    let schema =
+        declared(&[("a", " list < struct< x : int64 , y y:list<utf8>> > "), ("b", "timestamp")]).unwrap();
     assert_eq!(written(schema.field(0)), "list<struct<x: int64, y y: list<utf8>>>");
     assert_eq!(written(schema.field(1)), "timestamp");
     assert!(schema.fields().iter().all(|f| f.is_nullable()));
@@ -382,7 +392,7 @@ fn holds(field: &Field, cell: &Value, given: &Value) -> bool {
         (DataType::Float64, Value::Number(number)) => {
             let float = cell.as_f64().unwrap();
             // An integer must be the same number and not only the nearest float.
-            number.as_i64().map_or(Some(float) == number.as_f64(), |i| float as i128 == i128::from(i))
+            number.as_i64().map_or(Some(float) == number.as_f64(), |i| format!("{float:.0}") == i.to_string())
         }
         (DataType::List(item), Value::Array(values)) => {
             let cells = cell.as_array().unwrap();
@@ -391,7 +401,9 @@ fn holds(field: &Field, cell: &Value, given: &Value) -> bool {
         (DataType::Struct(fields), Value::Object(values)) => {
             let known = |name: &str| fields.iter().any(|f| f.name() == name);
             values.keys().all(|name| known(name))
-                && fields.iter().all(|f| holds(f, &cell[f.name()], values.get(f.name()).unwrap_or(&Value::Null)))
+                && fields
+                    .iter()
+                    .all(|f| holds(f, &cell[f.name()], values.get(f.name()).unwrap_or(&Value::Null)))
         }
         _ => cell == given,
     }

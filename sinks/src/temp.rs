@@ -4,7 +4,7 @@
 //! is free, which are left over from runs that crashed. Nothing in it needs to survive: the names that
 //! files get elsewhere are made durable there.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ impl Drop for TempFolder {
 fn take(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>, TaskError> {
     let lock = match disk.open(path, Open::New) {
         Ok(lock) => lock,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => return Ok(None),
         Err(e) => return Err(failed("make", path, e)),
     };
     match lock.file().try_lock() {
@@ -92,19 +92,19 @@ fn sweep(disk: &dyn Disk, parent: &Path) -> Result<(), TaskError> {
             continue;
         }
         let lock = path.join(LOCK);
-        match File::open(&lock) {
-            Ok(file) => match file.try_lock() {
-                Ok(()) => {
-                    clear(disk, &path)?;
-                    info!(path = %path.display(), "removed the temporary files of a crashed run");
-                }
-                Err(fs::TryLockError::WouldBlock) => {}
-                Err(fs::TryLockError::Error(e)) => return Err(failed("lock", &lock, e)),
-            },
-            // A crash came before the lock was made, or its task is about to make it and will take another
-            // folder; either way the folder is empty, or it stays.
-            Err(e) if e.kind() == ErrorKind::NotFound => drop(fs::remove_dir(&path)),
+        // Made where it is missing: a task that is about to make it then takes another folder.
+        let file = match disk.open(&lock, Open::OrCreate) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
             Err(e) => return Err(failed("open", &lock, e)),
+        };
+        match file.file().try_lock() {
+            Ok(()) => {
+                clear(disk, &path)?;
+                info!(path = %path.display(), "removed the temporary files of a crashed run");
+            }
+            Err(fs::TryLockError::WouldBlock) => {}
+            Err(fs::TryLockError::Error(e)) => return Err(failed("lock", &lock, e)),
         }
     }
     Ok(())
@@ -139,7 +139,9 @@ mod tests {
         fs::create_dir(&crashed).unwrap();
         fs::write(crashed.join(LOCK), "").unwrap();
         fs::write(crashed.join("1.tmp"), "rows").unwrap();
-        fs::create_dir(parent.path().join("tmp-2-0")).unwrap();
+        let without_lock = parent.path().join("tmp-2-0");
+        fs::create_dir(&without_lock).unwrap();
+        fs::write(without_lock.join("1.tmp"), "rows").unwrap();
         fs::create_dir(parent.path().join("topic")).unwrap();
 
         let mut live = TempFolder::open(&disk(), parent.path()).unwrap();

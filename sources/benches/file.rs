@@ -2,7 +2,12 @@
 //!
 //! `cargo bench -p sluice-sources --bench file`; give the path of a CSV file to use it instead.
 
-#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and reads the clock")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a benchmark prints and reads the clock"
+)]
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -16,7 +21,8 @@ const ROUNDS: usize = 5;
 fn main() {
     let path = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
     let own = path.is_none().then(made_up);
-    let path = path.unwrap_or_else(|| own.as_ref().map_or(String::new(), |own| own.path().display().to_string()));
+    let path =
+        path.unwrap_or_else(|| own.as_ref().map_or(String::new(), |own| own.path().display().to_string()));
     let config = FileConfig {
         path,
         format: FileFormat::Csv,
@@ -36,7 +42,10 @@ fn main() {
             let start = Instant::now();
             let (rows, bytes) = drain(config.clone(), &needs);
             let seconds = start.elapsed().as_secs_f64();
-            println!("{name}: {rows} rows, {:.2} million rows/s, {bytes} bytes held", rows as f64 / seconds / 1e6);
+            println!(
+                "{name}: {rows} rows, {:.2} million rows/s, {bytes} bytes held",
+                rows as f64 / seconds / 1e6
+            );
         }
     }
 }
@@ -63,7 +72,8 @@ fn made_up() -> tempfile::NamedTempFile {
     for n in 0_u32..300_000 {
         let (month, day, hour, minute) = (1 + n % 12, 1 + n % 28, 5 + n % 18, n * 7 % 60);
         let delay = if n % 40 == 0 { "NA".to_owned() } else { (n % 90).to_string() };
-        let (tail, dest, flight) = (10_000 + n * 17 % 80_000, ["IAH", "MIA", "BQN"][n as usize % 3], n * 31 % 6000);
+        let (tail, dest, flight) =
+            (10_000 + n * 17 % 80_000, ["IAH", "MIA", "BQN"][n as usize % 3], n * 31 % 6000);
         writeln!(
             text,
             "2013,{month},{day},{hour}{minute:02},{hour}{minute:02},{delay},{hour}30,{hour}45,-{delay},UA,{flight},\

@@ -139,9 +139,9 @@ impl<'a> Rows<'a> {
     pub(crate) fn finish(mut self, topic: &str, range: Range) -> Result<Slice, TaskError> {
         let (needs, reject_bytes) = (self.needs, self.reject_bytes);
         let rejects = std::mem::take(&mut self.rejects);
-        let envelope = self
-            .into_batch(topic)
-            .map_err(|e| TaskError::new(Class::Fatal, format!("cannot make a batch of {topic}")).because(e))?;
+        let envelope = self.into_batch(topic).map_err(|e| {
+            TaskError::new(Class::Fatal, format!("cannot make a batch of {topic}")).because(e)
+        })?;
         let bytes = batch_bytes(&envelope) + reject_bytes;
         let slice = Slice { range, envelope, decoded: None, filtered: 0, absent: 0, rejects, bytes };
         match &needs.filter {
@@ -257,7 +257,8 @@ impl Map {
         let DataType::Struct(fields) = entries.data_type() else {
             return Err(ArrowError::SchemaError("a map's entries are a struct".to_owned()));
         };
-        let columns: Vec<ArrayRef> = vec![Arc::new(self.names.into_text()?), Arc::new(self.values.into_text()?)];
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(self.names.into_text()?), Arc::new(self.values.into_text()?)];
         let pairs = StructArray::try_new(fields.clone(), columns, None)?;
         MapArray::try_new(Arc::clone(entries), OffsetBuffer::from_lengths(self.lens), pairs, None, *sorted)
     }

@@ -81,7 +81,12 @@ impl FileConfig {
     pub fn check(&self) -> Result<(), TaskError> {
         let wrong = |message: String| Err(TaskError::new(Class::Config, message));
         if let Err(e) = glob::Pattern::new(&self.path) {
-            return wrong(format!("pattern `{}` is not valid at character {}: {}", self.path, e.pos + 1, e.msg));
+            return wrong(format!(
+                "pattern `{}` is not valid at character {}: {}",
+                self.path,
+                e.pos + 1,
+                e.msg
+            ));
         }
         if self.format == FileFormat::Ndjson && self.nulls.is_some() {
             return wrong("`nulls` is for format csv; NDJSON has a null of its own".to_owned());
@@ -136,8 +141,8 @@ enum Next {
 }
 
 enum Records {
-    Csv(CsvRecords),
-    Lines(LineRecords),
+    Csv(Box<CsvRecords>),
+    Lines(Box<LineRecords>),
 }
 
 impl FileSource {
@@ -157,7 +162,8 @@ impl FileSource {
         for path in found {
             let topic = if is_plain { path.file_name().map(Path::new) } else { Some(path.as_path()) };
             let topic = topic.map(|p| below(p, if is_plain { Path::new("") } else { fixed }));
-            let Some(topic) = topic.as_deref().and_then(Path::to_str).filter(|topic| !topic.is_empty()) else {
+            let Some(topic) = topic.as_deref().and_then(Path::to_str).filter(|topic| !topic.is_empty())
+            else {
                 return Err(wrong(format!("path {} has no name in UTF-8", path.display())));
             };
             let (topic, incarnation) = (Arc::from(topic), incarnation(&path)?);
@@ -171,8 +177,9 @@ impl FileSource {
 
     fn expand(&self) -> Result<Vec<PathBuf>, TaskError> {
         let pattern = &self.config.path;
-        let paths = glob::glob(pattern)
-            .map_err(|e| TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e))?;
+        let paths = glob::glob(pattern).map_err(|e| {
+            TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e)
+        })?;
         let mut found = Vec::new();
         for path in paths {
             let path = path.map_err(|e| {
@@ -184,7 +191,10 @@ impl FileSource {
                 continue;
             }
             if found.len() == FILES_MAX {
-                return Err(TaskError::new(Class::Config, format!("`{pattern}` matches more than {FILES_MAX} files")));
+                return Err(TaskError::new(
+                    Class::Config,
+                    format!("`{pattern}` matches more than {FILES_MAX} files"),
+                ));
             }
             found.push(path);
         }
@@ -199,9 +209,9 @@ impl FileSource {
                 let nulls = self.config.nulls.as_deref().unwrap_or(&[]);
                 let default = [String::new()];
                 let nulls = if self.config.nulls.is_none() { &default } else { nulls };
-                Records::Csv(CsvRecords::new(input, nulls, &place)?)
+                Records::Csv(Box::new(CsvRecords::new(input, nulls, &place)?))
             }
-            FileFormat::Ndjson => Records::Lines(LineRecords::new(input, self.config.columns())),
+            FileFormat::Ndjson => Records::Lines(Box::new(LineRecords::new(input, self.config.columns()))),
         };
         let mapping = self.mapping(records.names(), &place)?;
         Ok(Cursor { file, next: 0, records, mapping, body_bytes: 0 })
@@ -420,9 +430,9 @@ fn incarnation(path: &Path) -> Result<String, TaskError> {
 
 /// The 64-bit FNV-1a hash; its constants are the published ones.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The first names of a header, for an error.

@@ -35,10 +35,16 @@ impl GenerateConfig {
     /// What is wrong with the settings.
     pub fn check(&self) -> Result<(), TaskError> {
         if self.rate == Some(0) {
-            return Err(TaskError::new(Class::Config, "`rate` is 0 rows a second; leave it out for no limit"));
+            return Err(TaskError::new(
+                Class::Config,
+                "`rate` is 0 rows a second; leave it out for no limit",
+            ));
         }
         if i64::try_from(self.rows).is_err() {
-            return Err(TaskError::new(Class::Config, format!("`rows` is {}, more than {}", self.rows, i64::MAX)));
+            return Err(TaskError::new(
+                Class::Config,
+                format!("`rows` is {}, more than {}", self.rows, i64::MAX),
+            ));
         }
         Ok(())
     }
@@ -198,10 +204,114 @@ impl Row {
     }
 }
 
-/// One step of SplitMix64, whose constants these are.
+/// One step of `SplitMix64`, whose constants these are.
 fn mixed(seed: u64) -> u64 {
     let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use arrow::array::AsArray;
+    use serde_json::Value;
+    use sluice_connect::task::Slice;
+
+    use super::*;
+
+    fn source(config: &str) -> (GenerateSource, Arc<Mutex<Duration>>) {
+        let time = Arc::new(Mutex::new(Duration::from_secs(1000)));
+        let (now, sleep) = (Arc::clone(&time), Arc::clone(&time));
+        let clock = Clock {
+            now: Box::new(move || *now.lock().unwrap()),
+            sleep: Box::new(move |pause| *sleep.lock().unwrap() += pause),
+        };
+        let mut source = GenerateSource::new(serde_json::from_str(config).unwrap(), clock);
+        let needs = Needs {
+            columns: vec!["body"],
+            properties: vec!["group".to_owned(), "value".to_owned()],
+            ..Needs::default()
+        };
+        source.open(&needs).unwrap();
+        (source, time)
+    }
+
+    fn slice(source: &mut GenerateSource, start: i64, bytes_max: usize) -> Option<Slice> {
+        match source.read(TOPIC, 0, Range { start, end: i64::MAX }, bytes_max).unwrap() {
+            Read::Slice(slice) => Some(slice),
+            Read::Ended => None,
+            Read::Idle => panic!("the rate holds rows back"),
+        }
+    }
+
+    fn bodies(slice: &Slice) -> Vec<Value> {
+        let bodies = slice.envelope.column_by_name("body").unwrap().as_binary_view();
+        bodies.iter().map(|body| serde_json::from_slice(body.unwrap()).unwrap()).collect()
+    }
+
+    #[test]
+    fn rows_depend_on_seed_and_offset_alone() {
+        let (mut source, _) = self::source(r#"{"rows": 20000}"#);
+        let (mut all, mut next) = (Vec::new(), 0);
+        while let Some(slice) = slice(&mut source, next, 5000) {
+            assert_eq!(slice.range.start, next);
+            next = slice.range.end;
+            all.extend(bodies(&slice));
+        }
+        assert_eq!(all.len(), 20_000);
+        assert!(all.iter().enumerate().all(|(at, row)| row["id"] == at));
+        for key in ["name", "value", "flag", "group"] {
+            assert!(all.iter().any(|row| row[key] != all[0][key]), "{key} never changes");
+        }
+        let again = slice(&mut source, 777, 5000).unwrap();
+        assert_eq!(bodies(&again)[..], all[777..777 + bodies(&again).len()]);
+        let value =
+            again.envelope.column_by_name("properties.value").unwrap().as_string_view().value(0).to_owned();
+        assert_eq!(value.parse::<Value>().unwrap(), all[777]["value"]);
+        assert_eq!(
+            again.envelope.column_by_name("properties.group").unwrap().as_string_view().value(0),
+            all[777]["group"]
+        );
+
+        let (mut other, _) = self::source(r#"{"rows": 20000, "seed": 1}"#);
+        assert_ne!(bodies(&slice(&mut other, 0, 5000).unwrap()), all[..bodies(&again).len()]);
+        assert_ne!(other.queues().unwrap()[0].incarnation, source.queues().unwrap()[0].incarnation);
+    }
+
+    #[test]
+    fn a_rate_gives_rows_as_time_passes_and_wait_sleeps_until_the_next() {
+        let (mut source, time) = self::source(r#"{"rows": 25, "rate": 10}"#);
+        let read = |source: &mut GenerateSource, start| {
+            source.read(TOPIC, 0, Range { start, end: i64::MAX }, 1 << 20).unwrap()
+        };
+        let Read::Slice(first) = read(&mut source, 7) else { panic!("the first row is due at once") };
+        assert_eq!(first.range, Range { start: 7, end: 8 });
+        assert!(matches!(read(&mut source, 8), Read::Idle));
+        source.wait(Duration::from_millis(30));
+        assert!(matches!(read(&mut source, 8), Read::Idle), "the timeout was shorter than the wait");
+        source.wait(Duration::from_secs(9));
+        let passed = time.lock().unwrap().saturating_sub(Duration::from_secs(1000));
+        assert!((Duration::from_millis(100)..Duration::from_millis(101)).contains(&passed), "{passed:?}");
+        let Read::Slice(second) = read(&mut source, 8) else { panic!("a tenth of a second has passed") };
+        assert_eq!(second.range, Range { start: 8, end: 9 });
+        *time.lock().unwrap() += Duration::from_secs(1);
+        let Read::Slice(third) = read(&mut source, 9) else { panic!("a second has passed") };
+        assert_eq!(third.range, Range { start: 9, end: 19 });
+        *time.lock().unwrap() += Duration::from_mins(1);
+        let Read::Slice(rest) = read(&mut source, 19) else { panic!("a minute has passed") };
+        assert_eq!(rest.range, Range { start: 19, end: 25 });
+        assert!(matches!(read(&mut source, 25), Read::Ended));
+    }
+
+    #[test]
+    fn no_rows_end_at_once_and_a_rate_of_none_is_refused() {
+        let (mut source, _) = self::source(r#"{"rows": 0}"#);
+        assert!(slice(&mut source, 0, 1).is_none());
+        let config: GenerateConfig = serde_json::from_str(r#"{"rows": 1, "rate": 0}"#).unwrap();
+        assert_eq!(config.check().unwrap_err().class, Class::Config);
+        assert!(serde_json::from_str::<GenerateConfig>(r#"{"rows": 1, "speed": 1}"#).is_err());
+    }
 }

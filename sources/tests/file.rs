@@ -1,8 +1,11 @@
 //! Files as a source: which records they have, what is a reject, and where reading goes on.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_wrap, reason = "offsets and counts are small")]
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
@@ -10,7 +13,10 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use sluice_connect::batch;
-use sluice_connect::task::{Class, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, Slice, SourceTask, TaskError};
+use sluice_connect::task::{
+    Class, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, Slice, SourceTask, TaskError,
+};
+use sluice_filters::{Dialect, Filter};
 use sluice_sources::file::{FileConfig, FileFormat, FileSource, RECORD_BYTES_MAX};
 use tempfile::TempDir;
 
@@ -113,15 +119,18 @@ fn told(folder_free: &[Reject]) -> Vec<(i64, String, String)> {
 fn a_csv_row_is_a_json_object_with_numbers_that_survive_and_text_for_the_rest() {
     let cases: &[(&str, &[&str])] = &[
         ("a,b\n1,x\n-2.5,\n", &[r#"{"a":1,"b":"x"}"#, r#"{"a":-2.5,"b":null}"#]),
-        ("a\n007\n1.50\n1e3\n+1\n-0\ntrue\n9223372036854775808\n", &[
-            r#"{"a":"007"}"#,
-            r#"{"a":"1.50"}"#,
-            r#"{"a":"1e3"}"#,
-            r#"{"a":"+1"}"#,
-            r#"{"a":"-0"}"#,
-            r#"{"a":"true"}"#,
-            r#"{"a":"9223372036854775808"}"#,
-        ]),
+        (
+            "a\n007\n1.50\n1e3\n+1\n-0\ntrue\n9223372036854775808\n",
+            &[
+                r#"{"a":"007"}"#,
+                r#"{"a":"1.50"}"#,
+                r#"{"a":"1e3"}"#,
+                r#"{"a":"+1"}"#,
+                r#"{"a":"-0"}"#,
+                r#"{"a":"true"}"#,
+                r#"{"a":"9223372036854775808"}"#,
+            ],
+        ),
         ("a,b\n\"x, \"\"y\"\"\nz\",\"\"\n", &[r#"{"a":"x, \"y\"\nz","b":null}"#]),
         ("\"a \"\"b\"\"\",\u{e9}\n\u{1},\\\t\n", &[r#"{"a \"b\"":"\u0001","é":"\\\t"}"#]),
         ("\u{feff}a,b\r\n1,2\r\n\r\n3,4", &[r#"{"a":1,"b":2}"#, r#"{"a":3,"b":4}"#]),
@@ -147,11 +156,14 @@ fn csv_records_that_do_not_fit_are_rejects_that_take_an_offset_and_name_their_li
     let file = b"a,b\r\n1,2\r\n3\r\n\r\n\"4\n\n4\",4\r\n5,5,5,5\r\n6,\xff\r\n7,7\r\n";
     let (rows, rejects) = read_file(FileFormat::Csv, file);
     assert_eq!(rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 2, 5]);
-    assert_eq!(told(&rejects), [
-        (1, "3".to_owned(), "1 fields, but the header has 2".to_owned()),
-        (3, "8".to_owned(), "4 fields, but the header has 2".to_owned()),
-        (4, "9".to_owned(), "field `b` is not UTF-8".to_owned()),
-    ]);
+    assert_eq!(
+        told(&rejects),
+        [
+            (1, "3".to_owned(), "1 fields, but the header has 2".to_owned()),
+            (3, "8".to_owned(), "4 fields, but the header has 2".to_owned()),
+            (4, "9".to_owned(), "field `b` is not UTF-8".to_owned()),
+        ]
+    );
     let raw: Vec<_> = rejects.iter().map(|r| (&r.body[..], r.body_bytes)).collect();
     assert_eq!(raw, [(&b"3\r"[..], 2), (b"5,5,5,5\r", 8), (b"6,\xff\r", 4)]);
 }
@@ -211,7 +223,8 @@ fn an_open_quote_hides_no_rows() {
 
 #[test]
 fn an_ndjson_line_is_a_body_as_it_stands_or_a_reject() {
-    let file = b"{\"a\": 1 , \"b\":[1]}\r\n\n  \t\n [1]\n{\"a\":}\n{\"a\":\"\xff\"}\n{} {}\n\t{\"z\":{}} \nnull\n{}";
+    let file =
+        b"{\"a\": 1 , \"b\":[1]}\r\n\n  \t\n [1]\n{\"a\":}\n{\"a\":\"\xff\"}\n{} {}\n\t{\"z\":{}} \nnull\n{}";
     let (rows, rejects) = read_file(FileFormat::Ndjson, file);
     let rows: Vec<_> = rows.iter().map(|(offset, body)| (*offset, &body[..])).collect();
     assert_eq!(rows, [(0, r#"{"a": 1 , "b":[1]}"#), (5, r#"{"z":{}}"#), (7, "{}")]);
@@ -240,7 +253,10 @@ fn gzip_is_told_by_its_content_and_may_have_several_members() {
 
 #[test]
 fn gzip_that_ends_too_early_or_is_damaged_is_one_reject_after_the_whole_rows() {
-    let plain: String = "a,b\n".chars().chain((0..50_000).flat_map(|n| format!("{n},{}\n", n * 7919).chars().collect::<Vec<_>>())).collect();
+    let plain: String = "a,b\n"
+        .chars()
+        .chain((0..50_000).flat_map(|n| format!("{n},{}\n", n * 7919).chars().collect::<Vec<_>>()))
+        .collect();
     let whole = gzip(plain.as_bytes());
     let mut damaged = whole.clone();
     let crc = damaged.len() - 8;
@@ -261,7 +277,7 @@ fn gzip_that_ends_too_early_or_is_damaged_is_one_reject_after_the_whole_rows() {
             assert_eq!(*body, format!("{{\"a\":{offset},\"b\":{}}}", offset * 7919));
         }
         let line: i64 = told(&rejects)[0].1.parse().unwrap();
-        assert!(line >= rows.len() as i64 + 1);
+        assert!(line > rows.len() as i64);
     }
     let ndjson = gzip(b"{\"a\":1}\n{\"a\":2}\n");
     let (rows, rejects) = read_file(FileFormat::Ndjson, &ndjson[..ndjson.len() - 8]);
@@ -305,12 +321,17 @@ fn properties_keys_and_tag_are_taken_and_a_null_is_none() {
             let entries = map.value(row);
             let names = entries.column(0).as_string_view().clone();
             let values = entries.column(1).as_string_view().clone();
-            (0..entries.len()).map(|at| (names.value(at).to_owned(), values.value(at).to_owned())).collect::<Vec<_>>()
+            (0..entries.len())
+                .map(|at| (names.value(at).to_owned(), values.value(at).to_owned()))
+                .collect::<Vec<_>>()
         };
-        assert_eq!(entries(0), [
-            ("origin".to_owned(), "EWR".to_owned()),
-            (long.clone(), "a value longer than twelve bytes".to_owned())
-        ]);
+        assert_eq!(
+            entries(0),
+            [
+                ("origin".to_owned(), "EWR".to_owned()),
+                (long.clone(), "a value longer than twelve bytes".to_owned())
+            ]
+        );
         assert_eq!(entries(1), [("delay".to_owned(), "5".to_owned())]);
         // The envelope's own fields, in its order, and then the properties that were asked for.
         let schema = envelope.schema();
@@ -323,9 +344,31 @@ fn properties_keys_and_tag_are_taken_and_a_null_is_none() {
             .collect();
         assert_eq!(named, expected);
         let topics = envelope.column_by_name("topic").unwrap().as_dictionary::<Int32Type>();
-        assert_eq!(topics.downcast_dict::<arrow::array::StringArray>().unwrap().into_iter().next(), Some(Some("a")));
+        assert_eq!(
+            topics.downcast_dict::<arrow::array::StringArray>().unwrap().into_iter().next(),
+            Some(Some("a"))
+        );
         assert_eq!(envelope.column_by_name("born_timestamp").unwrap().null_count(), 2);
     }
+}
+
+#[test]
+fn the_filter_leaves_rows_out_and_counts_them() {
+    let folder = folder(&[("a", b"origin,delay\nEWR,20\nLGA,30\nbad\nEWR,\nJFK,16\nEWR,3\n")]);
+    let columns = vec!["origin".to_owned(), "delay".to_owned()];
+    let config = FileConfig { properties: columns, ..config(folder.path(), "a", FileFormat::Csv) };
+    let filter = Filter::parse("origin IN ('EWR', 'JFK') AND delay > 15", Dialect::Sluice).unwrap();
+    let needs = Needs {
+        columns: vec!["body"],
+        properties: vec!["delay".to_owned(), "origin".to_owned()],
+        all_properties: false,
+        filter: Some(Arc::new(filter)),
+    };
+    let mut source = open(config, &needs).unwrap();
+    let slice = slice(&mut source, "a", ALL, 1 << 20).unwrap();
+    assert_eq!(offsets(&slice.envelope), [0, 4]);
+    assert_eq!(bodies(&slice.envelope), [r#"{"origin":"EWR","delay":20}"#, r#"{"origin":"JFK","delay":16}"#]);
+    assert_eq!((slice.filtered, slice.rejects.len()), (3, 1));
 }
 
 #[test]
@@ -340,7 +383,7 @@ fn only_what_is_needed_is_built() {
 
 #[test]
 fn a_slice_shares_one_body_buffer_and_tells_its_bytes() {
-    let folder = folder(&[("a", "a,b\n1,a text longer than twelve bytes\n".repeat(1).as_bytes())]);
+    let folder = folder(&[("a", b"a,b\n1,a text longer than twelve bytes\n")]);
     let mut source = open(config(folder.path(), "a", FileFormat::Csv), &bodies_only()).unwrap();
     let slice = slice(&mut source, "a", ALL, 1 << 20).unwrap();
     let body = slice.envelope.column_by_name("body").unwrap().as_binary_view();
@@ -351,16 +394,17 @@ fn a_slice_shares_one_body_buffer_and_tells_its_bytes() {
 
 #[test]
 fn slices_have_about_the_bytes_asked_for_and_at_most_16384_offsets() {
-    let file: String = "n\n".to_owned() + &(0..40_000).map(|n| format!("{n}\n")).collect::<String>();
+    let file: String = ["n\n".to_owned()].into_iter().chain((0..40_000).map(|n| format!("{n}\n"))).collect();
     let folder = folder(&[("a", file.as_bytes())]);
     let mut source = open(config(folder.path(), "a", FileFormat::Csv), &bodies_only()).unwrap();
     let first = slice(&mut source, "a", ALL, usize::MAX).unwrap();
     assert_eq!(first.range, Range { start: 0, end: 16_384 });
     let small = slice(&mut source, "a", Range { start: 16_384, ..ALL }, 100).unwrap();
-    assert_eq!(small.range.end - small.range.start, 9, "rows of 11 bytes");
+    assert_eq!(small.range.end - small.range.start, 10, "rows of 11 bytes");
     let one = slice(&mut source, "a", Range { start: small.range.end, ..ALL }, 0).unwrap();
     assert_eq!(one.range.end - one.range.start, 1);
-    let cut = slice(&mut source, "a", Range { start: one.range.end, end: one.range.end + 3 }, 1 << 20).unwrap();
+    let cut =
+        slice(&mut source, "a", Range { start: one.range.end, end: one.range.end + 3 }, 1 << 20).unwrap();
     assert_eq!(cut.range.end - cut.range.start, 3);
     assert_eq!(bodies(&cut.envelope)[0], format!("{{\"n\":{}}}", one.range.end));
 }
@@ -380,7 +424,8 @@ fn reading_goes_on_anywhere_and_gives_the_same_records() {
                 assert_eq!(start, 6, "only the end is the end");
                 continue;
             };
-            let expected: Vec<_> = rows.iter().filter(|(offset, _)| *offset == start).map(|(_, b)| b.clone()).collect();
+            let expected: Vec<_> =
+                rows.iter().filter(|(offset, _)| *offset == start).map(|(_, b)| b.clone()).collect();
             assert_eq!(bodies(&slice.envelope), expected);
             assert_eq!(slice.rejects.len(), 1 - expected.len());
             if let Some(reject) = slice.rejects.first() {
@@ -390,14 +435,18 @@ fn reading_goes_on_anywhere_and_gives_the_same_records() {
         }
         let beyond = source.read("a", 0, Range { start: 9, end: 12 }, 1).unwrap_err();
         assert_eq!(beyond.class, Class::Config);
-        assert!(beyond.to_string().contains("has 6 records, but this pipeline has already read 9"), "{beyond}");
+        assert!(
+            beyond.to_string().contains("has 6 records, but this pipeline has already read 9"),
+            "{beyond}"
+        );
     }
 }
 
 #[test]
 fn files_may_be_read_in_turn() {
     let names: Vec<String> = (0..70).map(|n| format!("f{n:02}.csv")).collect();
-    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), b"a\n1\n2\n3\n".as_slice())).collect();
+    let files: Vec<(&str, &[u8])> =
+        names.iter().map(|name| (name.as_str(), b"a\n1\n2\n3\n".as_slice())).collect();
     let folder = folder(&files);
     let mut source = open(config(folder.path(), "*.csv", FileFormat::Csv), &bodies_only()).unwrap();
     for start in 0..3 {
@@ -457,14 +506,14 @@ fn the_incarnation_is_the_files_first_4_kib() {
 fn wrong_settings_are_named_before_anything_is_read() {
     let folder = folder(&[
         ("good.csv", b"origin,dep_delay\nEWR,1\n"),
-        ("other.csv", b"origin,arr_delay\nEWR,1\n"),
         ("doubled.csv", b"a,b,a\n1,2,3\n"),
         ("empty.csv", b"a,,b\n1,2,3\n"),
         ("bytes.csv", b"a,\xff\n1,2\n"),
         ("open.csv", b"a,\"b\n1,2\n"),
         ("long.csv", "a".repeat(RECORD_BYTES_MAX + 1).as_bytes()),
         ("wide.csv", ",x".repeat(5000).as_bytes()),
-        ("folder/x", b""),
+        ("folder/good.csv", b"origin,dep_delay\nEWR,1\n"),
+        ("folder/other.csv", b"origin,arr_delay\nEWR,1\n"),
     ]);
     let good = config(folder.path(), "good.csv", FileFormat::Csv);
     let at = |pattern: &str| config(folder.path(), pattern, FileFormat::Csv);
@@ -483,12 +532,17 @@ fn wrong_settings_are_named_before_anything_is_read() {
         (FileConfig { properties: vec!["dep_dely".to_owned()], ..good.clone() }, "did you mean `dep_delay`?"),
         (FileConfig { keys: vec!["tailnum".to_owned()], ..good.clone() }, "it has `origin`, `dep_delay`"),
         (FileConfig { tag: Some("Origin".to_owned()), ..good.clone() }, "`tag`: "),
-        (FileConfig { properties: delay.clone(), ..at("*o*.csv") }, "other.csv has no column `dep_delay`"),
+        (
+            FileConfig { properties: delay.clone(), ..at("folder/*.csv") },
+            "other.csv has no column `dep_delay`",
+        ),
         (FileConfig { properties: vec!["a".to_owned(); 2], ..good.clone() }, "`properties` has `a` twice"),
-        (FileConfig { nulls: Some(Vec::new()), format: FileFormat::Ndjson, ..good.clone() }, "`nulls` is for format csv"),
+        (
+            FileConfig { nulls: Some(Vec::new()), format: FileFormat::Ndjson, ..good.clone() },
+            "`nulls` is for format csv",
+        ),
     ];
     for (config, expected) in cases {
-        let config = FileConfig { path: config.path.replace("*o*", "[go]*o*[dr]"), ..config };
         let error = config_error(open(config, &bodies_only()));
         assert!(error.contains(expected), "{error}\nlacks\n{expected}");
     }
@@ -501,7 +555,9 @@ fn settings_are_strict() {
     let parse = |text: &str| serde_json::from_str::<FileConfig>(text);
     let config = parse(r#"{"path":"x","format":"ndjson"}"#).unwrap();
     assert_eq!((config.format, config.nulls, config.tag), (FileFormat::Ndjson, None, None));
-    for wrong in [r#"{"path":"x"}"#, r#"{"path":"x","format":"tsv"}"#, r#"{"path":"x","format":"csv","null":[]}"#] {
+    for wrong in
+        [r#"{"path":"x"}"#, r#"{"path":"x","format":"tsv"}"#, r#"{"path":"x","format":"csv","null":[]}"#]
+    {
         assert!(parse(wrong).is_err(), "{wrong}");
     }
 }

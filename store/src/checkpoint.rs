@@ -35,19 +35,26 @@ impl CommitLog {
     /// Writes a checkpoint if anything happened since the last one. An error leaves the last one in force.
     pub(crate) fn checkpoint(&self) -> Result<(), Error> {
         let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.checkpoint_alone()
+        self.checkpoint_alone(true)
     }
 
-    fn checkpoint_alone(&self) -> Result<(), Error> {
+    /// The checkpoint of a store that is just opened or closed: nothing is written meanwhile, so the tail
+    /// stays.
+    pub(crate) fn checkpoint_at_rest(&self) -> Result<(), Error> {
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.checkpoint_alone(false)
+    }
+
+    fn checkpoint_alone(&self, new_tail: bool) -> Result<(), Error> {
         let dir = self.view.dir.join(name::TAIL);
         let (generation, end) = {
             let state = self.lock_open()?;
             if !state.changed {
                 return Ok(());
             }
-            (state.tail.generation + 1, state.end)
+            (state.tail.generation + u64::from(new_tail), state.end)
         };
-        let tail = Tail::create(&*self.disk, &dir, generation, end)?;
+        let tail = new_tail.then(|| Tail::create(&*self.disk, &dir, generation, end)).transpose()?;
         let mut snapshot = self.begin(tail)?;
         let written = self.write(&mut snapshot);
         if let Err(error) = written {
@@ -66,16 +73,18 @@ impl CommitLog {
         Ok(())
     }
 
-    /// Turns to the new tail and takes down what holds at this moment.
-    fn begin(&self, tail: Tail) -> Result<Snapshot, Error> {
+    /// Turns to the new tail, if there is one, and takes down what holds at this moment.
+    fn begin(&self, tail: Option<Tail>) -> Result<Snapshot, Error> {
         let mut state = self.lock_open()?;
         while let Some(queue) = state.stale.last().cloned() {
             let next = queue.next.load(Ordering::Acquire);
             self.view.queues.cut(&*self.disk, &queue, next, &mut state.unsynced)?;
             state.stale.pop();
         }
-        state.tail = tail;
-        state.tail_dirty = false;
+        if let Some(tail) = tail {
+            state.tail = tail;
+            state.tail_dirty = false;
+        }
         state.changed = false;
         let mut tables = self.view.tables();
         let checkpoint = Checkpoint {
@@ -143,7 +152,7 @@ impl CommitLog {
         }
         // Positions whose marks lie in what is dropped must stand elsewhere before it goes.
         self.lock_open()?.changed = true;
-        self.checkpoint_alone()?;
+        self.checkpoint_alone(true)?;
         let Some(first) = self.view.segments().get(count).map(|s| s.start()) else { return Ok(0) };
         let queues: Vec<_> = self.view.topics().values().flat_map(|t| t.queues.clone()).collect();
         for queue in &queues {
@@ -196,7 +205,7 @@ impl CommitLog {
             return Ok(());
         }
         let last = self.lock_open().map(|mut state| state.changed = true);
-        let closed = last.and_then(|()| self.checkpoint()).and_then(|()| {
+        let closed = last.and_then(|()| self.checkpoint_at_rest()).and_then(|()| {
             let path = self.view.dir.join(name::ABORT);
             self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))
         });

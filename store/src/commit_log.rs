@@ -87,11 +87,17 @@ pub(crate) struct Active {
 impl Active {
     /// Makes the segment that starts at a log offset, with all its space; its name is durable on return.
     pub(crate) fn create(disk: &dyn Disk, view: &View, start: u64) -> Result<Self, Error> {
+        let made = Self::open(disk, view, start)?;
         let dir = view.dir.join(name::COMMIT_LOG);
-        let path = segment::path(&dir, start);
+        disk.sync_dir(&dir).map_err(|e| Error::io("sync", &dir, e))?;
+        Ok(made)
+    }
+
+    /// The same for a segment that holds something, and so has a durable name.
+    pub(crate) fn open(disk: &dyn Disk, view: &View, start: u64) -> Result<Self, Error> {
+        let path = segment::path(&view.dir.join(name::COMMIT_LOG), start);
         let file = disk.open(&path, Open::OrCreate).map_err(|e| Error::io("create", &path, e))?;
         file.allocate(view.segment_bytes).map_err(|e| Error::io("allocate", &path, e))?;
-        disk.sync_dir(&dir).map_err(|e| Error::io("sync", &dir, e))?;
         let segment = Segment::map(file.file(), start).map_err(|e| Error::io("map", &path, e))?;
         Ok(Self { segment, file, path })
     }

@@ -12,7 +12,7 @@
 //! Where no record stands (before the first unit of a file that begins in its middle) the unit is blank:
 //! log offset 0, the largest size, no tag. Only so many files are open at a time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -87,7 +87,7 @@ pub(crate) fn units(bytes: &[u8]) -> impl Iterator<Item = Unit> {
 /// What was written and not synced: the next checkpoint does that.
 #[derive(Debug, Default)]
 pub(crate) struct Unsynced {
-    files: HashMap<(u32, i64), Arc<Queue>>,
+    files: BTreeMap<(u32, i64), Arc<Queue>>,
     dirs: BTreeSet<PathBuf>,
 }
 

@@ -161,17 +161,15 @@ impl<'a> Index<'a> {
         Ok(count)
     }
 
-    /// Writes what is left, cuts what points beyond (unless the store had been closed), and gives the
-    /// topics with their queues set.
-    pub(crate) fn finish(mut self, table: &TopicTable, clean: bool) -> Result<(Topics, Unsynced), Error> {
+    /// Writes what is left, cuts what points beyond, and gives the topics with their queues set.
+    pub(crate) fn finish(mut self, table: &TopicTable) -> Result<(Topics, Unsynced), Error> {
         let queues: Vec<Arc<Queue>> = self.topics.values().flatten().cloned().collect();
         for queue in &queues {
             self.write(queue)?;
             let Some(state) = self.states.get_mut(&queue.number) else { continue };
             queue.set(state.first, state.next);
             match self.disk {
-                Some(disk) if !clean => self.queues.cut(disk, queue, state.next, &mut self.unsynced)?,
-                Some(_) => {}
+                Some(disk) => self.queues.cut(disk, queue, state.next, &mut self.unsynced)?,
                 None => {
                     let units = std::mem::take(&mut state.units);
                     let from = state.next - i64::try_from(units.len()).unwrap_or(0);
@@ -198,7 +196,8 @@ impl<'a> Index<'a> {
         self.numbers
     }
 
-    fn ensure(&mut self, topic: &TopicName, count: u32) -> Result<(), Error> {
+    /// Makes a topic have at least so many queues.
+    pub(crate) fn ensure(&mut self, topic: &TopicName, count: u32) -> Result<(), Error> {
         let queues = self.topics.entry(topic.clone()).or_default();
         let known = queues.len();
         add_queues(queues, topic, count, &mut self.numbers);

@@ -132,7 +132,7 @@ pub struct Run {
 /// What open found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Whether the store had been closed.
+    /// Whether the store had been closed and nothing came after.
     pub clean: bool,
     /// Records that were read again.
     pub records: u64,

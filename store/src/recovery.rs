@@ -90,8 +90,7 @@ pub(crate) fn open(
         index.add(&found.record, false)
     })?;
     let end = scan.at;
-    let closed = checkpoint.as_ref().is_some_and(|c| c.closed && c.log_offset == end);
-    recovery.clean = closed && !dir.join(name::ABORT).exists();
+    recovery.clean = checkpoint.as_ref().is_some_and(|c| c.closed && c.log_offset == end);
 
     let voided = tables.positions.void_after(end);
     recovery.queues_rebuilt = index.reset_broken()?;
@@ -113,8 +112,12 @@ pub(crate) fn open(
     for (topic, queues) in index.counts() {
         tables.topics.add(topic, queues, new_incarnation(end), now_ms);
     }
+    // Topics that only the changes since the checkpoint name have their queues too.
+    for topic in tables.topics.topics() {
+        index.ensure(&topic.name, topic.queues)?;
+    }
     let numbers = index.next_number();
-    let (topics, unsynced) = index.finish(&tables.topics, recovery.clean)?;
+    let (topics, unsynced) = index.finish(&tables.topics)?;
     if !recovery.clean {
         tables.offsets.clamp(|topic, queue| {
             let queue = topics.get(topic)?.queues.get(usize::try_from(queue).ok()?)?;

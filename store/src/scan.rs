@@ -230,8 +230,10 @@ impl Window {
 
     fn fill(&mut self, at: u64, len: usize) -> Result<(), Error> {
         let Some((start, path, file)) = &self.file else { return Ok(()) };
+        let file_len = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
+        let left = to_len((start + file_len).saturating_sub(at));
         self.at = at;
-        self.bytes.resize(len, 0);
+        self.bytes = vec![0; len.min(left)];
         let mut filled = 0;
         while let Some(rest) = self.bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, at - start + filled as u64) {

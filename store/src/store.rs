@@ -71,16 +71,20 @@ impl Store {
         let incarnation = |end| new_incarnation(now_ms, end);
         let mut opened = recovery::open(&dir, Some(&*disk), segment_bytes, &incarnation, now_ms)?;
         let commit_log = dir.join(name::COMMIT_LOG);
-        if !opened.parts.recovery.clean {
-            let cut = recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?;
-            recovery::report(&mut opened.parts.recovery, opened.end, cut);
-        }
+        let clean = opened.parts.recovery.clean;
+        let cut = recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?;
+        recovery::report(&mut opened.parts.recovery, opened.end, cut);
         let abort = dir.join(name::ABORT);
         disk.open(&abort, Open::OrCreate).map_err(|e| Error::io("create", &abort, e))?;
         let tail = Tail::create(&*disk, &dir.join(name::TAIL), opened.generation, opened.end)?;
 
         let view = View::new(opened.parts);
-        let active = Active::create(&*disk, &view, view.segment_start(opened.end))?;
+        let start = view.segment_start(opened.end);
+        let active = if start == opened.end {
+            Active::create(&*disk, &view, start)?
+        } else {
+            Active::open(&*disk, &view, start)?
+        };
         // Mapped again: it may have been shorter when it was read.
         let mut segments = view.segments_mut();
         segments.pop_back_if(|last| last.start() == active.segment.start());
@@ -99,13 +103,13 @@ impl Store {
             stale: Vec::new(),
             store_timestamp_ms: opened.store_timestamp_ms,
             foreign_end: opened.foreign_end,
-            changed: true,
+            changed: !clean,
             numbers: opened.numbers,
         };
         let view = Arc::new(view);
         let log = Arc::new(CommitLog::new(view.clone(), disk, clock, flush, retention, state, lock));
-        // What was just found is not looked for again; and from here on the store does not count as closed.
-        log.checkpoint()?;
+        // What was just found is not looked for again.
+        log.checkpoint_at_rest()?;
         let role = Role::Writer { log, thread: Mutex::new(None) };
         Ok(Self { handle: Arc::new(Handle { view, role }) })
     }

@@ -8,18 +8,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::{
-    Place, SEGMENT_BYTES, at, batch, batch_for, bodies, bodies_of, copy_dir, mark, push, queue, topic,
+    Place, SEGMENT_BYTES, at, batch, batch_for, bodies, bodies_of, mark, push, queue, seeds, topic,
 };
 use sluice_protocol::id::GroupName;
 use sluice_protocol::record::records;
 use sluice_store::{Batch, Store};
-
-/// A copy of a store's files as a crash would leave them.
-fn crashed(place: &Place) -> Place {
-    let copy = Place::lazy();
-    copy_dir(&place.dir(), &copy.dir());
-    copy
-}
 
 /// How a log ends that was torn at a place.
 #[derive(Clone, Copy, Debug)]
@@ -56,14 +49,18 @@ fn check_torn(closed: bool, atomic: bool) {
     let sizes: Vec<u64> = records(&read.runs[0].bytes).map(|r| r.unwrap().size as u64).collect();
     let pristine = if closed {
         store.close().unwrap();
-        crashed(&place)
+        place.crashed()
     } else {
-        crashed(&place)
+        place.crashed()
     };
     let start = last.log_offset.get();
     for byte in start..start + last.bytes {
         for how in [Torn::Truncated, Torn::Zeroed] {
-            let torn = crashed(&pristine);
+            // Each byte in one way; in both when the long run is asked for.
+            if seeds(0) == 0 && byte.is_multiple_of(2) == matches!(how, Torn::Zeroed) {
+                continue;
+            }
+            let torn = pristine.crashed();
             tear(&torn.segment(0), byte, how);
             let ends = sizes.iter().scan(start, |end, size| {
                 *end += size;
@@ -86,7 +83,7 @@ fn check_torn(closed: bool, atomic: bool) {
             expected.push(body.to_uppercase());
             let appended = store.append(batch(&[&body.to_uppercase()])).unwrap();
             assert_eq!(appended.log_offset.get(), start + kept, "{what}");
-            let again = crashed(&torn);
+            let again = torn.crashed();
             drop(store);
             for place in [&again, &torn] {
                 let store = place.open();
@@ -122,7 +119,7 @@ fn every_property_byte_is_vouched_for_by_the_tail() {
     let last = store.append(batch(&["b", "c"])).unwrap();
     let read = store.read(&topic("t"), queue(0), at(1), 1 << 20).unwrap();
     let starts: Vec<u64> = records(&read.runs[0].bytes).map(|r| r.unwrap().properties_start as u64).collect();
-    let torn = crashed(&place);
+    let torn = place.crashed();
     let file = OpenOptions::new().write(true).open(torn.segment(0)).unwrap();
     file.write_all_at(b"B", last.log_offset.get() + starts[0]).unwrap();
     let store = torn.open();
@@ -142,7 +139,7 @@ fn changes_survive_a_crash_and_their_tail_may_be_cut_anywhere() {
     store.commit_offset(&group, &topic("t"), queue(0), at(2)).unwrap();
     store.append_chain(Batch::new(), &mark("chain", 0, 9)).unwrap();
     store.commit_offset(&group, &topic("t"), queue(0), at(3)).unwrap();
-    let copy = crashed(&place);
+    let copy = place.crashed();
     let store = copy.open();
     assert_eq!(store.topic(&topic("t")), Some(made.clone()));
     assert_eq!(store.committed_offset(&group, &topic("t"), queue(0)), Some(at(3)));
@@ -155,7 +152,7 @@ fn changes_survive_a_crash_and_their_tail_may_be_cut_anywhere() {
     let len = fs::metadata(place.dir().join(&tail)).unwrap().len();
     let mut seen = Vec::new();
     for cut in (0..len).rev() {
-        let copy = crashed(&place);
+        let copy = place.crashed();
         File::options().write(true).open(copy.dir().join(&tail)).unwrap().set_len(cut).unwrap();
         let store = copy.open();
         assert_eq!(bodies(&store), ["a", "b", "c"], "records are checked one by one where the tail is gone");
@@ -182,11 +179,11 @@ fn a_change_is_void_without_the_rows_that_came_before_it() {
     store.commit_offset(&group, &topic("t"), queue(0), at(2)).unwrap();
     for close in [false, true] {
         let torn = if close {
-            let closed = crashed(&place);
+            let closed = place.crashed();
             closed.open().close().unwrap();
             closed
         } else {
-            crashed(&place)
+            place.crashed()
         };
         tear(&torn.segment(0), lost.log_offset.get(), Torn::Zeroed);
         let store = torn.open();
@@ -214,7 +211,7 @@ fn consume_queues_that_are_gone_or_wrong_are_made_again() {
     assert!(place.segment(SEGMENT_BYTES * 3).exists());
     let queue_file = format!("consumequeue/t/0/{:020}", 0);
     for damage in ["gone", "short", "behind"] {
-        let copy = crashed(&place);
+        let copy = place.crashed();
         let path = copy.dir().join(&queue_file);
         match damage {
             "gone" => fs::remove_dir_all(copy.dir().join("consumequeue")).unwrap(),
@@ -297,13 +294,13 @@ fn a_damaged_table_is_an_error_that_names_its_file() {
     store.create_topic(&topic("t"), 1).unwrap();
     store.close().unwrap();
     for name in ["config/topics.json", "sluice/positions.json"] {
-        let copy = crashed(&place);
+        let copy = place.crashed();
         fs::write(copy.dir().join(name), "{ nothing").unwrap();
         let error =
             copy.try_open_on(std::sync::Arc::new(sluice_store::file::RealDisk)).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("damaged"), "{error}");
     }
-    let copy = crashed(&place);
+    let copy = place.crashed();
     fs::remove_file(copy.segment(0)).unwrap();
     let store = copy.open();
     assert!(bodies(&store).is_empty(), "an empty log may be missing");
@@ -318,12 +315,12 @@ fn a_log_without_its_segments_is_never_begun_anew() {
         store.append(batch(&[&"x".repeat(1000)])).unwrap();
     }
     store.close().unwrap();
-    let gap = crashed(&place);
+    let gap = place.crashed();
     let files: Vec<_> = fs::read_dir(place.dir().join("commitlog")).unwrap().collect();
     assert!(files.len() > 2);
     fs::remove_file(gap.segment(SEGMENT_BYTES)).unwrap();
     assert!(gap.try_open_on(std::sync::Arc::new(sluice_store::file::RealDisk)).is_err());
-    let none = crashed(&place);
+    let none = place.crashed();
     fs::remove_dir_all(none.dir().join("commitlog")).unwrap();
     assert!(none.try_open_on(std::sync::Arc::new(sluice_store::file::RealDisk)).is_err());
 }
@@ -336,10 +333,10 @@ fn only_what_came_after_the_last_checkpoint_is_read_beyond_its_segment() {
     for _ in 0..100 {
         store.append(batch(&[&"x".repeat(1000)])).unwrap();
     }
-    let whole = crashed(&place).open().recovery().records;
+    let whole = place.crashed().open().recovery().records;
     assert_eq!(whole, 100);
     store.checkpoint().unwrap();
-    let after = crashed(&place);
+    let after = place.crashed();
     let store_after: Store = after.open();
     assert!(store_after.recovery().records < 15, "{:?}", store_after.recovery());
     assert_eq!(bodies(&store_after).len(), 100);

@@ -26,6 +26,8 @@ pub enum PowerLoss {
     Forget,
     /// Each unsynced sector, length and name by chance.
     Tear,
+    /// Everything: it happened to reach the disk in time.
+    Keep,
 }
 
 /// A call that can be made to fail.
@@ -56,6 +58,8 @@ struct State {
     syncs: Vec<String>,
     skipped: Option<usize>,
     failures: Vec<(Call, u64, Errno)>,
+    /// Calls until the power goes.
+    calls_left: Option<u64>,
 }
 
 type Inode = (u64, u64);
@@ -98,7 +102,7 @@ impl FaultyDisk {
         let percent = [10, 50, 90][usize::try_from(random.below(3)).unwrap_or(0)];
         let keeps = |number: u64| {
             let mut one = Random::new(seed ^ number.wrapping_mul(0x9E37_79B9));
-            mode == PowerLoss::Tear && one.chance(percent)
+            mode == PowerLoss::Keep || (mode == PowerLoss::Tear && one.chance(percent))
         };
         let held = state
             .names
@@ -130,6 +134,29 @@ impl FaultyDisk {
         state.names.clear();
     }
 
+    /// The power goes in the middle of things: after so many calls all others fail. What is left is decided
+    /// by [`FaultyDisk::crash`].
+    pub fn power_off_after(&self, calls: u64) {
+        self.state().calls_left = Some(calls);
+    }
+
+    /// The disk of the next start. Without a [`FaultyDisk::crash`] before, only the process ended: what was not
+    /// synced is there and can still be lost. It counts syncs on; the old one takes no more calls.
+    #[must_use]
+    pub fn restarted(&self) -> Self {
+        let mut old = self.state();
+        old.off = true;
+        let state = State {
+            files: std::mem::take(&mut old.files),
+            names: std::mem::take(&mut old.names),
+            acts: old.acts,
+            syncs: old.syncs.clone(),
+            skipped: old.skipped,
+            ..State::default()
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
     /// The `nth` such call from now on (1 is the next one) fails with an error of the system.
     pub fn fail(&self, call: Call, nth: u64, error: Errno) {
         self.state().failures.push((call, nth, error));
@@ -157,9 +184,11 @@ impl FaultyDisk {
     /// The state, unless the power is off or the call is to fail.
     fn call(&self, call: Option<Call>) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
+        state.off |= state.calls_left == Some(0);
         if state.off {
             return Err(io::Error::other("the power is off"));
         }
+        state.calls_left = state.calls_left.map(|left| left - 1);
         for failure in state.failures.iter_mut().filter(|f| Some(f.0) == call) {
             failure.1 = failure.1.saturating_sub(1);
         }
@@ -331,8 +360,17 @@ impl DiskFile for FaultyFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.call(None)?;
         let now = self.file.file().metadata()?.len();
-        if len < now {
-            self.keep(&mut state, len, now)?;
+        let durable = state.files.get(&self.inode).map_or(now, |kept| kept.len.min(now));
+        let zeros = vec![0; 64 * 1024];
+        let mut bytes = zeros.clone();
+        let mut at = len;
+        while at < durable {
+            // What is cut off reads as zero afterwards, so only what is not zero must be kept.
+            let read = self.file.file().read_at(&mut bytes, at)?;
+            if bytes[..read] != zeros[..read] {
+                self.keep(&mut state, at, at + read as u64)?;
+            }
+            at += read.max(1) as u64;
         }
         if let Some(kept) = state.files.get_mut(&self.inode) {
             kept.len_changed = true;

@@ -4,8 +4,10 @@
 
 mod clock;
 mod disk;
+mod files;
 mod random;
 
 pub use clock::ManualClock;
 pub use disk::{Call, FaultyDisk, PowerLoss};
+pub use files::copy_dir;
 pub use random::Random;

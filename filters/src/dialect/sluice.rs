@@ -17,7 +17,8 @@ use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use super::{
-    DEPTH_MAX, TEXT_BYTES_MAX, TEXT_OPERATORS, bytes, is_name_part, is_name_start, is_reserved, tokenize,
+    DEPTH_MAX, TEXT_BYTES_MAX, TEXT_OPERATORS, balance, bytes, is_name_part, is_name_start, is_reserved,
+    quote, tokenize,
 };
 use crate::error::{Error, Problem};
 
@@ -427,24 +428,6 @@ fn operator(parser: &Parser) -> Option<(bool, Operator)> {
     Some((negated, operator))
 }
 
-/// One tree of logarithmic depth for a chain of at least one.
-fn balance(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
-    while terms.len() > 1 {
-        let mut pairs = Vec::with_capacity(terms.len().div_ceil(2));
-        let mut rest = terms.into_iter();
-        while let Some(left) = rest.next() {
-            pairs.push(match rest.next() {
-                Some(right) => {
-                    Expr::BinaryOp { left: Box::new(left), op: op.clone(), right: Box::new(right) }
-                }
-                None => left,
-            });
-        }
-        terms = pairs;
-    }
-    terms.pop().unwrap_or(Expr::Value(Value::Null.with_empty_span()))
-}
-
 fn is_operand(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_))
 }
@@ -469,17 +452,4 @@ fn is_joint(token: &TokenWithSpan) -> bool {
 
 fn is_keyword(token: &TokenWithSpan, keyword: Keyword) -> bool {
     matches!(&token.token, Token::Word(word) if word.keyword == keyword)
-}
-
-/// A token as an error shows it.
-fn quote(token: &Token) -> String {
-    const SHOWN_MAX: usize = 40;
-    if *token == Token::EOF {
-        return "the end".to_owned();
-    }
-    let text = token.to_string();
-    match text.char_indices().nth(SHOWN_MAX) {
-        Some((end, _)) => format!("`{}…`", text.get(..end).unwrap_or_default()),
-        None => format!("`{text}`"),
-    }
 }

@@ -47,7 +47,12 @@ impl Columns {
     pub(super) fn new(fields: &Fields) -> Result<Self, Error> {
         let (count, depth) = size(fields);
         if count > FIELDS_MAX || depth > DEPTH_MAX {
-            return Err(Error::SchemaTooLarge { fields: count, depth, fields_max: FIELDS_MAX, depth_max: DEPTH_MAX });
+            return Err(Error::SchemaTooLarge {
+                fields: count,
+                depth,
+                fields_max: FIELDS_MAX,
+                depth_max: DEPTH_MAX,
+            });
         }
         Self::checked(fields, "")
     }
@@ -56,7 +61,8 @@ impl Columns {
         let mut columns = Vec::with_capacity(fields.len());
         let mut index = HashMap::with_capacity(fields.len());
         for field in fields {
-            let path = if parent.is_empty() { field.name().clone() } else { format!("{parent}.{}", field.name()) };
+            let path =
+                if parent.is_empty() { field.name().clone() } else { format!("{parent}.{}", field.name()) };
             if index.insert(field.name().clone(), columns.len()).is_some() {
                 return Err(Error::DoubledField { field: path });
             }

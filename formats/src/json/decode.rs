@@ -70,14 +70,16 @@ impl Decoder {
         }
         let schema = Arc::clone(&self.schema);
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = self.columns.finish().and_then(|c| RecordBatch::try_new_with_options(schema, c, &options));
+        let batch =
+            self.columns.finish().and_then(|c| RecordBatch::try_new_with_options(schema, c, &options));
         Ok(Decoded { batch: batch.map_err(|source| Error::Batch { rows, source })?, rejects })
     }
 
     fn decode_row(&mut self, body: &[u8], rows: usize) -> Result<(), String> {
-        let text = std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
+        let text =
+            std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let row = Row { columns: &mut self.columns, row: rows, trouble: &mut self.trouble };
+        let row = Row { columns: &mut self.columns, number: rows, trouble: &mut self.trouble };
         deserializer.deserialize_any(row).and_then(|()| deserializer.end()).map_err(|e| self.trouble.take(&e))
     }
 }
@@ -85,7 +87,7 @@ impl Decoder {
 /// The body itself.
 struct Row<'a> {
     columns: &'a mut Columns,
-    row: usize,
+    number: usize,
     trouble: &'a mut Trouble,
 }
 
@@ -103,7 +105,7 @@ impl<'de> Visitor<'de> for Row<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        read_object(self.columns, map, self.row, 1, self.trouble)
+        read_object(self.columns, map, self.number, 1, self.trouble)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
@@ -150,7 +152,8 @@ fn read_object<'de, A: MapAccess<'de>>(
             trouble.path.push(Step::Field(column.field.name().clone()));
             return Err(trouble.stop("the key stands twice".to_owned()));
         }
-        if let Err(error) = map.next_value_seed(Cell { column: &mut *column, level, trouble: &mut *trouble }) {
+        if let Err(error) = map.next_value_seed(Cell { column: &mut *column, level, trouble: &mut *trouble })
+        {
             trouble.path.push(Step::Field(column.field.name().clone()));
             return Err(error);
         }
@@ -337,15 +340,15 @@ impl<'de> Visitor<'de> for Cell<'_> {
                 bytes.extend_from_slice(value.as_bytes());
                 ends.push(position(bytes.len()));
             }
-            Values::Timestamp(values) => match time::parse_ms(value) {
-                Some(ms) => values.push(ms),
-                None => {
+            Values::Timestamp(values) => {
+                let Some(ms) = time::parse_ms(value) else {
                     let got = quoted(value);
                     return Err(self.trouble.stop(format!(
                         "expected timestamp (RFC 3339, no finer than a millisecond), got {got}"
                     )));
-                }
-            },
+                };
+                values.push(ms);
+            }
             _ => return Err(self.mismatch(&quoted(value))),
         }
         self.column.pushed();

@@ -34,7 +34,8 @@ impl Inferer {
 
     /// Takes a body into account, or says why it can't be a row; then nothing has changed.
     pub fn add(&mut self, body: &[u8]) -> Result<(), String> {
-        let text = std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
+        let text =
+            std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let shape = Look { level: 0, trouble: &mut self.trouble }
             .deserialize(&mut deserializer)
@@ -132,9 +133,8 @@ impl Shape {
             (Self::Null, shape) | (shape, Self::Null) => shape,
             (Self::Bool, Self::Bool) => Self::Bool,
             (Self::Int { exact: a }, Self::Int { exact: b }) => Self::Int { exact: a && b },
-            (Self::Float, Self::Float | Self::Int { exact: true }) | (Self::Int { exact: true }, Self::Float) => {
-                Self::Float
-            }
+            (Self::Float, Self::Float | Self::Int { exact: true })
+            | (Self::Int { exact: true }, Self::Float) => Self::Float,
             (Self::Text, Self::Text) => Self::Text,
             (Self::List(mut a), Self::List(b)) => {
                 a.merge(*b);

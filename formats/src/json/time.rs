@@ -11,7 +11,13 @@ pub(super) fn parse_ms(text: &str) -> Option<i64> {
     }
     let (year, month, day) = (number(&head[..4])?, number(&head[5..7])?, number(&head[8..10])?);
     let (hour, minute, second) = (number(&head[11..13])?, number(&head[14..16])?, number(&head[17..])?);
-    if !(1..=12).contains(&month) || day < 1 || day > days_in(year, month) || hour > 23 || minute > 59 || second > 59 {
+    if !(1..=12).contains(&month)
+        || day < 1
+        || day > days_in(year, month)
+        || hour > 23
+        || minute > 59
+        || second > 59
+    {
         return None;
     }
     let (ms, zone) = fraction(rest)?;

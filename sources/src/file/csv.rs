@@ -69,7 +69,9 @@ impl CsvRecords {
                 let name = |at| String::from_utf8_lossy(records.field(at)).into_owned();
                 records.names = (0..count).map(name).collect();
             }
-            Split::TooLong(bytes) => return Err(wrong(format!("has {bytes} bytes, more than {RECORD_BYTES_MAX}"))),
+            Split::TooLong(bytes) => {
+                return Err(wrong(format!("has {bytes} bytes, more than {RECORD_BYTES_MAX}")));
+            }
             Split::Unclosed => return Err(wrong("has a quote that is never closed".to_owned())),
             // The first record says so, again.
             Split::Broken(_) => records.is_over = false,

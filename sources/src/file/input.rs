@@ -46,9 +46,20 @@ impl Input {
         Read::by_ref(&mut file).take(GZIP.len() as u64).read_to_end(&mut magic).map_err(failed)?;
         file.rewind().map_err(failed)?;
         let is_gzip = magic == GZIP;
-        let reader: Box<dyn Read + Send> =
-            if is_gzip { Box::new(MultiGzDecoder::new(BufReader::with_capacity(64 * 1024, file))) } else { Box::new(file) };
-        let mut input = Self { path: shown, reader, is_gzip, damage: None, buffer: vec![0; WINDOW_BYTES], start: 0, end: 0 };
+        let reader: Box<dyn Read + Send> = if is_gzip {
+            Box::new(MultiGzDecoder::new(BufReader::with_capacity(64 * 1024, file)))
+        } else {
+            Box::new(file)
+        };
+        let mut input = Self {
+            path: shown,
+            reader,
+            is_gzip,
+            damage: None,
+            buffer: vec![0; WINDOW_BYTES],
+            start: 0,
+            end: 0,
+        };
         // A damaged file says so again when its records are read.
         while input.window().len() < BYTE_ORDER_MARK.len() && matches!(input.fill()?, Filled::More) {}
         if input.window().starts_with(BYTE_ORDER_MARK) {

@@ -65,7 +65,9 @@ impl LineRecords {
             let broken = self.split()?;
             if self.gone > 0 {
                 let bytes = self.gone;
-                return Ok(Next::Bad(format!("line of {bytes} bytes exceeds the limit of {RECORD_BYTES_MAX} bytes")));
+                return Ok(Next::Bad(format!(
+                    "line of {bytes} bytes exceeds the limit of {RECORD_BYTES_MAX} bytes"
+                )));
             }
             if let Some(reason) = broken {
                 return Ok(Next::Bad(reason));

@@ -2,9 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +11,7 @@ use sluice_protocol::message::{Message, push_property};
 use sluice_protocol::record::{Record, records};
 use sluice_store::file::{Disk, RealDisk};
 use sluice_store::{Batch, ChainMark, Error, Flush, Retention, Settings, Store};
-use sluice_testkit::{FaultyDisk, ManualClock};
+use sluice_testkit::{FaultyDisk, ManualClock, copy_dir};
 use tempfile::TempDir;
 
 /// Segments small enough to roll in a test.
@@ -40,6 +38,13 @@ impl Place {
     /// Flushed by hand.
     pub fn lazy() -> Self {
         Self::new(Flush::Async { interval: Duration::from_secs(3600) })
+    }
+
+    /// A copy of the store's files as a killed process would leave them.
+    pub fn crashed(&self) -> Self {
+        let copy = Self::new(self.settings.flush);
+        copy_dir(&self.dir(), &copy.dir()).unwrap();
+        copy
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -138,33 +143,7 @@ pub fn bodies(store: &Store) -> Vec<String> {
     bodies_of(store, "t", 0)
 }
 
-pub fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &to);
-        } else {
-            copy_file(&entry.path(), &to);
-        }
-    }
-}
-
-/// Copies what is not zero, so that sparse files stay small.
-fn copy_file(from: &Path, to: &Path) {
-    let (from, to) = (File::open(from).unwrap(), File::create(to).unwrap());
-    let len = from.metadata().unwrap().len();
-    to.set_len(len).unwrap();
-    if from.metadata().unwrap().blocks() == 0 {
-        return;
-    }
-    let mut bytes = vec![0; 256 * 1024];
-    let mut at = 0;
-    while at < len {
-        let read = from.read_at(&mut bytes, at).unwrap();
-        if bytes[..read].iter().any(|&b| b != 0) {
-            to.write_all_at(&bytes[..read], at).unwrap();
-        }
-        at += read as u64;
-    }
+/// How many seeds a loop runs with: `SLUICE_SEEDS`, or the small number that goes with every test run.
+pub fn seeds(few: u64) -> u64 {
+    std::env::var("SLUICE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
 }
