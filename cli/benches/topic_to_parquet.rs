@@ -2,7 +2,12 @@
 //!
 //! Reads the CSV that `FLIGHTS` names, or January 2013 of the examples. Rounds take turns; medians.
 
-#![expect(clippy::print_stdout, clippy::disallowed_methods, clippy::unwrap_used, reason = "a benchmark measures and prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a benchmark measures and prints"
+)]
 
 use std::fs::File;
 use std::path::Path;
@@ -61,7 +66,8 @@ fn from_memory(batches: &[RecordBatch], path: &Path) -> Duration {
     let began = Instant::now();
     let level = ZstdLevel::try_new(3).unwrap();
     let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
-    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batches[0].schema(), Some(properties)).unwrap();
+    let mut writer =
+        ArrowWriter::try_new(File::create(path).unwrap(), batches[0].schema(), Some(properties)).unwrap();
     for batch in batches {
         writer.write(batch).unwrap();
     }

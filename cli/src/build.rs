@@ -61,11 +61,18 @@ pub(crate) struct Shared {
 
 /// The pipelines of a run that write a topic, with their progress.
 pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], topic: &str) -> Feeders {
-    all.iter().filter(|(p, _)| p.document.sink.topic() == Some(topic)).map(|(_, progress)| progress.clone()).collect()
+    all.iter()
+        .filter(|(p, _)| p.document.sink.topic() == Some(topic))
+        .map(|(_, progress)| progress.clone())
+        .collect()
 }
 
 /// Makes the source of a document.
-pub(crate) fn source(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Box<dyn SourceTask>> {
+pub(crate) fn source(
+    parsed: &ParsedPipeline,
+    shared: &Shared,
+    feeders: Feeders,
+) -> Result<Box<dyn SourceTask>> {
     let name = parsed.document.name.as_str();
     parsed.document.source.open(name, || shared.embedded.store(), feeders)
 }
@@ -82,7 +89,10 @@ pub(crate) fn pipeline(
         None => parsed,
         Some(text) => {
             earlier = load::parse(text).ok().and_then(|all| all.into_iter().next()).ok_or_else(|| {
-                TaskError::new(Class::Config, "the earlier config that an unfinished plan needs can not be read any more")
+                TaskError::new(
+                    Class::Config,
+                    "the earlier config that an unfinished plan needs can not be read any more",
+                )
             })?;
             &earlier
         }
@@ -105,13 +115,14 @@ fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pi
     let target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
     let (steps, needs) = Steps::new(document, &document.sink.needs(document.decode.is_some()))?;
     let source = source(parsed, shared, feeders)?;
-    let dead_letters: Option<Box<dyn TransactTask>> = match (&document.errors.then, &document.errors.dead_letter) {
-        (Then::DeadLetter, Some(name)) => {
-            let store = shared.embedded.store()?;
-            Some(Box::new(TopicSink::new(name, 1, store, shared.clock.clone())?))
-        }
-        _ => None,
-    };
+    let dead_letters: Option<Box<dyn TransactTask>> =
+        match (&document.errors.then, &document.errors.dead_letter) {
+            (Then::DeadLetter, Some(name)) => {
+                let store = shared.embedded.store()?;
+                Some(Box::new(TopicSink::new(name, 1, store, shared.clock.clone())?))
+            }
+            _ => None,
+        };
     let in_flight = usize::try_from(document.limits.in_flight.as_u64()).unwrap_or(usize::MAX);
     Ok(Pipeline {
         name: document.name.as_str().into(),

@@ -26,7 +26,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<ParsedPipeline>, Vec<Problem>> {
 /// What is wrong between a document's parts, as far as it shows without opening anything.
 fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
     let Pipeline { source, sink, delivery, decode, .. } = &parsed.document;
-    let mut found: Vec<Problem> = source.problems().into_iter().map(|(path, m)| at(parsed, "source", &path, m)).collect();
+    let mut found: Vec<Problem> =
+        source.problems().into_iter().map(|(path, m)| at(parsed, "source", &path, m)).collect();
     found.extend(sink.problems(decode.as_ref()).into_iter().map(|(path, m)| at(parsed, "sink", &path, m)));
     if *delivery == Delivery::ExactlyOnce && !sink.keeps_positions() {
         let message = "this sink keeps no positions: write `delivery: at_least_once`";
@@ -60,7 +61,10 @@ fn read(files: &[PathBuf]) -> (Vec<ParsedPipeline>, Vec<(PathBuf, Problem)>) {
             Ok(parsed) => {
                 for one in parsed {
                     if pipelines.iter().any(|other| other.document.name == one.document.name) {
-                        let message = format!("pipeline `{}` stands in another file of this run too", one.document.name);
+                        let message = format!(
+                            "pipeline `{}` stands in another file of this run too",
+                            one.document.name
+                        );
                         problems.push((file.clone(), one.problem(&["name"], message)));
                     }
                     pipelines.push(one);

@@ -37,11 +37,16 @@ const LOOK_AT_MAX: u64 = 200_000;
 
 pub(crate) fn preview(arguments: &PreviewArguments) -> Result<ExitCode> {
     let all = load::load(std::slice::from_ref(&arguments.file))?;
-    let wanted = |p: &&ParsedPipeline| arguments.pipeline.as_ref().is_none_or(|n| n == p.document.name.as_str());
+    let wanted =
+        |p: &&ParsedPipeline| arguments.pipeline.as_ref().is_none_or(|n| n == p.document.name.as_str());
     let chosen: Vec<&ParsedPipeline> = all.iter().filter(wanted).collect();
     if chosen.is_empty() {
         let names: Vec<&str> = all.iter().map(|p| p.document.name.as_str()).collect();
-        bail!("no pipeline `{}` in the file; it has: {}", arguments.pipeline.as_deref().unwrap_or(""), names.join(", "));
+        bail!(
+            "no pipeline `{}` in the file; it has: {}",
+            arguments.pipeline.as_deref().unwrap_or(""),
+            names.join(", ")
+        );
     }
     let mut out = std::io::stdout().lock();
     for parsed in chosen {
@@ -70,9 +75,15 @@ fn one(parsed: &ParsedPipeline, arguments: &PreviewArguments, out: &mut impl Wri
             let store = store.with_context(|| format!("cannot open the store {}", dir.display()))?;
             let topic = TopicName::new(&config.name)?;
             match store.filter(|s| s.topic(&topic).is_some()) {
-                Some(store) => document.source.open(document.name.as_str(), || anyhow::Ok(store), Vec::new())?,
+                Some(store) => {
+                    document.source.open(document.name.as_str(), || anyhow::Ok(store), Vec::new())?
+                }
                 None => {
-                    writeln!(out, "  topic {topic} does not exist yet in {}: nothing to show\n", dir.display())?;
+                    writeln!(
+                        out,
+                        "  topic {topic} does not exist yet in {}: nothing to show\n",
+                        dir.display()
+                    )?;
                     return Ok(());
                 }
             }
@@ -83,7 +94,8 @@ fn one(parsed: &ParsedPipeline, arguments: &PreviewArguments, out: &mut impl Wri
             build::source(parsed, &shared, Vec::new())?
         }
     };
-    let (mut steps, needs) = Steps::new(&without_stop(parsed).document, &document.sink.needs(document.decode.is_some()))?;
+    let (mut steps, needs) =
+        Steps::new(&without_stop(parsed).document, &document.sink.needs(document.decode.is_some()))?;
     source.open(&needs)?;
     let seen = look(source.as_mut(), &mut steps, arguments.rows as usize)?;
     show(&seen, parsed, arguments.rows as usize, out)
@@ -102,7 +114,9 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
         let mut next = queue.first;
         while seen.passed < rows && seen.read < LOOK_AT_MAX {
             let range = Range { start: next, end: i64::MAX };
-            let Read::Slice(slice) = source.read(&queue.topic, queue.queue, range, 256 * 1024)? else { break };
+            let Read::Slice(slice) = source.read(&queue.topic, queue.queue, range, 256 * 1024)? else {
+                break;
+            };
             next = slice.range.end;
             seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);
             let passed = match steps.push(0, slice)? {

@@ -100,12 +100,16 @@ fn check(all: &[One], arguments: &RunArguments, shared: &Shared) -> Result<()> {
                 }
                 if existing.is_none() && data_dir.exists() {
                     let opened = Store::open_read_only(data_dir);
-                    existing = Some(opened.with_context(|| format!("cannot open the store {}", data_dir.display()))?);
+                    existing = Some(
+                        opened.with_context(|| format!("cannot open the store {}", data_dir.display()))?,
+                    );
                 }
                 let topic = TopicName::new(&config.name).with_context(|| format!("pipeline {name}"))?;
                 if existing.as_ref().and_then(|store| store.topic(&topic)).is_none() {
-                    let known: Vec<String> = existing.iter().flat_map(Store::topics).map(|t| t.name.to_string()).collect();
-                    let hint = sluice_connect::config::nearest(&config.name, known.iter().map(String::as_str));
+                    let known: Vec<String> =
+                        existing.iter().flat_map(Store::topics).map(|t| t.name.to_string()).collect();
+                    let hint =
+                        sluice_connect::config::nearest(&config.name, known.iter().map(String::as_str));
                     let hint = hint.map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
                     bail!(
                         "pipeline {name}: no such topic: {topic} (not in {}, and no pipeline of this run writes it){hint}",
@@ -145,7 +149,8 @@ fn make_topics(all: &[One], shared: &Shared) -> Result<()> {
 fn listen(stop: &Arc<Stop>) -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let signalled = Arc::new(AtomicBool::new(false));
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
     let (stop, seen) = (Arc::clone(stop), Arc::clone(&signalled));
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _ in signals.forever() {
@@ -181,7 +186,8 @@ fn run_all(all: &[One], shared: &Shared, stop: &Stop, json: bool) -> Vec<Result<
         running
             .into_iter()
             .map(|thread| {
-                let fatal = || TaskError::new(sluice_connect::task::Class::Fatal, "the pipeline's thread panicked");
+                let fatal =
+                    || TaskError::new(sluice_connect::task::Class::Fatal, "the pipeline's thread panicked");
                 thread.join().unwrap_or_else(|_| Err(fatal()))
             })
             .collect()
@@ -257,7 +263,8 @@ impl Pause {
 fn describe(reading: &Reading, rate: u64) -> String {
     let Reading { rows_in, fates, files, lag, state } = reading;
     let lag = lag.map_or_else(|| "-".to_owned(), count);
-    let skipped = if fates.skipped > 0 { format!(", {} skipped", count(fates.skipped)) } else { String::new() };
+    let skipped =
+        if fates.skipped > 0 { format!(", {} skipped", count(fates.skipped)) } else { String::new() };
     format!(
         "{} in ({}/s), {} filtered, {} written, {} dead{skipped}, {} files, lag {lag}, {state}",
         count(*rows_in),
@@ -298,8 +305,11 @@ fn sum_up(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration, arg
             println!("{name}: 0 new rows ({})", reading.state);
             continue;
         }
-        let mut parts = vec![format!("{} written", count(fates.written)), format!("{} filtered", count(fates.filtered))];
-        for (rows, fate) in [(fates.skipped, "skipped"), (fates.dead, "dead letters"), (fates.absent, "absent")] {
+        let mut parts =
+            vec![format!("{} written", count(fates.written)), format!("{} filtered", count(fates.filtered))];
+        for (rows, fate) in
+            [(fates.skipped, "skipped"), (fates.dead, "dead letters"), (fates.absent, "absent")]
+        {
             if rows > 0 {
                 parts.push(format!("{} {fate}", count(rows)));
             }
@@ -317,16 +327,25 @@ fn sum_up(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration, arg
 
 fn next_steps(all: &[One], arguments: &RunArguments) {
     let default_dir = arguments.store.data_dir == PathBuf::from("./sluice-data");
-    let dir = if default_dir { String::new() } else { format!(" --data-dir {}", arguments.store.data_dir.display()) };
+    let dir = if default_dir {
+        String::new()
+    } else {
+        format!(" --data-dir {}", arguments.store.data_dir.display())
+    };
     let mut lines = Vec::new();
     for (parsed, progress) in all {
         match (&parsed.document.sink, &parsed.document.filter) {
             (SinkConfig::Topic(config), _) => {
-                let readers = all.iter().filter_map(|(p, _)| match (&p.document.source, &p.document.filter) {
-                    (SourceConfig::Topic(source), Some(filter)) if source.name == config.name => Some(filter.0.text()),
-                    _ => None,
-                });
-                let filter = readers.last().map_or_else(String::new, |f| format!(" --where \"{}\"", f.replace('"', "\\\"")));
+                let readers =
+                    all.iter().filter_map(|(p, _)| match (&p.document.source, &p.document.filter) {
+                        (SourceConfig::Topic(source), Some(filter)) if source.name == config.name => {
+                            Some(filter.0.text())
+                        }
+                        _ => None,
+                    });
+                let filter = readers
+                    .last()
+                    .map_or_else(String::new, |f| format!(" --where \"{}\"", f.replace('"', "\\\"")));
                 lines.push(format!("  sluice topic tail {}{dir} --limit 5{filter}", config.name));
             }
             (sink, _) => {

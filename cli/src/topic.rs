@@ -152,7 +152,11 @@ fn stats(store: &Store, topic: &Topic, as_json: bool) -> Result<()> {
         writeln!(out, "{}", json!({"topic": topic.name.as_str(), "queues": list}))?;
         return Ok(());
     }
-    writeln!(out, "{:>5}  {:>12}  {:>12}  {:>12}  {:24}  {:24}", "QUEUE", "FIRST", "NEXT", "MESSAGES", "OLDEST", "NEWEST")?;
+    writeln!(
+        out,
+        "{:>5}  {:>12}  {:>12}  {:>12}  {:24}  {:24}",
+        "QUEUE", "FIRST", "NEXT", "MESSAGES", "OLDEST", "NEWEST"
+    )?;
     for (id, first, end, oldest, newest) in list {
         let messages = count(u64::try_from(end - first).unwrap_or(0));
         let (oldest, newest) = (oldest.map_or("-".into(), time_text), newest.map_or("-".into(), time_text));
@@ -179,7 +183,9 @@ fn tail(arguments: &TailArguments) -> Result<()> {
         let filter = Filter::parse(text, Dialect::Sluice).with_context(|| format!("--where \"{text}\""))?;
         for name in filter.names() {
             match name {
-                Name::Field(_) => bail!("--where: `{name}` is a field of the body: ask `sluice query` for it"),
+                Name::Field(_) => {
+                    bail!("--where: `{name}` is a field of the body: ask `sluice query` for it")
+                }
                 Name::Envelope(c) if !batch::COLUMNS.contains(&c.as_str()) => {
                     bail!("--where: no envelope column `{name}`; there are: {}", batch::COLUMNS.join(", "))
                 }
@@ -189,8 +195,10 @@ fn tail(arguments: &TailArguments) -> Result<()> {
         needs.filter = Some(Arc::new(filter));
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut positions: Vec<(QueueId, i64)> =
-        queues(&store, &topic).into_iter().map(|(id, first, _)| (id, arguments.from.unwrap_or(first).max(first))).collect();
+    let mut positions: Vec<(QueueId, i64)> = queues(&store, &topic)
+        .into_iter()
+        .map(|(id, first, _)| (id, arguments.from.unwrap_or(first).max(first)))
+        .collect();
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     let never = Stop::default();
     loop {
@@ -234,13 +242,17 @@ fn message(envelope: &arrow::array::RecordBatch, row: usize) -> Value {
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Int32Type, TimestampMillisecondType};
     let column = |name: &str| envelope.column_by_name(name).filter(|c| c.is_valid(row));
-    let text = |name: &str| column(name).and_then(|c| c.as_string_view_opt()).map(|c| c.value(row).to_owned());
+    let text =
+        |name: &str| column(name).and_then(|c| c.as_string_view_opt()).map(|c| c.value(row).to_owned());
     let time = |name: &str| {
-        column(name).and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>()).map(|c| time_text(c.value(row)))
+        column(name)
+            .and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>())
+            .map(|c| time_text(c.value(row)))
     };
     let body = column("body").and_then(|c| c.as_binary_view_opt()).map(|c| {
         let bytes = c.value(row);
-        serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+        serde_json::from_slice(bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
     });
     let properties: serde_json::Map<String, Value> =
         batch::properties_of(envelope, row).into_iter().map(|(n, v)| (n, Value::String(v))).collect();

@@ -44,7 +44,11 @@ impl Place {
         let out = self.sluice(&["run", "pipeline.yaml", "--json"]);
         let summary: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{out:?}"));
         let pipelines = summary["pipelines"].as_array().unwrap();
-        pipelines.iter().map(|p| (p["name"].as_str().unwrap().to_owned(), p.clone())).collect::<serde_json::Map<_, _>>().into()
+        pipelines
+            .iter()
+            .map(|p| (p["name"].as_str().unwrap().to_owned(), p.clone()))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 
     /// Runs what must fail before anything is written, and gives what it said.
@@ -130,9 +134,17 @@ fn a_bad_config_is_refused_before_anything_is_written() {
             assert!(said.contains(text), "{said} lacks {text}");
         }
     };
-    check("format: csv", "fromat: csv", &["pipeline.yaml:4:23", "unknown key `fromat`; did you mean `format`?"]);
+    check(
+        "format: csv",
+        "fromat: csv",
+        &["pipeline.yaml:4:23", "unknown key `fromat`; did you mean `format`?"],
+    );
     check("until: caught_up", "until: 5", &["pipeline.yaml:10:27"]);
-    check("{name: t}", "{name: \"${NO_SUCH_VARIABLE}\"}", &["pipeline.yaml:6", "variable `NO_SUCH_VARIABLE` is not set"]);
+    check(
+        "{name: t}",
+        "{name: \"${NO_SUCH_VARIABLE}\"}",
+        &["pipeline.yaml:6", "variable `NO_SUCH_VARIABLE` is not set"],
+    );
     check("delay > 15", "delay >> 15", &["pipeline.yaml:11:8: where: column"]);
     check("path: in.csv", "path: nowhere/in.csv", &["load", "nowhere/in.csv"]);
     check("topic: {name: t, until", "topic: {name: tt, until", &["lake", "no such topic: tt"]);
@@ -166,7 +178,9 @@ fn what_does_not_fit_goes_where_errors_says() {
     csv.extend(b"\n5,e\n");
     place.write("in.csv", csv);
     let config = |errors: &str| {
-        format!("name: load\nsource:\n  file: {{path: in.csv, format: csv}}\nsink:\n  topic: {{name: t}}\nerrors: {errors}\n")
+        format!(
+            "name: load\nsource:\n  file: {{path: in.csv, format: csv}}\nsink:\n  topic: {{name: t}}\nerrors: {errors}\n"
+        )
     };
     let stopped = place.run(&config("{then: stop}"));
     let said = stopped["load"]["error"].as_str().unwrap();
@@ -186,7 +200,10 @@ fn what_does_not_fit_goes_where_errors_says() {
     let other = Place::new();
     other.write("in.csv", fs::read(place.path("in.csv")).unwrap());
     let summary = other.run(&config("{then: skip}"));
-    assert_eq!((&summary["load"]["fates"]["skipped"], &summary["load"]["fates"]["written"]), (&3.into(), &2.into()));
+    assert_eq!(
+        (&summary["load"]["fates"]["skipped"], &summary["load"]["fates"]["written"]),
+        (&3.into(), &2.into())
+    );
 }
 
 #[test]
@@ -199,7 +216,10 @@ fn empty_files_and_truncated_gzip_are_counted() {
     }
     packed.write_all(csv.as_bytes()).unwrap();
     let packed = packed.finish().unwrap();
-    place.write("data/a.csv", "").write("data/b.csv.gz", &packed[..packed.len() / 2]).write("data/c.csv", "id,noise\n7,x\n");
+    place
+        .write("data/a.csv", "")
+        .write("data/b.csv.gz", &packed[..packed.len() / 2])
+        .write("data/c.csv", "id,noise\n7,x\n");
     let config = "name: load\nsource:\n  file: {path: 'data/*', format: csv}\nsink:\n  topic: {name: t}\nerrors: {then: skip}\n";
     let summary = place.run(config);
     assert_eq!(summary["load"]["error"], Value::Null, "{summary}");
@@ -243,7 +263,12 @@ struct Running(Child);
 impl Running {
     fn start(place: &Place, config: &str) -> Self {
         place.write("forever.yaml", config);
-        let child = place.command(&["run", "forever.yaml"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = place
+            .command(&["run", "forever.yaml"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         Self(child)
     }
 
@@ -288,9 +313,14 @@ fn beside_a_run_topics_can_be_read_a_second_writer_is_refused_and_one_ctrl_c_end
         assert!(running.0.try_wait().unwrap().is_none(), "the run ended");
         std::thread::yield_now();
     }
-    let mut tail = place.command(&["topic", "tail", "made", "--follow", "--limit", "500"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut tail = place
+        .command(&["topic", "tail", "made", "--follow", "--limit", "500"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let lines = BufReader::new(tail.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let offsets: Vec<u64> = lines.map(|l| serde_json::from_str::<Value>(&l).unwrap()["queue_offset"].as_u64().unwrap()).collect();
+    let offsets: Vec<u64> =
+        lines.map(|l| serde_json::from_str::<Value>(&l).unwrap()["queue_offset"].as_u64().unwrap()).collect();
     assert!(tail.wait().unwrap().success());
     assert_eq!(offsets, (0..500).collect::<Vec<u64>>());
 
@@ -322,7 +352,11 @@ fn lint_tells_every_problem_of_every_file_and_writes_nothing() {
     assert_eq!(bad.status.code(), Some(1));
     let said: Value = serde_json::from_slice(&bad.stdout).unwrap();
     let problems = said["problems"].as_array().unwrap();
-    assert_eq!(problems.iter().filter(|p| p["message"].as_str().unwrap().contains("unknown key `sinc`")).count(), 2, "{said}");
+    assert_eq!(
+        problems.iter().filter(|p| p["message"].as_str().unwrap().contains("unknown key `sinc`")).count(),
+        2,
+        "{said}"
+    );
     assert!(problems.iter().all(|p| p["file"] == "bad.yaml" && p["line"].as_u64() > Some(0)), "{said}");
     assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 2);
 }
@@ -361,13 +395,22 @@ fn query_reads_topics_and_the_files_they_became() {
     let ask = |sql: &str| {
         let out = place.sluice(&["query", sql, "--json"]);
         assert!(out.status.success(), "{out:?}");
-        String::from_utf8(out.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect::<Vec<Value>>()
+        String::from_utf8(out.stdout)
+            .unwrap()
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect::<Vec<Value>>()
     };
-    let rows = ask("select origin, count(*) as n, max(_queue_offset) as last from t group by origin order by origin");
+    let rows = ask(
+        "select origin, count(*) as n, max(_queue_offset) as last from t group by origin order by origin",
+    );
     assert_eq!(rows[0], serde_json::json!({"origin": "EWR", "n": 2, "last": 2}));
     assert_eq!(rows.len(), 3);
     let rows = ask("select origin, sum(delay) as d from './lake/' group by origin order by origin");
-    assert_eq!(rows, [serde_json::json!({"origin": "EWR", "d": 20}), serde_json::json!({"origin": "JFK", "d": 99})]);
+    assert_eq!(
+        rows,
+        [serde_json::json!({"origin": "EWR", "d": 20}), serde_json::json!({"origin": "JFK", "d": 99})]
+    );
     let wrong = place.sluice(&["query", "select * from nowhere"]);
     assert_eq!(wrong.status.code(), Some(1));
     assert!(String::from_utf8(wrong.stderr).unwrap().contains("no topic `nowhere` (there are: t)"));

@@ -77,7 +77,9 @@ fn every_module_says_what_lives_there() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && path.file_name().is_some_and(|n| n != "tests.rs") {
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && path.file_name().is_some_and(|n| n != "tests.rs")
+            {
                 seen += 1;
                 let text = fs::read_to_string(&path).unwrap();
                 assert!(text.starts_with("//! "), "{} has no `//!` header", path.display());
@@ -99,8 +101,14 @@ fn unsafe_code_stands_in_one_file() {
                     continue;
                 }
                 let text = fs::read_to_string(&path).unwrap();
-                let lifts = text.contains("allow(unsafe_code") || text.contains("expect(unsafe_code") || text.contains("unsafe_code,");
-                assert!(!lifts || path.ends_with("store/src/segment.rs"), "{} lifts the ban on unsafe code", path.display());
+                let lifts = text.contains("allow(unsafe_code")
+                    || text.contains("expect(unsafe_code")
+                    || text.contains("unsafe_code,");
+                assert!(
+                    !lifts || path.ends_with("store/src/segment.rs"),
+                    "{} lifts the ban on unsafe code",
+                    path.display()
+                );
             }
         }
     }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewBuilder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch, StringViewBuilder,
+    Array, ArrayRef, AsArray, BinaryViewBuilder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch,
+    StringViewBuilder,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
@@ -63,7 +64,9 @@ pub fn offsets(envelope: &RecordBatch) -> &[i64] {
 
 /// The properties of one row, as far as the envelope holds them all.
 pub fn properties_of(envelope: &RecordBatch, row: usize) -> Vec<(String, String)> {
-    let Some(map) = envelope.column_by_name("properties").and_then(|c| c.as_map_opt()) else { return Vec::new() };
+    let Some(map) = envelope.column_by_name("properties").and_then(|c| c.as_map_opt()) else {
+        return Vec::new();
+    };
     if row >= map.len() || map.is_null(row) {
         return Vec::new();
     }
@@ -73,11 +76,7 @@ pub fn properties_of(envelope: &RecordBatch, row: usize) -> Vec<(String, String)
     else {
         return Vec::new();
     };
-    names
-        .iter()
-        .zip(values)
-        .filter_map(|(name, value)| Some((name?.to_owned(), value?.to_owned())))
-        .collect()
+    names.iter().zip(values).filter_map(|(name, value)| Some((name?.to_owned(), value?.to_owned()))).collect()
 }
 
 /// Messages made from scratch, as an envelope of `queue_offset`, `properties` and `body`.

@@ -11,8 +11,8 @@ use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use sluice_filters::{Dialect, Filter, Name};
 
 use tree::{Node, Place};
@@ -110,7 +110,9 @@ impl TryFrom<String> for PipelineName {
         if fits {
             Ok(Self(name))
         } else {
-            Err(format!("{name:?} is no pipeline name: 1 to 63 of a-z, 0-9, - and _, a letter or digit first"))
+            Err(format!(
+                "{name:?} is no pipeline name: 1 to 63 of a-z, 0-9, - and _, a letter or digit first"
+            ))
         }
     }
 }
@@ -350,9 +352,8 @@ pub fn parse<Source: DeserializeOwned, Sink: DeserializeOwned>(
     file: &str,
     lookup: vars::Lookup<'_>,
 ) -> Result<Vec<Parsed<Source, Sink>>, Vec<Problem>> {
-    let at_start = |message: String| {
-        vec![Problem { place: Place { line: 1, column: 1 }, path: String::new(), message }]
-    };
+    let at_start =
+        |message: String| vec![Problem { place: Place { line: 1, column: 1 }, path: String::new(), message }];
     if file.len() > tree::FILE_BYTES_MAX {
         return Err(at_start(format!("{} bytes exceed the limit of {}", file.len(), tree::FILE_BYTES_MAX)));
     }
@@ -402,11 +403,13 @@ impl<Source, Sink> Parsed<Source, Sink> {
                         &path,
                         format!("`{name}` is a field of the decoded body: add `decode: {{format: json}}`"),
                     )),
-                    Name::Envelope(column) if crate::batch::field(column).is_none_or(|_| column.contains('.')) => {
-                        let hint = nearest(column, crate::batch::COLUMNS)
-                            .map_or_else(|| format!("; envelope columns: {}", crate::batch::COLUMNS.join(", ")), |n| {
-                                format!("; did you mean `${n}`?")
-                            });
+                    Name::Envelope(column)
+                        if crate::batch::field(column).is_none_or(|_| column.contains('.')) =>
+                    {
+                        let hint = nearest(column, crate::batch::COLUMNS).map_or_else(
+                            || format!("; envelope columns: {}", crate::batch::COLUMNS.join(", ")),
+                            |n| format!("; did you mean `${n}`?"),
+                        );
                         problems.push(self.problem(&path, format!("no envelope column `{name}`{hint}")));
                     }
                     _ => {}
@@ -429,14 +432,11 @@ impl<Source, Sink> Parsed<Source, Sink> {
             }
         }
         match (document.errors.then, &document.errors.dead_letter) {
-            (Then::DeadLetter, None) => problems.push(self.problem(
-                &["errors"],
-                "`then: dead_letter` needs the topic: `dead_letter: NAME`",
-            )),
-            (Then::Stop | Then::Skip, Some(_)) => problems.push(self.problem(
-                &["errors", "dead_letter"],
-                "a dead-letter topic needs `then: dead_letter`",
-            )),
+            (Then::DeadLetter, None) => problems
+                .push(self.problem(&["errors"], "`then: dead_letter` needs the topic: `dead_letter: NAME`")),
+            (Then::Stop | Then::Skip, Some(_)) => problems.push(
+                self.problem(&["errors", "dead_letter"], "a dead-letter topic needs `then: dead_letter`"),
+            ),
             (Then::DeadLetter, Some(topic)) => {
                 if let Err(error) = sluice_protocol::id::TopicName::new(topic) {
                     problems.push(self.problem(&["errors", "dead_letter"], error.to_string()));

@@ -66,7 +66,8 @@ pub fn run(
     progress: &Progress,
     clock: &Clock,
 ) -> Result<(), TaskError> {
-    let Pipeline { name, config, mut steps, needs, mut source, mut target, dead_letters, then, in_flight } = pipeline;
+    let Pipeline { name, config, mut steps, needs, mut source, mut target, dead_letters, then, in_flight } =
+        pipeline;
     source.open(&needs)?;
     if steps.decodes()
         && let Some(schema) = target.schema(&name, None)?
@@ -76,17 +77,33 @@ pub fn run(
     let confirmer = source.confirmer();
     let age_max = target.age_max();
     let (sender, receiver) = channel::bounded(in_flight);
-    let half = TargetHalf::new(Arc::clone(&name), config, target, dead_letters, then, confirmer, progress, clock);
+    let half =
+        TargetHalf::new(Arc::clone(&name), config, target, dead_letters, then, confirmer, progress, clock);
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
             let feeds = Vec::new();
-            SourceHalf { name, steps, source, sender, feeds, scope, stop, progress, clock, age_max, held_since: None }.run()
+            SourceHalf {
+                name,
+                steps,
+                source,
+                sender,
+                feeds,
+                scope,
+                stop,
+                progress,
+                clock,
+                age_max,
+                held_since: None,
+            }
+            .run()
         });
         let reading = reading.map_err(|e| TaskError::io("cannot start a thread", e))?;
         let put = half.run(&receiver);
         // Without a receiver the source's half ends at its next send.
         drop(receiver);
-        let read = reading.join().unwrap_or_else(|_| Err(TaskError::new(Class::Fatal, "the source's thread panicked")));
+        let read = reading
+            .join()
+            .unwrap_or_else(|_| Err(TaskError::new(Class::Fatal, "the source's thread panicked")));
         // The target's failure comes first: the source's is then only that nobody listens.
         put.and(read)
     })
@@ -184,7 +201,8 @@ impl SourceHalf<'_> {
     fn pass(&mut self, number: usize, slice: Slice) -> Result<(), TaskError> {
         let feed = &mut self.feeds[number];
         if slice.range.start != feed.next || slice.range.end <= slice.range.start {
-            let message = format!("{}: asked for {}, the source gave {:?}", feed.chain, feed.next, slice.range);
+            let message =
+                format!("{}: asked for {}, the source gave {:?}", feed.chain, feed.next, slice.range);
             return Err(TaskError::new(Class::Fatal, message));
         }
         feed.next = slice.range.end;
@@ -241,7 +259,11 @@ impl SourceHalf<'_> {
 
     fn find_queues(&mut self) -> Result<(), TaskError> {
         for queue in self.source.queues()? {
-            let chain = Chain { pipeline: Arc::clone(&self.name), topic: Arc::clone(&queue.topic), queue: queue.queue };
+            let chain = Chain {
+                pipeline: Arc::clone(&self.name),
+                topic: Arc::clone(&queue.topic),
+                queue: queue.queue,
+            };
             let wanted = match self.scope {
                 Scope::All => true,
                 Scope::Unfinished(chains) => chains.contains(&chain),
@@ -249,7 +271,8 @@ impl SourceHalf<'_> {
             if !wanted || self.feeds.iter().any(|f| f.chain == chain) {
                 continue;
             }
-            let Start { next, until } = self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
+            let Start { next, until } =
+                self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
             if next < queue.first {
                 return Err(TaskError::new(
                     Class::Config,

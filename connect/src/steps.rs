@@ -34,7 +34,10 @@ pub struct Steps {
 
 enum Decode {
     /// The schema is not fixed; rows are looked at and held.
-    Infer { inferer: Box<Inferer>, freeze_after_rows: u64 },
+    Infer {
+        inferer: Box<Inferer>,
+        freeze_after_rows: u64,
+    },
     /// A schema is proposed, and not fixed yet.
     Declared(SchemaRef),
     Fixed(Box<Decoder>),
@@ -105,8 +108,9 @@ impl Steps {
 
     /// Uses a schema that stands: nothing is inferred any more.
     pub fn fix(&mut self, schema: &SchemaRef) -> Result<(), TaskError> {
-        let decoder = Decoder::new(Arc::clone(schema))
-            .map_err(|e| TaskError::new(Class::Config, "cannot decode by the pipeline's schema").because(e))?;
+        let decoder = Decoder::new(Arc::clone(schema)).map_err(|e| {
+            TaskError::new(Class::Config, "cannot decode by the pipeline's schema").because(e)
+        })?;
         self.check(Some(schema))?;
         self.decode = Some(Decode::Fixed(Box::new(decoder)));
         Ok(())
@@ -213,21 +217,29 @@ fn fatal(what: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>)
 }
 
 fn body_column(envelope: &RecordBatch) -> Result<&ArrayRef, TaskError> {
-    envelope.column_by_name("body").ok_or_else(|| TaskError::new(Class::Fatal, "the source gave no column `body`"))
+    envelope
+        .column_by_name("body")
+        .ok_or_else(|| TaskError::new(Class::Fatal, "the source gave no column `body`"))
 }
 
 /// Decodes the bodies of a slice; rows that do not fit become rejects.
 fn decode(decoder: &mut Decoder, slice: &mut Slice) -> Result<(), TaskError> {
     let column = Arc::clone(body_column(&slice.envelope)?);
     let bodies = column.as_binary_view();
-    let decoded = decoder.decode(&mut bodies.iter()).map_err(|e| fatal("cannot build the decoded columns", e))?;
+    let decoded =
+        decoder.decode(&mut bodies.iter()).map_err(|e| fatal("cannot build the decoded columns", e))?;
     if !decoded.rejects.is_empty() {
         let mut fits = vec![true; slice.envelope.num_rows()];
         for (row, reason) in &decoded.rejects {
             if let Some(fit) = fits.get_mut(*row) {
                 *fit = false;
             }
-            slice.rejects.push(reject(&slice.envelope, bodies.is_valid(*row).then(|| bodies.value(*row)), *row, reason));
+            slice.rejects.push(reject(
+                &slice.envelope,
+                bodies.is_valid(*row).then(|| bodies.value(*row)),
+                *row,
+                reason,
+            ));
         }
         slice.rejects.sort_by_key(|r| r.offset);
         slice.envelope = filter_record_batch(&slice.envelope, &BooleanArray::from(fits))

@@ -43,7 +43,11 @@ pub enum Target {
 
 impl Target {
     /// See [`SinkTask::schema`]; a target without files keeps none.
-    pub fn schema(&mut self, pipeline: &str, proposed: Option<&SchemaRef>) -> Result<Option<SchemaRef>, TaskError> {
+    pub fn schema(
+        &mut self,
+        pipeline: &str,
+        proposed: Option<&SchemaRef>,
+    ) -> Result<Option<SchemaRef>, TaskError> {
         match self {
             Self::Files(sink) => sink.schema(pipeline, proposed),
             Self::Transact(_) => Ok(proposed.cloned()),
@@ -117,7 +121,19 @@ impl<'a> TargetHalf<'a> {
     ) -> Self {
         let open = BTreeMap::new();
         let schema_hash = String::new();
-        Self { name, config, config_kept: false, target, dead_letters, then, confirmer, progress, clock, schema_hash, open }
+        Self {
+            name,
+            config,
+            config_kept: false,
+            target,
+            dead_letters,
+            then,
+            confirmer,
+            progress,
+            clock,
+            schema_hash,
+            open,
+        }
     }
 
     /// Runs until the source's half hangs up, then publishes what is open.
@@ -219,14 +235,19 @@ impl<'a> TargetHalf<'a> {
     fn take(&mut self, chain: &Chain, slice: Slice) -> Result<(), TaskError> {
         let fates = Steps::fates(self.then, &slice);
         let Some(open) = self.open.get_mut(chain) else {
-            return Err(TaskError::new(Class::Fatal, format!("{chain}: rows came before its position was asked for")));
+            return Err(TaskError::new(
+                Class::Fatal,
+                format!("{chain}: rows came before its position was asked for"),
+            ));
         };
         if slice.range.start != open.range.end
             || fates.total() != u64::try_from(slice.range.end - slice.range.start).unwrap_or(0)
         {
             let message = format!(
                 "{chain}: a slice accounts for {} rows of {:?} after {:?}: {fates:?}",
-                fates.total(), slice.range, open.range
+                fates.total(),
+                slice.range,
+                open.range
             );
             return Err(TaskError::new(Class::Fatal, message));
         }
@@ -234,7 +255,13 @@ impl<'a> TargetHalf<'a> {
             Target::Transact(task) => {
                 if fates.dead > 0 {
                     let range = slice.range;
-                    put_dead(self.dead_letters.as_deref_mut(), chain, &open.incarnation, range, &slice.rejects)?;
+                    put_dead(
+                        self.dead_letters.as_deref_mut(),
+                        chain,
+                        &open.incarnation,
+                        range,
+                        &slice.rejects,
+                    )?;
                 }
                 task.commit(chain, &open.incarnation, &slice, &fates)?;
                 open.range = Range { start: slice.range.end, end: slice.range.end };
@@ -265,7 +292,9 @@ impl<'a> TargetHalf<'a> {
         let Target::Files(sink) = &self.target else { return Ok(()) };
         let age = i64::try_from(sink.age_max().as_millis()).unwrap_or(i64::MAX);
         let now = (self.clock)();
-        let is_old = |o: &Open| o.range.end > o.range.start && o.redo.is_none() && now.saturating_sub(o.since_ms) >= age;
+        let is_old = |o: &Open| {
+            o.range.end > o.range.start && o.redo.is_none() && now.saturating_sub(o.since_ms) >= age
+        };
         let old: Vec<Chain> = self.open.iter().filter(|(_, o)| is_old(o)).map(|(c, _)| c.clone()).collect();
         old.iter().try_for_each(|chain| self.publish(chain))
     }

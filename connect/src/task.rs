@@ -223,7 +223,11 @@ pub trait SinkTask: Send {
     /// Fixes where a chain begins, if nothing is fixed yet.
     fn begin(&mut self, chain: &Chain, origin: i64, incarnation: &str) -> Result<(), TaskError>;
     /// The pipeline's schema if one is fixed. With `proposed`, fixes that one first if none is.
-    fn schema(&mut self, pipeline: &str, proposed: Option<&SchemaRef>) -> Result<Option<SchemaRef>, TaskError>;
+    fn schema(
+        &mut self,
+        pipeline: &str,
+        proposed: Option<&SchemaRef>,
+    ) -> Result<Option<SchemaRef>, TaskError>;
     /// Keeps the config's text under its hash, so that another worker can finish a plan made by it.
     fn keep_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError>;
     /// The text kept under a hash.
@@ -259,7 +263,13 @@ pub trait TransactTask: Send {
     fn begin(&mut self, chain: &Chain, origin: i64, incarnation: &str) -> Result<(), TaskError>;
     /// Stores the slice's rows and moves the position from its start to its end, both or neither.
     /// Refused with [`Class::Fatal`] if the position is not the slice's start.
-    fn commit(&mut self, chain: &Chain, incarnation: &str, slice: &Slice, fates: &Fates) -> Result<(), TaskError>;
+    fn commit(
+        &mut self,
+        chain: &Chain,
+        incarnation: &str,
+        slice: &Slice,
+        fates: &Fates,
+    ) -> Result<(), TaskError>;
     /// Makes durable what was committed.
     fn secure(&mut self) -> Result<(), TaskError>;
     /// Whether the target keeps positions at all; without them delivery is at least once.

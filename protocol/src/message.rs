@@ -151,7 +151,16 @@ pub fn properties(encoded: &[u8]) -> impl Iterator<Item = (&str, &str)> {
 pub fn is_reserved(name: &str) -> bool {
     matches!(
         name,
-        KEYS | TAGS | UNIQ_KEY | WAIT | DELAY | INSTANCE_ID | SHARDING_KEY | REAL_TOPIC | REAL_QUEUE_ID | RETRY_TOPIC | BATCH_MARK
+        KEYS | TAGS
+            | UNIQ_KEY
+            | WAIT
+            | DELAY
+            | INSTANCE_ID
+            | SHARDING_KEY
+            | REAL_TOPIC
+            | REAL_QUEUE_ID
+            | RETRY_TOPIC
+            | BATCH_MARK
     )
 }
 

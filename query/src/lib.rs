@@ -33,7 +33,11 @@ pub enum Error {
 }
 
 fn known(topics: &[String]) -> String {
-    if topics.is_empty() { " (there are no topics)".to_owned() } else { format!(" (there are: {})", topics.join(", ")) }
+    if topics.is_empty() {
+        " (there are no topics)".to_owned()
+    } else {
+        format!(" (there are: {})", topics.join(", "))
+    }
 }
 
 impl From<DataFusionError> for Error {
@@ -89,7 +93,9 @@ async fn session(sql: &str, store: Option<&Store>) -> Result<SessionContext, Err
             }
             _ if name.contains(['/', '.']) => {}
             _ => {
-                let topics = store.map(|s| s.topics().iter().map(|t| t.name.to_string()).collect()).unwrap_or_default();
+                let topics = store
+                    .map(|s| s.topics().iter().map(|t| t.name.to_string()).collect())
+                    .unwrap_or_default();
                 return Err(Error::NoTable { name: name.to_string(), topics });
             }
         }

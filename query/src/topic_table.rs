@@ -32,8 +32,10 @@ pub(crate) fn provider(store: &Store, topic: &Topic) -> Result<Arc<dyn TableProv
         queues.push((queue, first.get(), end.get()));
     }
     let decoded = sample(store, topic, &queues)?;
-    let mut fields: Vec<Field> = decoded.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
-    let envelope = batch::COLUMNS.iter().filter(|name| **name != "body").filter_map(|name| batch::field(name));
+    let mut fields: Vec<Field> =
+        decoded.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)).collect();
+    let envelope =
+        batch::COLUMNS.iter().filter(|name| **name != "body").filter_map(|name| batch::field(name));
     fields.extend(envelope.map(|f| {
         let name = format!("_{}", f.name());
         f.with_name(name)
@@ -69,7 +71,11 @@ fn sample(store: &Store, topic: &Topic, queues: &[(QueueId, i64, i64)]) -> Resul
             if read.next.get() <= next {
                 break;
             }
-            let slice = sluice_sources::topic::slice(&read.runs, Range { start: next, end: read.next.get() }, &needs)?;
+            let slice = sluice_sources::topic::slice(
+                &read.runs,
+                Range { start: next, end: read.next.get() },
+                &needs,
+            )?;
             let bodies = slice.envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt());
             for body in bodies.into_iter().flatten().flatten() {
                 // A body that is no JSON object has no columns; its envelope is shown all the same.
@@ -156,7 +162,8 @@ impl Reader {
     /// Decoded columns beside the envelope; a body that does not fit has nulls, and its envelope.
     fn rows(&mut self, slice: &Slice) -> Result<RecordBatch, Failure> {
         let envelope = &slice.envelope;
-        let bodies = envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt()).ok_or("no bodies")?;
+        let bodies =
+            envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt()).ok_or("no bodies")?;
         let decoded = self.decoder.decode(&mut bodies.iter())?;
         let mut numbers: Vec<Option<u32>> = Vec::with_capacity(envelope.num_rows());
         let mut rejects = decoded.rejects.iter().map(|(row, _)| *row).peekable();
@@ -179,7 +186,9 @@ impl Reader {
             let name = field.name().trim_start_matches('_');
             let column = envelope.column_by_name(name).ok_or_else(|| format!("no column {name}"))?;
             // A body's views are left behind here, so nothing keeps the log's bytes longer than a batch.
-            debug_assert!(!matches!(column.data_type(), DataType::BinaryView) && column.len() == envelope.num_rows());
+            debug_assert!(
+                !matches!(column.data_type(), DataType::BinaryView) && column.len() == envelope.num_rows()
+            );
             columns.push(Arc::clone(column));
         }
         let options = RecordBatchOptions::new().with_row_count(Some(envelope.num_rows()));

@@ -60,13 +60,21 @@ pub(crate) struct Chains {
     root: PathBuf,
     /// By pipeline; made when first needed.
     temps: BTreeMap<Arc<str>, TempFolder>,
-    /// Pipelines whose schema or config may not be durable yet: it must be before a plan that needs it.
-    unsynced: BTreeSet<Arc<str>>,
+    /// Schemas and configs whose names may not be durable: they must be before a plan that needs them.
+    unsynced: BTreeSet<PathBuf>,
+    /// Origins, schemas and configs that are known to be durable.
+    durable: BTreeSet<PathBuf>,
 }
 
 impl Chains {
     pub(crate) fn new(disk: Arc<dyn Disk>, target: &Path) -> Self {
-        Self { disk, root: target.join("_sluice"), temps: BTreeMap::new(), unsynced: BTreeSet::new() }
+        Self {
+            disk,
+            root: target.join("_sluice"),
+            temps: BTreeMap::new(),
+            unsynced: BTreeSet::new(),
+            durable: BTreeSet::new(),
+        }
     }
 
     /// The path of a temporary file that is not there yet.
@@ -87,8 +95,9 @@ impl Chains {
         self.root.join(name::folder(pipeline))
     }
 
-    /// Where the chain stands, `None` if it never began. A plan that it gives as unfinished is durable.
-    pub(crate) fn position(&self, chain: &Chain) -> Result<Option<Position>, TaskError> {
+    /// Where the chain stands, `None` if it never began. The origin and an unfinished plan that it gives are
+    /// durable.
+    pub(crate) fn position(&mut self, chain: &Chain) -> Result<Option<Position>, TaskError> {
         let folder = self.folder(chain);
         let standing = list(&folder)?;
         let origin_path = folder.join("origin.json");
@@ -100,6 +109,10 @@ impl Chains {
             return Err(TaskError::new(Class::Config, message));
         };
         let Some(&start) = standing.plans.last() else {
+            if !self.durable.contains(&origin_path) {
+                self.sync(&folder)?;
+                self.durable.insert(origin_path);
+            }
             let Origin { origin, incarnation } = origin;
             return Ok(Some(Position { next: origin, incarnation, unfinished: None }));
         };
@@ -121,7 +134,9 @@ impl Chains {
         self.make(&folder)?;
         let origin = Origin { origin, incarnation: incarnation.to_owned() };
         self.put(&chain.pipeline, &folder, "origin.json", &json(&origin)?)?;
-        self.sync(&folder)
+        self.sync(&folder)?;
+        self.durable.insert(folder.join("origin.json"));
+        Ok(())
     }
 
     /// The pipeline's schema, put first if none stands there and one is proposed.
@@ -130,17 +145,12 @@ impl Chains {
     }
 
     pub(crate) fn put_schema(&mut self, pipeline: &str, schema: &SchemaRef) -> Result<(), TaskError> {
-        let folder = self.pipeline_folder(pipeline);
-        self.put(pipeline, &folder, "schema-0.json", &json(schema.as_ref())?)?;
-        self.unsynced.insert(pipeline.into());
-        Ok(())
+        self.keep(pipeline, "schema-0.json", &json(schema.as_ref())?)
     }
 
     /// Puts a config's text under its hash if none stands there.
     pub(crate) fn put_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError> {
-        self.put(pipeline, &self.pipeline_folder(pipeline), &config_name(hash), text.as_bytes())?;
-        self.unsynced.insert(pipeline.into());
-        Ok(())
+        self.keep(pipeline, &config_name(hash), text.as_bytes())
     }
 
     pub(crate) fn config(&self, pipeline: &str, hash: &str) -> Result<String, TaskError> {
@@ -187,9 +197,10 @@ impl Chains {
             .map_err(|why| TaskError::new(Class::Fatal, format!("plan {} of {chain} {why}", plan.start)))?;
         let folder = self.folder(chain);
         self.make(&folder)?;
-        if self.unsynced.contains(&chain.pipeline) {
-            self.sync(&self.pipeline_folder(&chain.pipeline))?;
-            self.unsynced.remove(&chain.pipeline);
+        let shared = self.pipeline_folder(&chain.pipeline);
+        if self.unsynced.iter().any(|path| path.parent() == Some(&shared)) {
+            self.sync(&shared)?;
+            self.durable.extend(self.unsynced.extract_if(.., |path| path.parent() == Some(&shared)));
         }
         let is_new = self.put(&chain.pipeline, &folder, &plan_name(plan.start), &json(plan)?)?;
         self.sync(&folder)?;
@@ -220,12 +231,26 @@ impl Chains {
         self.disk.sync_dir(folder).map_err(|e| failed("sync", folder, e))
     }
 
+    /// Puts a file beside the pipeline's chains, to be durable before the next plan.
+    fn keep(&mut self, pipeline: &str, name: &str, bytes: &[u8]) -> Result<(), TaskError> {
+        let folder = self.pipeline_folder(pipeline);
+        let path = folder.join(name);
+        if !self.durable.contains(&path) {
+            self.put(pipeline, &folder, name, bytes)?;
+            self.unsynced.insert(path);
+        }
+        Ok(())
+    }
+
     /// Puts a file whole, or finds that one stands there: `false`. Its bytes are durable, its name is not.
     fn put(&mut self, pipeline: &str, folder: &Path, name: &str, bytes: &[u8]) -> Result<bool, TaskError> {
         let path = folder.join(name);
         if bytes.len() as u64 > BYTES_MAX {
             let message = format!("{} would have {} bytes, over {BYTES_MAX}", path.display(), bytes.len());
             return Err(TaskError::new(Class::Config, message));
+        }
+        if fs::symlink_metadata(&path).is_ok() {
+            return Ok(false);
         }
         let from = self.temp_file(pipeline)?;
         let file = self.disk.open(&from, Open::New).map_err(|e| failed("make", &from, e))?;

@@ -91,7 +91,10 @@ impl SinkConfig {
             let name = TopicName::new(&config.name).err().map(|e| (vec!["topic", "name"], e.to_string()));
             let queues = !(1..=topic::QUEUES_MAX).contains(&config.queues);
             let queues = queues.then(|| {
-                (vec!["topic", "queues"], format!("{} queues, expected 1 to {}", config.queues, topic::QUEUES_MAX))
+                (
+                    vec!["topic", "queues"],
+                    format!("{} queues, expected 1 to {}", config.queues, topic::QUEUES_MAX),
+                )
             });
             return name.into_iter().chain(queues).collect();
         }
@@ -105,15 +108,22 @@ impl SinkConfig {
         for column in partition.columns() {
             match column {
                 PartitionColumn::Field(name) if decode.is_none() => {
-                    found.push((at.clone(), format!("`$.{name}` is a field of the decoded body: add `decode: {{format: json}}`")));
+                    found.push((
+                        at.clone(),
+                        format!("`$.{name}` is a field of the decoded body: add `decode: {{format: json}}`"),
+                    ));
                 }
                 PartitionColumn::Envelope(name) if !COLUMNS.contains(&name.as_str()) => {
-                    found.push((at.clone(), format!("no envelope column `${name}`; there are: {}", COLUMNS.join(", "))));
+                    found.push((
+                        at.clone(),
+                        format!("no envelope column `${name}`; there are: {}", COLUMNS.join(", ")),
+                    ));
                 }
                 _ => {}
             }
         }
-        let declared = decode.filter(|d| d.schema.mode == SchemaMode::Declared).and_then(|d| d.schema.fields.as_ref());
+        let declared =
+            decode.filter(|d| d.schema.mode == SchemaMode::Declared).and_then(|d| d.schema.fields.as_ref());
         if let Some(schema) = declared.and_then(|f| sluice_formats::json::schema_from_fields(&f.0).ok())
             && let Err(error) = partition.check(Some(&schema), None)
         {
@@ -136,7 +146,9 @@ impl SinkConfig {
             for column in partition.columns() {
                 match column {
                     PartitionColumn::Property(name) => needs.properties.push(name.clone()),
-                    PartitionColumn::Envelope(name) => needs.columns.extend(COLUMNS.iter().find(|c| *c == name)),
+                    PartitionColumn::Envelope(name) => {
+                        needs.columns.extend(COLUMNS.iter().find(|c| *c == name))
+                    }
                     PartitionColumn::Field(_) => {}
                 }
             }
@@ -158,7 +170,9 @@ impl SinkConfig {
             }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
-            Self::Stdout(config) => Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout())))),
+            Self::Stdout(config) => {
+                Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout()))))
+            }
         })
     }
 

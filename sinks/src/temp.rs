@@ -76,12 +76,16 @@ fn take(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>, TaskE
         Err(fs::TryLockError::WouldBlock) => return Ok(None),
         Err(fs::TryLockError::Error(e)) => return Err(failed("lock", path, e)),
     }
-    // The sweeper may have had the lock before, and removed the file.
-    let is_same = match (fs::metadata(path), lock.file().metadata()) {
+    // A sweeper may have had the lock before, and removed the file.
+    Ok(is_named(lock.as_ref(), path).then_some(lock))
+}
+
+/// Whether the path still leads to this file.
+fn is_named(lock: &dyn DiskFile, path: &Path) -> bool {
+    match (fs::metadata(path), lock.file().metadata()) {
         (Ok(named), Ok(locked)) => named.ino() == locked.ino() && named.dev() == locked.dev(),
         _ => false,
-    };
-    Ok(is_same.then_some(lock))
+    }
 }
 
 fn sweep(disk: &dyn Disk, parent: &Path) -> Result<(), TaskError> {
@@ -99,6 +103,8 @@ fn sweep(disk: &dyn Disk, parent: &Path) -> Result<(), TaskError> {
             Err(e) => return Err(failed("open", &lock, e)),
         };
         match file.file().try_lock() {
+            // Another sweeper may have been faster.
+            Ok(()) if !is_named(file.as_ref(), &lock) => {}
             Ok(()) => {
                 clear(disk, &path)?;
                 info!(path = %path.display(), "removed the temporary files of a crashed run");

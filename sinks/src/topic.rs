@@ -45,10 +45,10 @@ impl TopicSink {
     /// Opens the topic, made with `queues` queues if there is none.
     pub fn new(name: &str, queues: u32, store: Store, clock: Clock) -> Result<Self, TaskError> {
         let topic = TopicName::new(name).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
-        let made = store.create_topic(&topic, queues).map_err(|e| failed(format!("cannot make topic {topic}"), e))?;
-        let queues = (0..made.queues)
-            .filter_map(|n| QueueId::new(i32::try_from(n).ok()?).ok())
-            .collect();
+        let made = store
+            .create_topic(&topic, queues)
+            .map_err(|e| failed(format!("cannot make topic {topic}"), e))?;
+        let queues = (0..made.queues).filter_map(|n| QueueId::new(i32::try_from(n).ok()?).ok()).collect();
         Ok(Self { store, topic, queues, clock, properties: Vec::new() })
     }
 
@@ -62,7 +62,9 @@ impl TopicSink {
         let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_view_opt());
         let (keys, tags, ids) = (text("keys"), text("tags"), text("message_id"));
         let bodies = rows.column_by_name("body").and_then(|c| c.as_binary_view_opt());
-        let born = rows.column_by_name("born_timestamp").and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>());
+        let born = rows
+            .column_by_name("born_timestamp")
+            .and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>());
         let map = rows.column_by_name("properties").and_then(|c| c.as_map_opt());
         let entries = map.and_then(|m| {
             let columns = m.entries().columns();
@@ -81,7 +83,11 @@ impl TopicSink {
                     return Ok(());
                 }
                 message::push_property(&mut self.properties, name, text).map_err(|e| {
-                    TaskError::new(Class::Record, format!("row {row}: property {name} does not fit a message")).because(e)
+                    TaskError::new(
+                        Class::Record,
+                        format!("row {row}: property {name} does not fit a message"),
+                    )
+                    .because(e)
                 })
             };
             if let Some((map, names, values)) = &entries
@@ -108,7 +114,9 @@ impl TopicSink {
                 ..Message::default()
             };
             let queue = self.queue(key.as_deref(), row);
-            batch.push(&self.topic, queue, &message).map_err(|e| failed(format!("row {row} does not fit a message"), e))?;
+            batch
+                .push(&self.topic, queue, &message)
+                .map_err(|e| failed(format!("row {row} does not fit a message"), e))?;
         }
         Ok(batch)
     }
@@ -140,7 +148,13 @@ impl TransactTask for TopicSink {
             .map_err(|e| failed(format!("cannot keep the position of {chain}"), e))
     }
 
-    fn commit(&mut self, chain: &Chain, incarnation: &str, slice: &Slice, fates: &Fates) -> Result<(), TaskError> {
+    fn commit(
+        &mut self,
+        chain: &Chain,
+        incarnation: &str,
+        slice: &Slice,
+        fates: &Fates,
+    ) -> Result<(), TaskError> {
         let batch = self.batch(&slice.envelope)?;
         let mark = ChainMark {
             chain: chain.to_string(),

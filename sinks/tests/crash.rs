@@ -142,7 +142,7 @@ fn kill_then_power_loss(step: u64) {
 
 #[test]
 fn power_loss_in_the_run_after_a_kill_loses_and_doubles_nothing() {
-    kill_then_power_loss(31);
+    kill_then_power_loss(47);
 }
 
 #[test]

@@ -65,7 +65,9 @@ impl SourceConfig {
         Ok(match self {
             Self::File(config) => Box::new(FileSource::new(config.clone())),
             Self::Topic(config) => Box::new(TopicSource::new(config, pipeline, store()?, feeders)?),
-            Self::Generate(config) => Box::new(GenerateSource::new(config.clone(), generate::Clock::system())),
+            Self::Generate(config) => {
+                Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))
+            }
         })
     }
 }

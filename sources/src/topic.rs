@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{
-    ArrayRef, BinaryViewBuilder, BooleanArray, Int32Array, Int64Builder, MapBuilder, MapFieldNames, RecordBatch,
-    RecordBatchOptions, StringDictionaryBuilder, StringViewBuilder, TimestampMillisecondBuilder,
+    ArrayRef, BinaryViewBuilder, BooleanArray, Int32Array, Int64Builder, MapBuilder, MapFieldNames,
+    RecordBatch, RecordBatchOptions, StringDictionaryBuilder, StringViewBuilder, TimestampMillisecondBuilder,
 };
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Int32Type, Schema};
@@ -18,7 +18,8 @@ use serde::Deserialize;
 use sluice_connect::batch;
 use sluice_connect::progress::Progress;
 use sluice_connect::task::{
-    Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, Slice, SourceQueue, SourceTask, TaskError,
+    Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, Slice, SourceQueue, SourceTask,
+    TaskError,
 };
 use sluice_filters::Name;
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
@@ -134,10 +135,10 @@ impl SourceTask for TopicSource {
         let fed = self.feeders.iter().all(|f| f.has_ended());
         self.seen = self.store.wait(self.seen.wrapping_sub(1), Duration::ZERO);
         let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
-        let read = self
-            .store
-            .read(&self.topic, id, QueueOffset::new(range.start), bytes_max)
-            .map_err(|e| store_error(format!("cannot read topic {} queue {queue} from {}", self.topic, range.start), e))?;
+        let read =
+            self.store.read(&self.topic, id, QueueOffset::new(range.start), bytes_max).map_err(|e| {
+                store_error(format!("cannot read topic {} queue {queue} from {}", self.topic, range.start), e)
+            })?;
         if read.next.get() <= range.start {
             let ended = self.until == Until::CaughtUp && fed;
             return Ok(if ended { Read::Ended } else { Read::Idle });
@@ -156,7 +157,11 @@ impl SourceTask for TopicSource {
     }
 
     fn confirmer(&self) -> Arc<dyn Confirm> {
-        Arc::new(Confirmer { store: self.store.clone(), topic: self.topic.clone(), group: self.group.clone() })
+        Arc::new(Confirmer {
+            store: self.store.clone(),
+            topic: self.topic.clone(),
+            group: self.group.clone(),
+        })
     }
 }
 
@@ -259,14 +264,20 @@ fn user_properties<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a str, &'
 
 fn mask(filter: &sluice_filters::Filter, rows: &[Row<'_>]) -> Result<BooleanArray, TaskError> {
     let mut columns: HashMap<Name, ArrayRef> = HashMap::new();
-    let properties: Vec<&str> =
-        filter.names().iter().filter_map(|n| if let Name::Property(p) = n { Some(p.as_str()) } else { None }).collect();
+    let properties: Vec<&str> = filter
+        .names()
+        .iter()
+        .filter_map(|n| if let Name::Property(p) = n { Some(p.as_str()) } else { None })
+        .collect();
     for (name, column) in properties.iter().zip(property_columns(rows, &properties)) {
         columns.insert(Name::Property((*name).to_owned()), column);
     }
     for name in filter.names() {
         if let Name::Envelope(column) = name {
-            let needs = Needs { columns: batch::COLUMNS.into_iter().filter(|c| c == column).collect(), ..Needs::default() };
+            let needs = Needs {
+                columns: batch::COLUMNS.into_iter().filter(|c| c == column).collect(),
+                ..Needs::default()
+            };
             let built = envelope(&[], rows, &needs)?;
             if let Some(array) = built.column_by_name(column) {
                 columns.insert(name.clone(), Arc::clone(array));
@@ -280,7 +291,8 @@ fn mask(filter: &sluice_filters::Filter, rows: &[Row<'_>]) -> Result<BooleanArra
 
 /// One Utf8View column a property; each record's properties are walked once.
 fn property_columns(rows: &[Row<'_>], names: &[&str]) -> Vec<ArrayRef> {
-    let mut builders: Vec<StringViewBuilder> = names.iter().map(|_| StringViewBuilder::with_capacity(rows.len())).collect();
+    let mut builders: Vec<StringViewBuilder> =
+        names.iter().map(|_| StringViewBuilder::with_capacity(rows.len())).collect();
     let mut found: Vec<Option<&str>> = vec![None; names.len()];
     for row in rows {
         found.fill(None);
@@ -309,7 +321,8 @@ fn time_column(rows: &[Row<'_>], value: impl Fn(&Record<'_>) -> i64) -> ArrayRef
 }
 
 fn envelope(runs: &[sluice_store::Run], rows: &[Row<'_>], needs: &Needs) -> Result<RecordBatch, TaskError> {
-    let wrong = |e: arrow::error::ArrowError| TaskError::new(Class::Fatal, "cannot build the envelope").because(e);
+    let wrong =
+        |e: arrow::error::ArrowError| TaskError::new(Class::Fatal, "cannot build the envelope").because(e);
     let (mut fields, mut columns): (Vec<_>, Vec<ArrayRef>) = (Vec::new(), Vec::new());
     for name in batch::COLUMNS {
         let wanted = name == "queue_offset"
@@ -336,8 +349,10 @@ fn envelope(runs: &[sluice_store::Run], rows: &[Row<'_>], needs: &Needs) -> Resu
             "keys" => text_column(rows, |r| message::property(r.properties, KEYS)),
             "tags" => text_column(rows, |r| message::property(r.properties, TAGS)),
             "properties" => {
-                let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
-                let mut builder = MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new());
+                let names =
+                    MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
+                let mut builder =
+                    MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new());
                 for row in rows {
                     for (name, value) in user_properties(&row.record) {
                         builder.keys().append_value(name);
@@ -367,11 +382,9 @@ fn bodies(runs: &[sluice_store::Run], rows: &[Row<'_>]) -> Result<ArrayRef, arro
     let blocks: Vec<u32> =
         runs.iter().map(|run| builder.append_block(Buffer::from(run.bytes.clone()))).collect();
     for row in rows {
-        let (Some(block), Ok(start), Ok(len)) = (
-            blocks.get(row.run),
-            u32::try_from(row.body_start),
-            u32::try_from(row.record.body.len()),
-        ) else {
+        let (Some(block), Ok(start), Ok(len)) =
+            (blocks.get(row.run), u32::try_from(row.body_start), u32::try_from(row.record.body.len()))
+        else {
             builder.append_value(row.record.body);
             continue;
         };

@@ -5,6 +5,7 @@
 //! goes. A crash at any point leaves the old or the new one in force. Never holds the writer's lock while it
 //! waits for the disk, but where it begins and puts queues right.
 
+use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -145,7 +146,7 @@ impl CommitLog {
 
     /// Drops the segments that retention lets go; says how many.
     pub(crate) fn retain(&self) -> Result<u64, Error> {
-        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unsynced = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         let count = self.expired_segments()?;
         if count == 0 {
             return Ok(0);
@@ -162,10 +163,13 @@ impl CommitLog {
         let commit_log = self.view.dir.join(name::COMMIT_LOG);
         for _ in 0..count {
             let Some(segment) = self.view.segments_mut().pop_front() else { break };
+            if unsynced.0 {
+                // A removal is durable before the next, so that no crash leaves a gap.
+                self.sync_dir(&commit_log)?;
+            }
             let path = segment::path(&commit_log, segment.start());
             self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-            // Each removal is durable before the next, so that no crash leaves a gap.
-            self.sync_dir(&commit_log)?;
+            unsynced.0 = true;
         }
         for queue in &queues {
             let (first, next) = queue.offsets();
@@ -214,11 +218,19 @@ impl CommitLog {
     }
 }
 
-/// The folders that a store has, made durable.
+/// Makes the folders of a store. Those of a new one are durable on return, but for what is in the folder of
+/// ours, which its first checkpoint makes durable.
 pub(crate) fn create_folders(disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
-    for folder in [name::COMMIT_LOG, name::CONSUME_QUEUES, name::CONFIG, name::TAIL] {
+    disk.create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    for folder in [name::COMMIT_LOG, name::CONSUME_QUEUES, name::CONFIG, name::OURS, name::TAIL] {
         let path = dir.join(folder);
-        disk.create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+        match disk.create_dir(&path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(|e| Error::io("create", &path, e))?,
+        }
+    }
+    if !dir.join(name::POSITIONS).exists() {
+        disk.sync_dir(dir).map_err(|e| Error::io("sync", dir, e))?;
     }
     Ok(())
 }

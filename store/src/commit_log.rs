@@ -42,7 +42,7 @@ pub(crate) struct CommitLog {
     pub(crate) ahead: Mutex<Option<Active>>,
     group: GroupCommit,
     /// One checkpoint or retention at a time.
-    pub(crate) checkpointing: Mutex<()>,
+    pub(crate) checkpointing: Mutex<UnsyncedRemoval>,
     pub(crate) wishes: Wishes,
     poison: OnceLock<(&'static str, PathBuf, String)>,
     pub(crate) closed: AtomicBool,
@@ -75,6 +75,10 @@ pub(crate) struct State {
     /// The number of the next queue.
     pub(crate) numbers: u32,
 }
+
+/// Whether a segment was removed whose name a crash could bring back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct UnsyncedRemoval(pub(crate) bool);
 
 /// A segment that is written.
 #[derive(Clone, Debug)]

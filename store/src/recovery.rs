@@ -251,6 +251,7 @@ pub(crate) fn zero_after(
     end: u64,
 ) -> Result<u64, Error> {
     let mut cut = 0;
+    let mut unsynced = false;
     // From the last one on, each removal durable before the next, so that no crash leaves a gap.
     for (start, _) in segment_files(commit_log)?.into_iter().rev() {
         if start + segment_bytes <= end {
@@ -268,9 +269,12 @@ pub(crate) fn zero_after(
         }
         let data = data_after(file.file(), 0).map_err(|e| Error::io("read", &path, e))?;
         if data > 0 || start >= end + segment_bytes {
+            if unsynced {
+                disk.sync_dir(commit_log).map_err(|e| Error::io("sync", commit_log, e))?;
+            }
             cut += data;
             disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-            disk.sync_dir(commit_log).map_err(|e| Error::io("sync", commit_log, e))?;
+            unsynced = true;
         }
     }
     Ok(cut)

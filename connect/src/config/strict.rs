@@ -101,7 +101,10 @@ impl de::Error for Fault {
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let hint = nearest(variant, expected.iter().copied()).map(|n| format!("; did you mean `{n}`?"));
         let known = expected.join(", ");
-        Self::custom(format!("unknown name `{variant}`, expected one of: {known}{}", hint.unwrap_or_default()))
+        Self::custom(format!(
+            "unknown name `{variant}`, expected one of: {known}{}",
+            hint.unwrap_or_default()
+        ))
     }
     fn missing_field(field: &'static str) -> Self {
         Self { missing: Some(field), ..Self::custom(format!("key `{field}` is missing")) }
@@ -174,8 +177,10 @@ impl<'a> Reader<'a> {
             if let Some(known) = known
                 && !known.contains(&key.as_str())
             {
-                let hint = nearest(key, known.iter().copied())
-                    .map_or_else(|| format!("; known keys: {}", known.join(", ")), |n| format!("; did you mean `{n}`?"));
+                let hint = nearest(key, known.iter().copied()).map_or_else(
+                    || format!("; known keys: {}", known.join(", ")),
+                    |n| format!("; did you mean `{n}`?"),
+                );
                 self.pass.tell(*place, &self.path, format!("unknown key `{key}`{hint}"));
             } else if !seen.insert(key.as_str()) {
                 self.pass.tell(*place, &self.path, format!("key `{key}` stands here a second time"));
@@ -255,7 +260,9 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.value {
             Value::Bool(b) => visitor.visit_bool(*b),
-            Value::Text(t) if self.node.secret && (t == "true" || t == "false") => visitor.visit_bool(t == "true"),
+            Value::Text(t) if self.node.secret && (t == "true" || t == "false") => {
+                visitor.visit_bool(t == "true")
+            }
             _ => Err(self.fault(&visitor)),
         }
     }
@@ -345,8 +352,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 }
             },
             _ => {
-                return Err(<Fault as de::Error>::custom(format!("expected one of: {}", variants.join(", ")))
-                    .at(node, &path));
+                return Err(<Fault as de::Error>::custom(format!(
+                    "expected one of: {}",
+                    variants.join(", ")
+                ))
+                .at(node, &path));
             }
         };
         visitor.visit_enum(variant).map_err(|fault| fault.at(node, &path))
@@ -370,7 +380,9 @@ impl<'de> MapAccess<'de> for Pairs<'_> {
         seed.deserialize(key).map(Some)
     }
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
-        let Some(reader) = self.value.take() else { return Err(<Fault as de::Error>::custom("value before key")) };
+        let Some(reader) = self.value.take() else {
+            return Err(<Fault as de::Error>::custom("value before key"));
+        };
         let (node, path) = (reader.node, reader.path.clone());
         seed.deserialize(reader).map_err(|fault| fault.at(node, &path))
     }

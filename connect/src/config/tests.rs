@@ -53,7 +53,8 @@ fn check(file: &str, expected: &[&str]) {
     }
 }
 
-const GOOD: &str = "name: a\nsource:\n  file: {path: x, rows: 3}\nsink:\n  parquet: {path: y, rotate: {age: 5m}}\n";
+const GOOD: &str =
+    "name: a\nsource:\n  file: {path: x, rows: 3}\nsink:\n  parquet: {path: y, rotate: {age: 5m}}\n";
 
 #[test]
 fn a_good_document_is_read_with_its_defaults() {
@@ -100,7 +101,10 @@ fn the_first_type_error_of_each_mapping_is_told() {
 fn missing_keys_and_unknown_kinds_are_told() {
     check(
         "name: a\nsource:\n  fil: {path: x}\nsink:\n  parquet: {}\n",
-        &["3:3: source: unknown name `fil`, expected one of: file; did you mean `file`?", "5:12: sink.parquet: key `path` is missing"],
+        &[
+            "3:3: source: unknown name `fil`, expected one of: file; did you mean `file`?",
+            "5:12: sink.parquet: key `path` is missing",
+        ],
     );
     check("name: a\n", &["1:1: key `source` is missing"]);
     check("- a\n", &["1:1: expected a mapping, got a list"]);

@@ -50,7 +50,9 @@ impl Node {
     /// The value under `key` of a mapping, with the place of the key.
     pub fn get(&self, key: &str) -> Option<(&Place, &Node)> {
         match &self.value {
-            Value::Map(pairs) => pairs.iter().find(|(_, k, _)| k == key).map(|(place, _, node)| (place, node)),
+            Value::Map(pairs) => {
+                pairs.iter().find(|(_, k, _)| k == key).map(|(place, _, node)| (place, node))
+            }
             _ => None,
         }
     }
@@ -108,10 +110,9 @@ pub fn parse(document: &Text<'_>) -> Result<Node, Problem> {
             Ok(root)
         }
         Err(error) => {
-            let place = error.location().map_or(Place { line: 1, column: 1 }, |at| Place {
-                line: at.line(),
-                column: at.column(),
-            });
+            let place = error
+                .location()
+                .map_or(Place { line: 1, column: 1 }, |at| Place { line: at.line(), column: at.column() });
             let text = error.without_snippet().to_string();
             let message = text.lines().next().unwrap_or("not YAML").to_owned();
             Err(Problem { place: shift(place, document.lines_before), path: String::new(), message })

@@ -34,7 +34,8 @@ fn expand_text(text: &str, lookup: Lookup<'_>) -> Result<(String, bool), String>
             continue;
         }
         out.push_str(before);
-        let (name, after) = after.split_once('}').ok_or_else(|| format!("`${{{after}` has no closing `}}`"))?;
+        let (name, after) =
+            after.split_once('}').ok_or_else(|| format!("`${{{after}` has no closing `}}`"))?;
         out.push_str(&lookup(name)?);
         used = true;
         rest = after;
@@ -60,11 +61,13 @@ pub fn lookup<'a>(
         };
         let valid = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty() || !name.chars().all(valid) {
-            return Err(format!("`${{{reference}}}` is not a variable: write ${{NAME}}, ${{NAME:default}} or ${{file:path}}"));
+            return Err(format!(
+                "`${{{reference}}}` is not a variable: write ${{NAME}}, ${{NAME:default}} or ${{file:path}}"
+            ));
         }
-        env(name).or_else(|| default.map(str::to_owned)).ok_or_else(|| {
-            format!("variable `{name}` is not set; set it, or write ${{{name}:default}}")
-        })
+        env(name)
+            .or_else(|| default.map(str::to_owned))
+            .ok_or_else(|| format!("variable `{name}` is not set; set it, or write ${{{name}:default}}"))
     }
 }
 

@@ -18,7 +18,7 @@ use bytesize::ByteSize;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluice_connect::plan::Plan;
 use sluice_connect::task::{Chain, Claim, Class, Fates, Range, SinkTask, Slice, TaskError};
-use sluice_sinks::arrow_ipc::ArrowConfig;
+use sluice_sinks::arrow_ipc::{ArrowConfig, Codec};
 use sluice_sinks::files::FileSink;
 use sluice_sinks::parquet::{ParquetConfig, RowGroup};
 use sluice_sinks::rotate::Rotate;
@@ -47,12 +47,11 @@ pub(crate) fn sink(kind: Kind, target: &Path, partition: &[&str], disk: Arc<dyn 
     match kind {
         Kind::Parquet => {
             let row_group = RowGroup { rows: 4, bytes: ByteSize::mib(1) };
-            let codec = "zstd".parse().unwrap();
+            let codec = "snappy".parse().unwrap();
             FileSink::parquet(&ParquetConfig { path, codec, partition, row_group, rotate }, disk).unwrap()
         }
         Kind::Arrow => {
-            FileSink::arrow(&ArrowConfig { path, codec: Default::default(), partition, rotate }, disk)
-                .unwrap()
+            FileSink::arrow(&ArrowConfig { path, codec: Codec::None, partition, rotate }, disk).unwrap()
         }
     }
 }
