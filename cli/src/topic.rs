@@ -167,7 +167,7 @@ fn stats(store: &Store, topic: &Topic, as_json: bool) -> Result<()> {
 
 /// RFC 3339 in UTC.
 fn time_text(ms: i64) -> String {
-    let time = arrow::array::TimestampMillisecondArray::from(vec![ms]).with_timezone("UTC");
+    let time = arrow::array::TimestampMillisecondArray::from(vec![ms]).with_timezone("+00:00");
     arrow::util::display::array_value_to_string(&time, 0).unwrap_or_else(|_| ms.to_string())
 }
 

@@ -137,7 +137,7 @@ fn a_bad_config_is_refused_before_anything_is_written() {
     check(
         "format: csv",
         "fromat: csv",
-        &["pipeline.yaml:4:23", "unknown key `fromat`; did you mean `format`?"],
+        &["pipeline.yaml:4:24", "unknown key `fromat`; did you mean `format`?"],
     );
     check("until: caught_up", "until: 5", &["pipeline.yaml:10:27"]);
     check(
@@ -148,7 +148,7 @@ fn a_bad_config_is_refused_before_anything_is_written() {
     check("delay > 15", "delay >> 15", &["pipeline.yaml:11:8: where: column"]);
     check("path: in.csv", "path: nowhere/in.csv", &["load", "nowhere/in.csv"]);
     check("topic: {name: t, until", "topic: {name: tt, until", &["lake", "no such topic: tt"]);
-    check("[$.origin]", "[$origin]", &["pipeline.yaml:14", "no envelope column `$origin`"]);
+    check("[$.origin]", "[$origin]", &["pipeline.yaml:14", "\"$origin\" is no envelope column"]);
     check("properties: [origin, delay]", "properties: [orign]", &["load", "orign"]);
     check("decode: {format: json}", "errors: {then: skip}", &["pipeline.yaml", "$.origin"]);
     check(

@@ -3,7 +3,7 @@
 //! Rows go to temporary files at once; a plan gives them their names. It never decides when a plan ends (it
 //! says when one is full), and never in which order the steps come.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +31,8 @@ pub struct FileSink {
     rotate: Rotate,
     chains: Chains,
     work: HashMap<Chain, Work>,
+    /// Folders of files whose names are durable.
+    durable: HashSet<PathBuf>,
 }
 
 /// What is not published yet of one chain.
@@ -103,6 +105,7 @@ impl FileSink {
             partition: Partition::new(partition)?,
             rotate: rotate.clone(),
             work: HashMap::new(),
+            durable: HashSet::new(),
         })
     }
 
@@ -233,16 +236,40 @@ impl FileSink {
         }
     }
 
-    /// Each folder that a plan's files are in.
+    /// Each folder from the target down to the plan's files, the target left out; parents come first.
     fn folders(&self, plan: &Plan) -> BTreeSet<PathBuf> {
-        let paths = plan.files.iter().map(|file| self.target.join(&file.name));
-        paths.filter_map(|path| path.parent().map(Path::to_owned)).collect()
+        let mut folders = BTreeSet::new();
+        for file in &plan.files {
+            let parts = file.name.split('/').count() - 1;
+            folders.extend(
+                Path::new(&file.name).ancestors().skip(1).take(parts).map(|part| self.target.join(part)),
+            );
+        }
+        folders
     }
 
-    fn sync_folders(&self, plan: &Plan) -> Result<(), TaskError> {
+    fn make_folders(&self, plan: &Plan) -> Result<(), TaskError> {
         for folder in self.folders(plan) {
+            match self.disk.create_dir(&folder) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed("make", &folder, e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the names of a plan's files durable, and those of their folders: who made them may have died
+    /// before.
+    fn sync_folders(&mut self, plan: &Plan) -> Result<(), TaskError> {
+        let paths = plan.files.iter().map(|file| self.target.join(&file.name));
+        let new_folders: Vec<_> =
+            self.folders(plan).into_iter().filter(|f| !self.durable.contains(f)).collect();
+        let parents =
+            paths.chain(new_folders.iter().cloned()).filter_map(|path| path.parent().map(Path::to_owned));
+        for folder in parents.collect::<BTreeSet<_>>() {
             self.disk.sync_dir(&folder).map_err(|e| failed("sync", &folder, e))?;
         }
+        self.durable.extend(new_folders);
         Ok(())
     }
 
@@ -388,9 +415,7 @@ impl SinkTask for FileSink {
             None => Vec::new(),
             Some(_) => return Err(broken(chain, "a plan is published that is not the sealed one")),
         };
-        for folder in self.folders(plan) {
-            self.disk.create_dir_all(&folder).map_err(|e| failed("make", &folder, e))?;
-        }
+        self.make_folders(plan)?;
         for (number, file) in plan.files.iter().enumerate() {
             self.publish_file(plan, file, temps.get(number))?;
         }

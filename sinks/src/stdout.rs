@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringBuilder};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::pretty::pretty_format_batches;
@@ -109,23 +109,26 @@ pub fn ndjson(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     Ok(writer.into_inner())
 }
 
-/// Bytes that are UTF-8 as text; others as hexadecimal digits after `0x`.
+/// Bytes that are UTF-8 as text, others as hexadecimal digits after `0x`; times in UTC by their offset, since
+/// no time zone has a name here.
 fn readable(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let mut fields = Vec::with_capacity(rows.num_columns());
     let mut columns = Vec::with_capacity(rows.num_columns());
     for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
-        let text = match column.data_type() {
-            DataType::Binary => Some(text(column.as_binary::<i32>().iter())),
-            DataType::BinaryView => Some(text(column.as_binary_view().iter())),
-            _ => None,
+        let column = match column.data_type() {
+            DataType::Binary => text(column.as_binary::<i32>().iter()),
+            DataType::BinaryView => text(column.as_binary_view().iter()),
+            DataType::Timestamp(TimeUnit::Millisecond, Some(_)) => {
+                let times = column.as_primitive::<TimestampMillisecondType>().clone();
+                Arc::new(times.with_timezone("+00:00"))
+            }
+            _ => column.clone(),
         };
-        fields.push(match text {
-            Some(_) => Arc::new(Field::new(field.name(), DataType::Utf8, field.is_nullable())),
-            None => field.clone(),
-        });
-        columns.push(text.unwrap_or_else(|| column.clone()));
+        fields.push(Field::new(field.name(), column.data_type().clone(), field.is_nullable()));
+        columns.push(column);
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 
 fn text<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> ArrayRef {

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use sluice_store::file::Disk;
@@ -42,7 +43,9 @@ struct Life {
 
 impl Story {
     fn new(kind: Kind, partition: &'static [&'static str]) -> Self {
-        let target = TempDir::new().unwrap();
+        // Thousands of targets are made and removed, which memory takes much better than a disk.
+        let memory = Path::new("/dev/shm");
+        let target = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
         Self { kind, partition, target, disk: FaultyDisk::new(), source: Source::default(), lives: 0 }
     }
 

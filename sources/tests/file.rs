@@ -353,6 +353,29 @@ fn properties_keys_and_tag_are_taken_and_a_null_is_none() {
 }
 
 #[test]
+fn text_around_the_length_that_a_view_holds_itself_is_whole() {
+    // No value is the beginning of another one.
+    let values =
+        ["a".repeat(11), "b".repeat(12), "c".repeat(13), "d".repeat(14), "é".repeat(6), "è".repeat(7)];
+    let folder = folder(&[("a", format!("v\n{}\n", values.join("\n")).as_bytes())]);
+    let config =
+        FileConfig { properties: vec!["v".to_owned()], ..config(folder.path(), "a", FileFormat::Csv) };
+    let needs = Needs { properties: vec!["v".to_owned()], ..Needs::default() };
+    let slice = slice(&mut open(config, &needs).unwrap(), "a", ALL, 1 << 20).unwrap();
+    assert_eq!(texts(&slice.envelope, "properties.v"), values.into_iter().map(Some).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_doubled_ndjson_key_that_becomes_a_property_is_a_reject() {
+    let folder = folder(&[("a", b"{\"k\":1,\"k\":2}\n{\"k\":1,\"x\":1,\"x\":2}\n")]);
+    let config = FileConfig { keys: vec!["k".to_owned()], ..config(folder.path(), "a", FileFormat::Ndjson) };
+    let (rows, rejects) = drain(&mut open(config, &bodies_only()).unwrap(), "a", 1 << 20);
+    // A doubled key that nothing here depends on is for the decoder to find.
+    assert_eq!(rows.len(), 1);
+    assert!(rejects[0].reason.contains("the key `k` stands twice"), "{}", rejects[0].reason);
+}
+
+#[test]
 fn the_filter_leaves_rows_out_and_counts_them() {
     let folder = folder(&[("a", b"origin,delay\nEWR,20\nLGA,30\nbad\nEWR,\nJFK,16\nEWR,3\n")]);
     let columns = vec!["origin".to_owned(), "delay".to_owned()];

@@ -66,7 +66,8 @@ impl Batch {
         if message.properties.contains(&0) {
             return Err(Error::Malformed { what: "properties", reason: "a zero byte marks torn records" });
         }
-        let size = record::encode(&mut self.bytes, topic.as_str(), queue, &message).map_err(refused)?;
+        let size =
+            record::encode(&mut self.bytes, topic.as_str(), queue, &message).map_err(|e| refused(&e))?;
         let tag_hash = tag_hash_of(message.properties);
         let transaction = message.sys_flag & sys_flag::TRANSACTION;
         let indexed = !matches!(transaction, sys_flag::TRANSACTION_PREPARED | sys_flag::TRANSACTION_ROLLBACK);
@@ -118,7 +119,7 @@ impl Batch {
     pub(crate) fn marked(&mut self, chain: Option<&ChainMark>) -> Result<Vec<u8>, Error> {
         let Some(first) = self.records.first_mut() else { return Ok(Vec::new()) };
         let old = self.bytes.get(..first.size as usize).unwrap_or(&[]);
-        let record = Record::decode(old).map_err(refused)?;
+        let record = Record::decode(old).map_err(|e| refused(&e))?;
         let mut properties = record.properties.to_vec();
         let gap = properties.last().is_some_and(|&b| b != 2);
         // Digits have a fixed width, so a first writing tells how long the second will be.
@@ -140,7 +141,7 @@ impl Batch {
         };
         let queue = QueueId::new(record.queue_id).unwrap_or_default();
         let mut head = Vec::new();
-        record::encode(&mut head, record.topic, queue, &message).map_err(refused)?;
+        record::encode(&mut head, record.topic, queue, &message).map_err(|e| refused(&e))?;
         Ok(head)
     }
 }
@@ -245,10 +246,10 @@ fn limit(what: &'static str, len: usize, max: usize) -> Result<(), Error> {
     if len > max { Err(Error::TooLarge { what, len: len as u64, max: max as u64 }) } else { Ok(()) }
 }
 
-fn refused(error: RecordError) -> Error {
+fn refused(error: &RecordError) -> Error {
     match error {
         RecordError::TooLarge { field, len, max } => {
-            Error::TooLarge { what: field, len: len as u64, max: max as u64 }
+            Error::TooLarge { what: field, len: *len as u64, max: *max as u64 }
         }
         _ => Error::Malformed { what: "record", reason: "it can not be read back" },
     }

@@ -186,7 +186,7 @@ impl CommitLog {
                 end: chain.end,
                 incarnation: chain.incarnation.clone(),
             };
-            self.log_change(&mut state, change)?;
+            Self::log_change(&mut state, change)?;
             Appended { log_offset: LogOffset::new(state.end), ..Appended::default() }
         } else {
             self.append_run(&mut state, &mut run)?
@@ -226,7 +226,9 @@ impl CommitLog {
         let bytes = bytes.ok_or(Error::TooLarge { what: "batch", len, max })?;
         // The fields that are set under the lock are still zero, as the checksum wants them.
         let mut crc = crc32fast::Hasher::new();
-        parts.iter().for_each(|part| crc.update(part));
+        for part in parts {
+            crc.update(part);
+        }
         run.tail = TailRun { bytes, crc: crc.finalize() };
         Ok(run)
     }
@@ -360,7 +362,7 @@ impl CommitLog {
         })
     }
 
-    fn log_change(&self, state: &mut State, change: Change) -> Result<(), Error> {
+    fn log_change(state: &mut State, change: Change) -> Result<(), Error> {
         state.tail.change(&LoggedChange { log: state.end, change })?;
         state.touched(false);
         Ok(())
@@ -379,7 +381,7 @@ impl CommitLog {
         let incarnation = new_incarnation(now_ms, state.end);
         let topic = Topic { name: name.clone(), queues, incarnation: incarnation.clone() };
         let change = Change::Topic { name: name.to_string(), queues, incarnation: incarnation.clone() };
-        self.log_change(&mut state, change)?;
+        Self::log_change(&mut state, change)?;
         let mut list = Vec::new();
         add_queues(&mut list, name, queues, &mut state.numbers);
         self.view.tables().topics.add(name, queues, incarnation, now_ms);
@@ -402,7 +404,7 @@ impl CommitLog {
         }
         let incarnation = incarnation.to_owned();
         let change = Change::Position { chain: chain.into(), end: origin, incarnation: incarnation.clone() };
-        self.log_change(&mut state, change)?;
+        Self::log_change(&mut state, change)?;
         let position = StoredPosition { end: origin, incarnation, log: state.end };
         self.view.tables().positions.advance(chain, position);
         self.after_change(state)
@@ -419,7 +421,7 @@ impl CommitLog {
         let mut state = self.lock()?;
         let (queue, next) = (queue.get(), offset.get());
         let change = Change::Offset { group: group.to_string(), topic: topic.to_string(), queue, next };
-        self.log_change(&mut state, change)?;
+        Self::log_change(&mut state, change)?;
         self.view.tables().offsets.set(group, topic, queue, next, (self.clock)());
         self.after_change(state)
     }

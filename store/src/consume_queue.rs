@@ -31,6 +31,8 @@ pub(crate) const UNIT_BYTES: usize = 20;
 pub(crate) const FILE_UNITS: i64 = 300_000;
 /// Length of one file in bytes.
 const FILE_BYTES: u64 = FILE_UNITS as u64 * UNIT_BYTES as u64;
+/// The length of a unit as a factor of queue offsets.
+const UNIT: i64 = 20;
 /// How many consume-queue files are kept open, for reading and for writing each.
 const OPEN_FILES_MAX: usize = 256;
 const BLANK_SIZE: u32 = 0x7FFF_FFFF;
@@ -269,7 +271,7 @@ impl ConsumeQueues {
     fn files(&self, queue: &Queue) -> Result<Vec<i64>, Error> {
         let offset = |name: String| {
             let bytes: i64 = name.parse().ok()?;
-            (name.len() == 20 && bytes >= 0).then_some(bytes / UNIT_BYTES as i64)
+            (name.len() == 20 && bytes >= 0).then_some(bytes / UNIT)
         };
         let mut starts: Vec<i64> = names(&self.queue_dir(queue))?.into_iter().filter_map(offset).collect();
         starts.sort_unstable();
@@ -285,7 +287,7 @@ impl ConsumeQueues {
     }
 
     fn path(&self, queue: &Queue, start: i64) -> PathBuf {
-        self.queue_dir(queue).join(format!("{:020}", start * UNIT_BYTES as i64))
+        self.queue_dir(queue).join(format!("{:020}", start * UNIT))
     }
 
     fn open_for_writing(

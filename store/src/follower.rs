@@ -17,7 +17,7 @@ use crate::scan::{Found, Scan};
 use crate::segment::{self, Segment};
 use crate::tables::{self, name};
 use crate::topic::{Queue, TopicEntry, add_queues};
-use crate::view::{Tables, View};
+use crate::view::{Parts, Tables, View};
 use crate::{Error, lock, tail};
 
 /// The reading end of a store that another process may write.
@@ -41,17 +41,22 @@ impl Follower {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(Error::io("open", dir.join(name::COMMIT_LOG), source));
         }
-        // A topic that has no incarnation yet gets one from its writer.
-        let Opened { parts, scan, numbers, .. } =
-            recovery::open(dir, None, recovery::SEGMENT_BYTES_MIN, &|_| String::new(), 0)?;
-        let tables = parts.tables.clone();
-        let state = State { scan, tables, numbers };
+        let (parts, state) = look(dir, 0)?;
         Ok((View::new(parts), Self { state: Mutex::new(state) }))
     }
 
     /// Looks for more.
     pub(crate) fn refresh(&self, view: &View) -> Result<(), Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = segment_files(&view.dir.join(name::COMMIT_LOG))?.first().map_or(0, |f| f.0);
+        if first > state.scan.at {
+            // Retention overtook it.
+            let (parts, now) = look(&view.dir, state.numbers)?;
+            *state = now;
+            view.replace(parts);
+            view.appends.step();
+            return Ok(());
+        }
         let State { scan, tables: marks, numbers } = &mut *state;
         // In this order: what a writer drops from the tail stands in the checkpoint before.
         let taken = lock::is_taken(&view.dir)?;
@@ -100,6 +105,15 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+/// Looks at everything anew, as a recovery would.
+fn look(dir: &Path, numbers: u32) -> Result<(Parts, State), Error> {
+    // A topic that has no incarnation yet gets one from its writer.
+    let opened = recovery::open(dir, None, numbers, recovery::SEGMENT_BYTES_MIN, &|_| String::new(), 0)?;
+    let Opened { parts, scan, numbers, .. } = opened;
+    let tables = parts.tables.clone();
+    Ok((parts, State { scan, tables, numbers }))
 }
 
 /// The queue of a record and its unit there, if it is the queue's next one.

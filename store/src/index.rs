@@ -49,13 +49,14 @@ struct State {
 }
 
 impl<'a> Index<'a> {
-    /// Looks at the files of all topics and queues that there are.
+    /// Looks at the files of all topics and queues that there are. Queues are numbered from `numbers` on.
     pub(crate) fn new(
         queues: &'a ConsumeQueues,
         disk: Option<&'a dyn Disk>,
         log_first: u64,
         trusted: u64,
         table: &TopicTable,
+        numbers: u32,
     ) -> Result<Self, Error> {
         let mut index = Self {
             queues,
@@ -64,7 +65,7 @@ impl<'a> Index<'a> {
             trusted,
             topics: BTreeMap::new(),
             states: HashMap::new(),
-            numbers: 0,
+            numbers,
             unsynced: Unsynced::default(),
             skipped: 0,
         };
@@ -168,14 +169,13 @@ impl<'a> Index<'a> {
             self.write(queue)?;
             let Some(state) = self.states.get_mut(&queue.number) else { continue };
             queue.set(state.first, state.next);
-            match self.disk {
-                Some(disk) => self.queues.cut(disk, queue, state.next, &mut self.unsynced)?,
-                None => {
-                    let units = std::mem::take(&mut state.units);
-                    let from = state.next - i64::try_from(units.len()).unwrap_or(0);
-                    let mut found = queue.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    *found = (from, units.into());
-                }
+            if let Some(disk) = self.disk {
+                self.queues.cut(disk, queue, state.next, &mut self.unsynced)?;
+            } else {
+                let units = std::mem::take(&mut state.units);
+                let from = state.next - i64::try_from(units.len()).unwrap_or(0);
+                let mut found = queue.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                *found = (from, units.into());
             }
         }
         let mut topics = Topics::new();

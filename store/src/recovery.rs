@@ -48,10 +48,12 @@ pub(crate) struct Opened {
     pub(crate) scan: Scan,
 }
 
-/// Reads what is there. With a disk, consume queues are repaired; without, nothing is written.
+/// Reads what is there. With a disk, consume queues are repaired; without, nothing is written. Queues are
+/// numbered from `numbers` on.
 pub(crate) fn open(
     dir: &Path,
     disk: Option<&dyn Disk>,
+    numbers: u32,
     segment_bytes: u64,
     new_incarnation: &dyn Fn(u64) -> String,
     now_ms: i64,
@@ -80,7 +82,7 @@ pub(crate) fn open(
         }
     }
     let queues = ConsumeQueues::new(dir.join(name::CONSUME_QUEUES));
-    let mut index = Index::new(&queues, disk, first, from, &tables.topics)?;
+    let mut index = Index::new(&queues, disk, first, from, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
     scan.run(u64::MAX, &mut |found: &Found<'_>| {
         recovery.records += 1;

@@ -112,7 +112,7 @@ mod tests {
         file.set_len(1 << 20).unwrap();
         let segment = Segment::map(&file, 1 << 20).unwrap();
         assert_eq!((segment.start(), segment.end()), (1 << 20, 2 << 20));
-        file.write_all_at(&[7; 200_000], 1000).unwrap();
+        file.write_all_at(&vec![7; 200_000], 1000).unwrap();
         let view = segment.view((1 << 20) + 1000, (1 << 20) + 201_000).unwrap();
         let again = segment.view((1 << 20) + 1000, (1 << 20) + 201_000).unwrap();
         assert!(segment.view(0, 5).is_none() && segment.view(2 << 20, (2 << 20) + 1).is_none());

@@ -33,7 +33,7 @@ struct Handle {
 
 enum Role {
     Writer { log: Arc<CommitLog>, thread: Mutex<Option<JoinHandle<()>>> },
-    Reader(Follower),
+    Reader(Box<Follower>),
 }
 
 impl std::fmt::Debug for Store {
@@ -69,7 +69,7 @@ impl Store {
         let lock = lock::take(&dir)?;
         let now_ms = clock();
         let incarnation = |end| new_incarnation(now_ms, end);
-        let mut opened = recovery::open(&dir, Some(&*disk), segment_bytes, &incarnation, now_ms)?;
+        let mut opened = recovery::open(&dir, Some(&*disk), 0, segment_bytes, &incarnation, now_ms)?;
         let commit_log = dir.join(name::COMMIT_LOG);
         let clean = opened.parts.recovery.clean;
         let cut = recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?;
@@ -118,7 +118,7 @@ impl Store {
     /// [`Store::refresh`] looks for more.
     pub fn open_read_only(dir: &Path) -> Result<Self, Error> {
         let (view, follower) = Follower::open(dir)?;
-        Ok(Self { handle: Arc::new(Handle { view: Arc::new(view), role: Role::Reader(follower) }) })
+        Ok(Self { handle: Arc::new(Handle { view: Arc::new(view), role: Role::Reader(Box::new(follower)) }) })
     }
 
     /// Looks for what another process appended; nothing to do for the writer.

@@ -77,6 +77,14 @@ impl View {
         }
     }
 
+    /// Shows something else of the same store, further on.
+    pub(crate) fn replace(&self, parts: Parts) {
+        self.visible.fetch_max(parts.visible, Ordering::AcqRel);
+        *self.segments_mut() = parts.segments;
+        *self.topics_mut() = parts.topics;
+        *self.tables() = parts.tables;
+    }
+
     // What these locks protect is changed by single assignments, so it is whole even if a thread panicked.
 
     pub(crate) fn topics(&self) -> RwLockReadGuard<'_, Topics> {

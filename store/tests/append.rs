@@ -185,7 +185,7 @@ fn a_waiter_is_woken_by_an_append_and_by_nothing_else() {
     let seen = store.wait(u64::MAX, Duration::ZERO);
     assert_eq!(store.wait(seen, Duration::from_millis(1)), seen);
     let waiter = store.clone();
-    let thread = std::thread::spawn(move || waiter.wait(seen, Duration::from_secs(60)));
+    let thread = std::thread::spawn(move || waiter.wait(seen, Duration::from_mins(1)));
     store.append(batch(&["a"])).unwrap();
     assert!(thread.join().unwrap() > seen);
 }
@@ -201,7 +201,9 @@ fn ten_thousand_queues_are_written_read_and_found_again() {
     for round in ["first", "second"] {
         for ids in (0..10_000).collect::<Vec<i32>>().chunks(1000) {
             let mut batch = Batch::new();
-            ids.iter().for_each(|&id| push(&mut batch, "t", id, &[&format!("{round} {id}")]));
+            for id in ids {
+                push(&mut batch, "t", *id, &[&format!("{round} {id}")]);
+            }
             store.append(batch).unwrap();
         }
     }
@@ -229,7 +231,9 @@ fn many_threads_append_in_sync_mode_and_every_queue_stays_in_order() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|t| t.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     let expected: Vec<String> = (0..50).map(|i| i.to_string()).collect();
     for id in 0..4 {
         assert_eq!(bodies_of(&store, "t", id), expected);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{Place, at, bodies_of, mark, push, queue, seeds, topic};
-use sluice_protocol::id::GroupName;
+use sluice_protocol::id::{GroupName, QueueOffset};
 use sluice_store::{Batch, Flush, Store};
 use sluice_testkit::{FaultyDisk, PowerLoss, Random};
 
@@ -61,7 +61,7 @@ impl Model {
         let records: usize = found.values().map(Vec::len).sum();
         let position = store.position("chain").map_or(0, |p| p.end);
         let group = GroupName::new("g").unwrap();
-        let offset = store.committed_offset(&group, &topic("t"), queue(0)).map_or(0, |o| o.get());
+        let offset = store.committed_offset(&group, &topic("t"), queue(0)).map_or(0, QueueOffset::get);
 
         // The records tell how far the log survived. Changes lie in another file, where a prefix of them
         // survived that holds at least the durable ones, and none that came after what is left of the log.
@@ -244,7 +244,7 @@ fn after_power_loss_sync_keeps_all_that_was_acknowledged() {
 
 #[test]
 fn after_power_loss_async_loses_a_suffix_only_and_never_half_a_batch() {
-    let flush = Flush::Async { interval: Duration::from_secs(3600) };
+    let flush = Flush::Async { interval: Duration::from_hours(1) };
     (0..seeds(60)).for_each(|seed| run(seed, flush));
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use common::{
     Place, SEGMENT_BYTES, at, batch, batch_for, bodies, bodies_of, mark, push, queue, seeds, topic,
 };
-use sluice_protocol::id::GroupName;
+use sluice_protocol::id::{GroupName, QueueOffset};
 use sluice_protocol::record::records;
 use sluice_store::{Batch, Store};
 
@@ -156,7 +156,7 @@ fn changes_survive_a_crash_and_their_tail_may_be_cut_anywhere() {
         File::options().write(true).open(copy.dir().join(&tail)).unwrap().set_len(cut).unwrap();
         let store = copy.open();
         assert_eq!(bodies(&store), ["a", "b", "c"], "records are checked one by one where the tail is gone");
-        let offset = store.committed_offset(&group, &topic("t"), queue(0)).map(|o| o.get());
+        let offset = store.committed_offset(&group, &topic("t"), queue(0)).map(QueueOffset::get);
         let state = (store.position("chain").map(|p| p.end), offset, store.topics().len());
         if seen.last() != Some(&state) {
             seen.push(state);

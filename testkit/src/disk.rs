@@ -246,7 +246,7 @@ impl Disk for FaultyDisk {
         if is_new {
             state.files.insert(inode, kept);
         } else {
-            state.files.entry(inode).or_insert(kept).path = path.clone();
+            state.files.entry(inode).or_insert(kept).path.clone_from(&path);
         }
         drop(state);
         Ok(Arc::new(FaultyFile { disk: self.clone(), file, inode, path }))
@@ -279,7 +279,7 @@ impl Disk for FaultyDisk {
         if let Ok(inode) = File::open(to).and_then(|f| inode(&f))
             && let Some(kept) = state.files.get_mut(&inode)
         {
-            kept.path = to.to_owned();
+            to.clone_into(&mut kept.path);
         }
         Ok(())
     }

@@ -199,15 +199,20 @@ pub(crate) fn published(kind: Kind, target: &Path) -> BTreeMap<String, Rows> {
     try_published(kind, target).unwrap()
 }
 
+/// The name of each published file below the target.
+pub(crate) fn published_names(target: &Path) -> Vec<String> {
+    let names =
+        walk(target).into_iter().map(|path| path.strip_prefix(target).unwrap().to_str().unwrap().to_owned());
+    let (ours, data): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with("_sluice/"));
+    let looks_like_data = |name: &String| name.ends_with(".parquet") || name.ends_with(".arrow");
+    assert!(!ours.iter().any(looks_like_data), "{ours:?}");
+    data
+}
+
 fn try_published(kind: Kind, target: &Path) -> Result<BTreeMap<String, Rows>, String> {
     let mut found = BTreeMap::new();
-    for path in walk(target) {
-        let name = path.strip_prefix(target).unwrap().to_str().unwrap().to_owned();
-        if name.starts_with("_sluice/") {
-            assert!(!name.ends_with(".parquet") && !name.ends_with(".arrow"), "{name} looks like data");
-            continue;
-        }
-        let batches = try_read(kind, &path).map_err(|e| format!("{name}: {e}"))?;
+    for name in published_names(target) {
+        let batches = try_read(kind, &target.join(&name)).map_err(|e| format!("{name}: {e}"))?;
         found.insert(name, batches.iter().flat_map(ids_and_notes).collect());
     }
     Ok(found)

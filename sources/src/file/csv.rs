@@ -268,3 +268,21 @@ enum Split {
     Broken(String),
     End,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_stays_bounded_by_one_record_whatever_a_quote_swallows() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [b"a,b\n1,\"".as_slice(), &b"2,3\n".repeat(10_000_000)].concat())
+            .unwrap();
+        let mut records = CsvRecords::new(Input::open(file.path()).unwrap(), &[], "a file").unwrap();
+        let Next::Bad(reason) = records.next().unwrap() else { panic!("the quote is never closed") };
+        assert_eq!(reason, "record of 40000003 bytes exceeds the limit of 4194304 bytes");
+        assert!(matches!(records.next().unwrap(), Next::End));
+        let held = records.text.len() + records.input.held_bytes() + records.head.capacity();
+        assert!(held < 4 * RECORD_BYTES_MAX + HEAD_BYTES_MAX + 1, "{held} bytes are held");
+    }
+}

@@ -73,6 +73,12 @@ impl Input {
         &self.buffer[self.start..self.end]
     }
 
+    /// Bytes of memory that the window has now.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Gives up the first `len` bytes of the window.
     pub(super) fn consume(&mut self, len: usize) {
         self.start = (self.start + len).min(self.end);

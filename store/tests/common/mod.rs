@@ -37,7 +37,7 @@ impl Place {
 
     /// Flushed by hand.
     pub fn lazy() -> Self {
-        Self::new(Flush::Async { interval: Duration::from_secs(3600) })
+        Self::new(Flush::Async { interval: Duration::from_hours(1) })
     }
 
     /// A copy of the store's files as a killed process would leave them.
@@ -144,6 +144,7 @@ pub fn bodies(store: &Store) -> Vec<String> {
 }
 
 /// How many seeds a loop runs with: `SLUICE_SEEDS`, or the small number that goes with every test run.
+#[expect(clippy::disallowed_methods, reason = "the long run is asked for from outside")]
 pub fn seeds(few: u64) -> u64 {
     std::env::var("SLUICE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
 }
