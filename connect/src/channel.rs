@@ -121,9 +121,9 @@ mod tests {
             });
             for expected in 0..100 {
                 assert!(receiver.0.lock().bytes <= 10);
-                assert_eq!(receiver.receive(Duration::from_secs(60)), Received::Item(expected));
+                assert_eq!(receiver.receive(Duration::from_mins(1)), Received::Item(expected));
             }
-            assert_eq!(receiver.receive(Duration::from_secs(60)), Received::Closed);
+            assert_eq!(receiver.receive(Duration::from_mins(1)), Received::Closed);
         });
     }
 

@@ -237,7 +237,7 @@ pub struct Errors {
 
 impl Errors {
     fn retry_default() -> Span {
-        Span(Duration::from_secs(600))
+        Span(Duration::from_mins(10))
     }
 }
 

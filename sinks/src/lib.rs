@@ -147,7 +147,7 @@ impl SinkConfig {
                 match column {
                     PartitionColumn::Property(name) => needs.properties.push(name.clone()),
                     PartitionColumn::Envelope(name) => {
-                        needs.columns.extend(COLUMNS.iter().find(|c| *c == name))
+                        needs.columns.extend(COLUMNS.iter().find(|c| *c == name));
                     }
                     PartitionColumn::Field(_) => {}
                 }
@@ -179,7 +179,8 @@ impl SinkConfig {
     /// One line for a person: where rows go, and how files are cut.
     pub fn describe(&self) -> String {
         let files = |path: &Path, partition: &[String], rotate: &Rotate| {
-            let folders: String = partition.iter().map(|p| format!("/{p}=…")).collect();
+            let folders: Vec<String> = partition.iter().map(|p| format!("/{p}=…")).collect();
+            let folders = folders.concat();
             format!(
                 "{}{folders}, a new file at {}, {} rows or {}, whichever is first",
                 path.display(),

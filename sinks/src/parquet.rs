@@ -10,8 +10,8 @@ use std::str::FromStr;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowWriter, encode_arrow_schema};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
@@ -20,6 +20,7 @@ use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 
 use crate::disk::{FileOut, failed};
+use crate::plain;
 use crate::rotate::{Rotate, positive_bytes, positive_rows};
 use crate::writer::PLAN_KEY;
 
@@ -152,8 +153,13 @@ impl ParquetFormat {
     }
 
     pub(crate) fn writer(&self, schema: SchemaRef, out: FileOut) -> Result<ParquetFile, ParquetError> {
-        let options = ArrowWriterOptions::new().with_properties(self.properties.clone());
-        let writer = ArrowWriter::try_new_with_options(out, schema, options)?;
+        // Views are written as they are, without a copy; what the footer tells readers are plain types, as
+        // many can't compare views yet.
+        let plain = encode_arrow_schema(&plain::schema(&schema));
+        let options =
+            ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
+        let mut writer = ArrowWriter::try_new_with_options(out, schema, options)?;
+        writer.append_key_value_metadata(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), plain));
         Ok(ParquetFile { writer, row_group_bytes: self.row_group_bytes })
     }
 }

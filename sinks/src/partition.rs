@@ -12,7 +12,7 @@ use arrow::error::ArrowError;
 use sluice_connect::batch;
 use sluice_connect::task::{Class, Slice, TaskError};
 
-use crate::name;
+use crate::{name, plain};
 
 /// Folders below one another; more would only make paths that no system takes.
 const COLUMNS_MAX: usize = 8;
@@ -274,7 +274,9 @@ fn values(column: &PartitionColumn, slice: &Slice) -> Result<StringViewArray, Ta
     let text = match found.data_type() {
         // Dictionaries and the rest come to text first; the cast to views is free from there.
         DataType::Utf8View => Ok(found.clone()),
-        _ => cast(found, &DataType::Utf8).and_then(|text| cast(&text, &DataType::Utf8View)),
+        _ => plain::with_offset(found)
+            .and_then(|column| cast(&column, &DataType::Utf8))
+            .and_then(|text| cast(&text, &DataType::Utf8View)),
     };
     let text: Result<ArrayRef, ArrowError> = text;
     let text = text.map_err(|e| {

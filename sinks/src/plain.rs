@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
+
+/// A time zone that Arrow's functions know by its offset only, as its table of names is not built in.
+const UTC: &str = "UTC";
 
 /// The schema with views and dictionaries replaced, at any depth.
 pub(crate) fn schema(schema: &Schema) -> SchemaRef {
@@ -30,6 +33,16 @@ pub(crate) fn batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBat
         .collect::<Result<_, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema.clone(), columns, &options)
+}
+
+/// The column with its time zone written so that its values can be shown as text.
+pub(crate) fn with_offset(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match column.data_type() {
+        DataType::Timestamp(unit, Some(zone)) if **zone == *UTC => {
+            cast(column, &DataType::Timestamp(*unit, Some("+00:00".into())))
+        }
+        _ => Ok(column.clone()),
+    }
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {

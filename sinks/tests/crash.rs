@@ -5,8 +5,10 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use sluice_connect::task::{Class, SinkTask};
 use sluice_store::file::Disk;
-use sluice_testkit::{FaultyDisk, PowerLoss};
+use sluice_testkit::{Call, FaultyDisk, PowerLoss};
 use support::disk::MortalDisk;
 use support::{BY_ORIGIN, Cut, KINDS, Kind, Source, check_rows, run, sink, walk};
 use tempfile::TempDir;
@@ -77,6 +79,43 @@ impl Story {
 
 fn all_stories() -> impl Iterator<Item = (Kind, &'static [&'static str])> {
     KINDS.into_iter().flat_map(|kind| [(kind, &[][..]), (kind, BY_ORIGIN)])
+}
+
+#[test]
+fn a_full_disk_is_told_and_the_run_goes_on_once_there_is_space() {
+    for (kind, partition) in all_stories() {
+        let mut story = Story::new(kind, partition);
+        let disk = story.disk.clone();
+        let mut sink = sink(kind, story.target.path(), partition, Arc::new(disk.clone()));
+        sink.begin(&support::chain(), 0, "first").unwrap();
+        disk.set_full(true);
+        let error = run(&mut sink, &mut story.source, END, CUTS[0], 0).unwrap_err();
+        assert_eq!(error.class, Class::Retry, "{error}");
+        assert!(error.message.contains(story.target.path().to_str().unwrap()), "{error}");
+        disk.set_full(false);
+        sink.discard(&support::chain()).unwrap();
+        run(&mut sink, &mut story.source, END, CUTS[1], 0).unwrap();
+        check_rows(kind, story.target.path(), 0, END, partition).unwrap();
+    }
+}
+
+#[test]
+fn any_failed_sync_or_write_is_told_and_the_same_task_goes_on() {
+    for (kind, partition) in all_stories() {
+        for call in [Call::Sync, Call::Write] {
+            for nth in 1.. {
+                let mut story = Story::new(kind, partition);
+                let mut sink = sink(kind, story.target.path(), partition, Arc::new(story.disk.clone()));
+                story.disk.fail(call, nth, Errno::EIO);
+                let Err(error) = run(&mut sink, &mut story.source, END, CUTS[0], 0) else { break };
+                assert_eq!(error.class, Class::Retry, "{error}");
+                sink.discard(&support::chain()).unwrap();
+                run(&mut sink, &mut story.source, END, CUTS[1], 0).unwrap();
+                check_rows(kind, story.target.path(), 0, END, partition)
+                    .unwrap_or_else(|e| panic!("{kind:?} {partition:?} {call:?} {nth}: {e}"));
+            }
+        }
+    }
 }
 
 #[test]
@@ -154,15 +193,17 @@ fn power_loss_anywhere_in_the_run_after_a_kill_loses_and_doubles_nothing() {
     kill_then_power_loss(1);
 }
 
-/// Whether some power loss in the run after the kill shows that its sync call number `skipped` (from 0) was
-/// left out; `None` if it has fewer.
+/// Whether some power loss in the run after the kill, at operation `from` or later, shows that its sync call
+/// number `skipped` (from 0) was left out; `None` if it has fewer. `from` becomes the operation after the call.
 fn is_noticed(
     kind: Kind,
     partition: &'static [&'static str],
     killed_at: u64,
     skipped: usize,
+    from: &mut u64,
 ) -> Option<bool> {
-    for lost_at in 1.. {
+    let mut is_skipped = false;
+    for lost_at in *from.. {
         let mut story = Story::new(kind, partition);
         story.live(killed_at).unwrap();
         let before = story.disk.syncs().len();
@@ -173,6 +214,9 @@ fn is_noticed(
                 Ok(Life { is_whole: false, .. }) => continue,
                 _ => return None,
             }
+        }
+        if !is_skipped {
+            (is_skipped, *from) = (true, lost_at);
         }
         story.disk.crash(lost_at, PowerLoss::Forget);
         if story.end().is_err() || life.is_err() {
@@ -195,9 +239,9 @@ fn calls(kind: Kind, partition: &'static [&'static str]) -> Vec<String> {
 #[test]
 fn each_sync_call_is_needed() {
     for (kind, partition) in all_stories() {
-        let mut skipped = 0;
+        let (mut skipped, mut from) = (0, 1);
         // A first life that is killed at once leaves all to the second.
-        while let Some(is_noticed) = is_noticed(kind, partition, 1, skipped) {
+        while let Some(is_noticed) = is_noticed(kind, partition, 1, skipped, &mut from) {
             assert!(
                 is_noticed,
                 "{kind:?} {partition:?}: nobody needs sync call {skipped}, {:?}",
@@ -215,7 +259,8 @@ fn what_a_killed_run_named_but_did_not_sync_is_synced_by_the_next() {
         let operations = Story::new(kind, &[]).live(u64::MAX).unwrap().operations;
         // The first sync of a recovery is for the plan's name, the second for the names of its files.
         for skipped in [0, 1] {
-            let is_needed = (2..operations).any(|at| is_noticed(kind, &[], at, skipped) == Some(true));
+            let is_needed =
+                (2..operations).any(|at| is_noticed(kind, &[], at, skipped, &mut 1) == Some(true));
             assert!(is_needed, "{kind:?}: nobody needs sync call {skipped} of a recovery");
         }
     }

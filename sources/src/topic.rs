@@ -185,7 +185,7 @@ impl Confirm for Confirmer {
 
     fn confirmed(&self, _topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
         let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
-        Ok(self.store.committed_offset(&self.group, &self.topic, id).map(|o| o.get()))
+        Ok(self.store.committed_offset(&self.group, &self.topic, id).map(QueueOffset::get))
     }
 }
 
@@ -289,7 +289,7 @@ fn mask(filter: &sluice_filters::Filter, rows: &[Row<'_>]) -> Result<BooleanArra
         .map_err(|e| TaskError::new(Class::Fatal, "cannot evaluate the filter").because(e))
 }
 
-/// One Utf8View column a property; each record's properties are walked once.
+/// One `Utf8View` column a property; each record's properties are walked once.
 fn property_columns(rows: &[Row<'_>], names: &[&str]) -> Vec<ArrayRef> {
     let mut builders: Vec<StringViewBuilder> =
         names.iter().map(|_| StringViewBuilder::with_capacity(rows.len())).collect();
@@ -310,13 +310,17 @@ fn property_columns(rows: &[Row<'_>], names: &[&str]) -> Vec<ArrayRef> {
 
 fn text_column<'a>(rows: &[Row<'a>], value: impl Fn(&Record<'a>) -> Option<&'a str>) -> ArrayRef {
     let mut builder = StringViewBuilder::with_capacity(rows.len());
-    rows.iter().for_each(|row| builder.append_option(value(&row.record)));
+    for row in rows {
+        builder.append_option(value(&row.record));
+    }
     Arc::new(builder.finish())
 }
 
 fn time_column(rows: &[Row<'_>], value: impl Fn(&Record<'_>) -> i64) -> ArrayRef {
     let mut builder = TimestampMillisecondBuilder::with_capacity(rows.len());
-    rows.iter().for_each(|row| builder.append_value(value(&row.record)));
+    for row in rows {
+        builder.append_value(value(&row.record));
+    }
     Arc::new(builder.finish().with_timezone("UTC"))
 }
 
@@ -340,7 +344,9 @@ fn envelope(runs: &[sluice_store::Run], rows: &[Row<'_>], needs: &Needs) -> Resu
             "queue_id" => Arc::new(rows.iter().map(|r| r.record.queue_id).collect::<Int32Array>()),
             "queue_offset" => {
                 let mut builder = Int64Builder::with_capacity(rows.len());
-                rows.iter().for_each(|r| builder.append_value(r.record.queue_offset));
+                for row in rows {
+                    builder.append_value(row.record.queue_offset);
+                }
                 Arc::new(builder.finish())
             }
             "store_timestamp" => time_column(rows, |r| r.store_timestamp_ms),

@@ -137,6 +137,16 @@ impl ConsumeQueues {
         Ok(())
     }
 
+    /// Has the files of a range of units, and their names, synced by the next checkpoint.
+    pub(crate) fn distrust(&self, queue: &Arc<Queue>, from: i64, to: i64, unsynced: &mut Unsynced) {
+        let (mut start, _) = place(from);
+        while start < to {
+            unsynced.files.entry((queue.number, start)).or_insert_with(|| queue.clone());
+            start += FILE_UNITS;
+        }
+        unsynced.dirs.extend([self.dir.clone(), self.topic_dir(queue), self.queue_dir(queue)]);
+    }
+
     /// Reads units from a queue offset on, at most to the end of its file, and as many as fit into
     /// `bytes`; gives the bytes read, of whole units.
     pub(crate) fn read(&self, queue: &Queue, offset: i64, bytes: &mut [u8]) -> Result<usize, Error> {

@@ -250,6 +250,8 @@ impl<'a> Index<'a> {
             let bytes: Vec<u8> = state.units.iter().flat_map(Unit::encode).collect();
             self.queues.write(disk, queue, start, &bytes, &mut self.unsynced)?;
         }
+        // What is there was written by a process that may not have lived to make it durable.
+        self.queues.distrust(queue, start, state.next, &mut self.unsynced);
         state.units.clear();
         Ok(())
     }

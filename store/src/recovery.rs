@@ -39,6 +39,8 @@ pub(crate) struct Opened {
     /// The generation of the tail that comes next.
     pub(crate) generation: u64,
     pub(crate) store_timestamp_ms: i64,
+    /// Log offset from which it is not known what is durable.
+    pub(crate) durable: u64,
     /// Log offset up to which another broker wrote.
     pub(crate) foreign_end: u64,
     /// The number of the next queue.
@@ -126,6 +128,11 @@ pub(crate) fn open(
             Some(queue.offsets().1)
         });
     }
+    let durable = checkpoint.as_ref().map_or(first, |c| c.log_offset.clamp(first, end));
+    if !recovery.clean {
+        // The files may be newer than their names are durable, and what the tail adds goes into them.
+        (tables.topics.changed, tables.offsets.changed) = (true, true);
+    }
     let segments = map_segments(&commit_log, &files, end)?;
     let visible = end;
     let dir = dir.to_owned();
@@ -133,7 +140,7 @@ pub(crate) fn open(
         Parts { dir, segment_bytes, base: first, segments, topics, queues, tables, visible, recovery };
     let foreign_end = checkpoint.as_ref().map_or(end, |c| c.foreign_end.min(end));
     let generation = entries.generation.max(checkpoint.map_or(0, |c| c.generation)) + 1;
-    Ok(Opened { parts, end, generation, store_timestamp_ms, foreign_end, numbers, unsynced, scan })
+    Ok(Opened { parts, end, generation, store_timestamp_ms, durable, foreign_end, numbers, unsynced, scan })
 }
 
 /// Segments there are: start and length of the file, rising.
@@ -244,8 +251,8 @@ fn map_segments(
     Ok(segments)
 }
 
-/// Zeroes everything behind `end`, durably, and removes the segments that follow. A next one that was made
-/// ahead and never written stays. Says how many bytes were there.
+/// Zeroes everything behind `end` and removes the segments that follow. A next one that was made ahead and
+/// never written stays. Says how many bytes were there. The first checkpoint makes the zeros durable.
 pub(crate) fn zero_after(
     disk: &dyn Disk,
     commit_log: &Path,
@@ -262,11 +269,7 @@ pub(crate) fn zero_after(
         let path = segment::path(commit_log, start);
         let file = disk.open(&path, Open::Existing).map_err(|e| Error::io("open", &path, e))?;
         if start < end {
-            let zeroed = zero_file(&*file, end - start).map_err(|e| Error::io("zero", &path, e))?;
-            cut += zeroed;
-            if zeroed > 0 {
-                file.sync().map_err(|e| Error::io("sync", &path, e))?;
-            }
+            cut += zero_file(&*file, end - start).map_err(|e| Error::io("zero", &path, e))?;
             continue;
         }
         let data = data_after(file.file(), 0).map_err(|e| Error::io("read", &path, e))?;
@@ -333,6 +336,7 @@ fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
 pub(crate) fn report(recovery: &mut Recovery, end: u64, cut_bytes: u64) {
     recovery.cut_bytes = cut_bytes;
     if cut_bytes > 0 {
+        recovery.clean = false;
         recovery.cut_at = Some(LogOffset::new(end));
         tracing::warn!(log_offset = end, bytes = cut_bytes, "cut a torn tail");
     }

@@ -71,9 +71,9 @@ impl Store {
         let incarnation = |end| new_incarnation(now_ms, end);
         let mut opened = recovery::open(&dir, Some(&*disk), 0, segment_bytes, &incarnation, now_ms)?;
         let commit_log = dir.join(name::COMMIT_LOG);
-        let clean = opened.parts.recovery.clean;
         let cut = recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?;
         recovery::report(&mut opened.parts.recovery, opened.end, cut);
+        let clean = opened.parts.recovery.clean;
         let abort = dir.join(name::ABORT);
         disk.open(&abort, Open::OrCreate).map_err(|e| Error::io("create", &abort, e))?;
         let tail = Tail::create(&*disk, &dir.join(name::TAIL), opened.generation, opened.end)?;
@@ -85,6 +85,17 @@ impl Store {
         } else {
             Active::open(&*disk, &view, start)?
         };
+        // What a process wrote that did not close the store may not be durable, nor are the zeros behind it.
+        let mut dirty = Vec::new();
+        let mut at = if clean { start } else { view.segment_start(opened.durable) };
+        while at < start {
+            let sealed = Active::open(&*disk, &view, at)?;
+            dirty.push((sealed.path, sealed.file));
+            at += view.segment_bytes;
+        }
+        if !clean {
+            dirty.push((active.path.clone(), active.file.clone()));
+        }
         // Mapped again: it may have been shorter when it was read.
         let mut segments = view.segments_mut();
         segments.pop_back_if(|last| last.start() == active.segment.start());
@@ -94,9 +105,9 @@ impl Store {
             end: opened.end,
             active,
             tail,
-            ticket: 0,
-            dirty: Vec::new(),
-            log_dirty: false,
+            ticket: u64::from(!clean),
+            dirty,
+            log_dirty: !clean,
             tail_dirty: false,
             pending: Vec::new(),
             unsynced: opened.unsynced,

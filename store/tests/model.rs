@@ -212,24 +212,36 @@ fn run(seed: u64, flush: Flush) {
             disk.power_off_after(random.below(120));
         }
         let steps = random.below(25);
+        let mut killed = false;
         let alive = (0..steps).all(|_| model.step(&store, &mut random, sync).is_ok());
         if alive && random.chance(20) {
             if store.close().is_ok() {
                 model.durable = model.history.len();
             }
+            disk = FaultyDisk::new();
+        } else if alive && random.chance(30) {
+            // The process is killed: all that was written is there, and what was not synced may still go.
+            disk.power_off_after(0);
+            drop(store);
+            disk = disk.restarted();
+            killed = true;
         } else {
             // The power goes before the store is dropped, or its last words would be heard.
             disk.crash(random.number(), if random.chance(30) { PowerLoss::Forget } else { PowerLoss::Tear });
             drop(store);
+            disk = FaultyDisk::new();
         }
-        disk = FaultyDisk::new();
         while random.chance(25) {
+            killed = false;
             // The power may go again while the store recovers.
             disk.power_off_after(random.below(40));
             let opened = place.try_open_on(std::sync::Arc::new(disk.clone()));
             disk.crash(random.number(), PowerLoss::Tear);
             drop(opened);
             disk = FaultyDisk::new();
+        }
+        if killed {
+            model.durable = model.history.len();
         }
         store =
             place.try_open_on(std::sync::Arc::new(disk.clone())).unwrap_or_else(|e| panic!("{what}: {e:?}"));

@@ -36,6 +36,7 @@ struct Rotate {
     #[serde(default)]
     age: Option<Span>,
     #[serde(default)]
+    #[expect(dead_code, reason = "only its key matters here")]
     rows: Option<u64>,
 }
 
@@ -65,7 +66,7 @@ fn a_good_document_is_read_with_its_defaults() {
     assert_eq!(document.delivery, Delivery::ExactlyOnce);
     assert_eq!(document.errors.then, Then::Stop);
     let Sink::Parquet(parquet) = &document.sink;
-    assert_eq!(parquet.rotate.age, Some(Span(Duration::from_secs(300))));
+    assert_eq!(parquet.rotate.age, Some(Span(Duration::from_mins(5))));
     assert_eq!(parquet.path, "y");
     let Source::File(file) = &document.source;
     assert_eq!((file.path.as_str(), file.rows), ("x", Some(3)));

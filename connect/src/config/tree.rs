@@ -59,12 +59,12 @@ impl Node {
 
     /// The place of what `path` names, or of as much of it as is there.
     pub fn locate(&self, path: &[&str]) -> Place {
-        match path.split_first().and_then(|(key, rest)| self.get(key).map(|found| (found, rest))) {
-            Some(((key_place, node), rest)) if rest.is_empty() => {
-                if matches!(node.value, Value::Map(_) | Value::Seq(_)) { *key_place } else { node.place }
-            }
-            Some(((_, node), rest)) => node.locate(rest),
-            None => self.place,
+        let Some((key, rest)) = path.split_first() else { return self.place };
+        let Some((key_place, node)) = self.get(key) else { return self.place };
+        match (&node.value, rest) {
+            (Value::Map(_) | Value::Seq(_), []) => *key_place,
+            (_, []) => node.place,
+            _ => node.locate(rest),
         }
     }
 }
