@@ -2,7 +2,7 @@
 //! far they are, and sums up.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -182,7 +182,7 @@ fn run_all(all: &[One], shared: &Shared, stop: &Stop, json: bool) -> Vec<Result<
                 })
             })
             .collect();
-        show_progress(all, stop, json);
+        show_progress(all, json);
         running
             .into_iter()
             .map(|thread| {
@@ -203,7 +203,7 @@ impl Drop for End<'_> {
 }
 
 /// A live line for each pipeline on a terminal; elsewhere a line now and then.
-fn show_progress(all: &[One], stop: &Stop, json: bool) {
+fn show_progress(all: &[One], json: bool) {
     let live = std::io::stderr().is_terminal() && !json;
     let bars = MultiProgress::new();
     let width = all.iter().map(|(p, _)| p.document.name.as_str().len()).max().unwrap_or(0);
@@ -225,7 +225,7 @@ fn show_progress(all: &[One], stop: &Stop, json: bool) {
         // Short at first, so that a short run does not wait for its own display.
         wait.until(|| all.iter().all(|(_, p)| p.has_ended()), SHOW_LIVE);
         rounds += 1;
-        if !live && !(json || rounds.is_multiple_of(25)) {
+        if !live && !json && !rounds.is_multiple_of(25) {
             continue;
         }
         let per = if live { SHOW_LIVE } else { SHOW_LINES };
@@ -241,7 +241,6 @@ fn show_progress(all: &[One], stop: &Stop, json: bool) {
             }
         }
     }
-    let _ = stop;
     lines.iter().for_each(ProgressBar::finish_and_clear);
 }
 
@@ -326,7 +325,7 @@ fn sum_up(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration, arg
 }
 
 fn next_steps(all: &[One], arguments: &RunArguments) {
-    let default_dir = arguments.store.data_dir == PathBuf::from("./sluice-data");
+    let default_dir = arguments.store.data_dir.as_path() == Path::new("./sluice-data");
     let dir = if default_dir {
         String::new()
     } else {
@@ -336,7 +335,7 @@ fn next_steps(all: &[One], arguments: &RunArguments) {
     for (parsed, progress) in all {
         match (&parsed.document.sink, &parsed.document.filter) {
             (SinkConfig::Topic(config), _) => {
-                let readers =
+                let mut readers =
                     all.iter().filter_map(|(p, _)| match (&p.document.source, &p.document.filter) {
                         (SourceConfig::Topic(source), Some(filter)) if source.name == config.name => {
                             Some(filter.0.text())
@@ -344,7 +343,7 @@ fn next_steps(all: &[One], arguments: &RunArguments) {
                         _ => None,
                     });
                 let filter = readers
-                    .last()
+                    .next_back()
                     .map_or_else(String::new, |f| format!(" --where \"{}\"", f.replace('"', "\\\"")));
                 lines.push(format!("  sluice topic tail {}{dir} --limit 5{filter}", config.name));
             }

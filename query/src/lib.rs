@@ -1,4 +1,4 @@
-//! SQL over topics and over the files they became, by DataFusion.
+//! SQL over topics and over the files they became, by `DataFusion`.
 //!
 //! A topic is a table: the fields of its JSON bodies, typed by inference over its first rows, and the
 //! envelope as `_topic`, `_queue_id`, `_queue_offset`, …. Files are `'./folder/'` or `'file.parquet'`.
@@ -57,7 +57,7 @@ pub fn run<E: From<Error>>(
         .build()
         .map_err(|e| Error::from(DataFusionError::IoError(e)))?;
     runtime.block_on(async {
-        let context = session(sql, store).await?;
+        let context = session(sql, store)?;
         let frame = context.sql(sql).await.map_err(Error::from)?;
         let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
         let mut stream = frame.execute_stream().await.map_err(Error::from)?;
@@ -76,8 +76,7 @@ pub fn run<E: From<Error>>(
 }
 
 /// A session that knows the topics which the statement names.
-async fn session(sql: &str, store: Option<&Store>) -> Result<SessionContext, Error> {
-    // The files of a target hold partition values in their paths as text; a value is what the path says.
+fn session(sql: &str, store: Option<&Store>) -> Result<SessionContext, Error> {
     let config = SessionConfig::new().with_information_schema(false);
     let context = SessionContext::new_with_config(config).enable_url_table();
     let state = context.state();

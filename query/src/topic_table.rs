@@ -1,4 +1,4 @@
-//! One topic as a DataFusion table: a partition a queue, read as it streams.
+//! One topic as a `DataFusion` table: a partition a queue, read as it streams.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub(crate) fn provider(store: &Store, topic: &Topic) -> Result<Arc<dyn TableProv
     let partitions = queues
         .into_iter()
         .map(|(queue, first, end)| {
-            Arc::new(Queue {
+            Arc::new(QueueRows {
                 store: store.clone(),
                 topic: topic.clone(),
                 queue,
@@ -89,7 +89,7 @@ fn sample(store: &Store, topic: &Topic, queues: &[(QueueId, i64, i64)]) -> Resul
 }
 
 /// One queue, up to where it ended when the query began.
-struct Queue {
+struct QueueRows {
     store: Store,
     topic: Topic,
     queue: QueueId,
@@ -98,13 +98,13 @@ struct Queue {
     schema: SchemaRef,
 }
 
-impl std::fmt::Debug for Queue {
+impl std::fmt::Debug for QueueRows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "topic {} queue {} {:?}", self.topic.name, self.queue, self.range)
     }
 }
 
-impl PartitionStream for Queue {
+impl PartitionStream for QueueRows {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }

@@ -169,7 +169,10 @@ fn kill_then_power_loss(step: u64) {
                     operations = first.operations;
                 }
                 let second = story.live(lost_at).unwrap();
-                story.disk.crash(lost_at, if lost_at % 2 == 0 { PowerLoss::Forget } else { PowerLoss::Tear });
+                story.disk.crash(
+                    lost_at,
+                    if lost_at.is_multiple_of(2) { PowerLoss::Forget } else { PowerLoss::Tear },
+                );
                 story.end().unwrap_or_else(|e| {
                     panic!("{kind:?} {partition:?} killed at {killed_at}, then lost at {lost_at}: {e}")
                 });
