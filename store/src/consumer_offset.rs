@@ -59,10 +59,6 @@ impl ConsumerOffsets {
         text
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
     pub(crate) fn get(&self, group: &GroupName, topic: &TopicName, queue: i32) -> Option<i64> {
         self.table.get(&key(group, topic))?.get(&queue).copied()
     }

@@ -130,9 +130,8 @@ pub(crate) fn open(
     }
     let durable = checkpoint.as_ref().map_or(first, |c| c.log_offset.clamp(first, end));
     if !recovery.clean {
-        // The names of the files may not be durable, and what the tail adds goes into them.
-        tables.topics.changed |= tables.topics.topics().next().is_some();
-        tables.offsets.changed |= !tables.offsets.is_empty();
+        // The files may be newer than their names are durable, and what the tail adds goes into them.
+        (tables.topics.changed, tables.offsets.changed) = (true, true);
     }
     let segments = map_segments(&commit_log, &files, end)?;
     let visible = end;

@@ -86,15 +86,14 @@ impl Store {
             Active::open(&*disk, &view, start)?
         };
         // What a process wrote that did not close the store may not be durable, nor are the zeros behind it.
-        let doubtful = cut > 0 || opened.end > opened.durable;
         let mut dirty = Vec::new();
-        let mut at = view.segment_start(opened.durable);
-        while doubtful && at < start {
+        let mut at = if clean { start } else { view.segment_start(opened.durable) };
+        while at < start {
             let sealed = Active::open(&*disk, &view, at)?;
             dirty.push((sealed.path, sealed.file));
             at += view.segment_bytes;
         }
-        if doubtful {
+        if !clean {
             dirty.push((active.path.clone(), active.file.clone()));
         }
         // Mapped again: it may have been shorter when it was read.
@@ -106,9 +105,9 @@ impl Store {
             end: opened.end,
             active,
             tail,
-            ticket: u64::from(doubtful),
+            ticket: u64::from(!clean),
             dirty,
-            log_dirty: doubtful,
+            log_dirty: !clean,
             tail_dirty: false,
             pending: Vec::new(),
             unsynced: opened.unsynced,
