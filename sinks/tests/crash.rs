@@ -2,13 +2,12 @@
 
 mod support;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use sluice_connect::task::{Class, SinkTask};
 use sluice_store::file::Disk;
-use sluice_testkit::{Call, FaultyDisk, PowerLoss};
+use sluice_testkit::{Call, FaultyDisk, PowerLoss, scratch};
 use support::disk::MortalDisk;
 use support::{BY_ORIGIN, Cut, KINDS, Kind, Source, check_rows, run, sink, walk};
 use tempfile::TempDir;
@@ -45,9 +44,7 @@ struct Life {
 
 impl Story {
     fn new(kind: Kind, partition: &'static [&'static str]) -> Self {
-        // Thousands of targets are made and removed, which memory takes much better than a disk.
-        let memory = Path::new("/dev/shm");
-        let target = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
+        let target = scratch().unwrap();
         Self { kind, partition, target, disk: FaultyDisk::new(), source: Source::default(), lives: 0 }
     }
 

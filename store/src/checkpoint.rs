@@ -146,7 +146,7 @@ impl CommitLog {
 
     /// Drops the segments that retention lets go; says how many.
     pub(crate) fn retain(&self) -> Result<u64, Error> {
-        let mut unsynced = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         let count = self.expired_segments()?;
         if count == 0 {
             return Ok(0);
@@ -163,13 +163,13 @@ impl CommitLog {
         let commit_log = self.view.dir.join(name::COMMIT_LOG);
         for _ in 0..count {
             let Some(segment) = self.view.segments_mut().pop_front() else { break };
-            if unsynced.0 {
+            if self.removal_unsynced.load(Ordering::Acquire) {
                 // A removal is durable before the next, so that no crash leaves a gap.
                 self.sync_dir(&commit_log)?;
             }
             let path = segment::path(&commit_log, segment.start());
             self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-            unsynced.0 = true;
+            self.removal_unsynced.store(true, Ordering::Release);
         }
         for queue in &queues {
             let (first, next) = queue.offsets();

@@ -42,7 +42,9 @@ pub(crate) struct CommitLog {
     pub(crate) ahead: Mutex<Option<Active>>,
     group: GroupCommit,
     /// One checkpoint or retention at a time.
-    pub(crate) checkpointing: Mutex<UnsyncedRemoval>,
+    pub(crate) checkpointing: Mutex<()>,
+    /// A segment was removed whose name a crash could bring back.
+    pub(crate) removal_unsynced: AtomicBool,
     pub(crate) wishes: Wishes,
     poison: OnceLock<(&'static str, PathBuf, String)>,
     pub(crate) closed: AtomicBool,
@@ -75,10 +77,6 @@ pub(crate) struct State {
     /// The number of the next queue.
     pub(crate) numbers: u32,
 }
-
-/// Whether a segment was removed whose name a crash could bring back.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct UnsyncedRemoval(pub(crate) bool);
 
 /// A segment that is written.
 #[derive(Clone, Debug)]
@@ -161,6 +159,7 @@ impl CommitLog {
             ahead: Mutex::default(),
             group: GroupCommit::default(),
             checkpointing: Mutex::default(),
+            removal_unsynced: AtomicBool::new(false),
             wishes: Wishes::default(),
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
@@ -352,7 +351,11 @@ impl CommitLog {
 
     /// Makes a segment, and removes what was made of it if that fails.
     pub(crate) fn create_segment(&self, start: u64) -> Result<Active, Error> {
-        Active::create(&*self.disk, &self.view, start).inspect_err(|error| {
+        let made = Active::create(&*self.disk, &self.view, start);
+        if made.is_ok() {
+            self.removal_unsynced.store(false, Ordering::Release);
+        }
+        made.inspect_err(|error| {
             let path = segment::path(&self.view.dir.join(name::COMMIT_LOG), start);
             if matches!(error, Error::Io { op: "sync", .. } | Error::NoSpace { op: "sync", .. }) {
                 self.poisoned("sync", path, error.to_string());

@@ -70,10 +70,9 @@ const STEPS: &[(&str, Step)] = &[
     ("commit after the second", Scenario::commit),
     ("end and open", |s| {
         // The process ends, with what is not synced still to be lost.
-        s.store().append(batch_for("ccc", 0, &["last words"])).unwrap();
-        s.bodies[2].push("last words".into());
+        s.append_unflushed(2);
         s.store().append(unindexed()).unwrap();
-        s.store().append(unindexed()).unwrap();
+        s.append_unflushed(2);
         s.disk.power_off_after(0);
         s.store = None;
         s.disk = s.disk.restarted();
@@ -100,6 +99,7 @@ const STEPS: &[(&str, Step)] = &[
     ("roll at last", Scenario::roll),
     ("roll on at last", Scenario::roll),
     ("checkpoint at last", Scenario::checkpoint),
+    ("append at last", |s| s.append(0)),
 ];
 
 /// A batch of more than half a segment that no consume queue shows.
@@ -144,10 +144,14 @@ impl Scenario {
     }
 
     fn append(&mut self, number: usize) {
+        self.append_unflushed(number);
+        self.store().flush().unwrap();
+    }
+
+    fn append_unflushed(&mut self, number: usize) {
         let body = format!("{} of {number}", self.bodies[number].len());
         self.store().append(batch_for(TOPICS[number], 0, &[&body])).unwrap();
         self.bodies[number].push(body);
-        self.store().flush().unwrap();
     }
 
     /// Each call begins a new segment.
@@ -167,7 +171,7 @@ impl Scenario {
         self.store().checkpoint().unwrap();
     }
 
-    /// Ends the process when the first of three records is torn and the next are not, and all of it has
+    /// Ends the process when the first of three records is torn and the next are not, and all three have
     /// reached the disk. The second begins a sector.
     fn end_torn(&mut self) {
         let plain = |body: &str| {
@@ -196,8 +200,8 @@ impl Scenario {
         let lost = bytes.windows(4).position(|w| w == b"lost").unwrap();
         bytes[lost] = b'L';
         std::fs::write(&path, bytes).unwrap();
-        self.disk.crash(0, PowerLoss::Keep);
         self.disk = self.disk.restarted();
+        self.disk.settle(&path);
     }
 
     /// The power goes; says what is not as it was.

@@ -140,6 +140,18 @@ impl FaultyDisk {
         self.state().calls_left = Some(calls);
     }
 
+    /// What is written to a file has reached the disk, without a sync.
+    pub fn settle(&self, path: &Path) {
+        let mut state = self.state();
+        let found = File::open(path).and_then(|f| Ok((inode(&f)?, f.metadata()?.len())));
+        if let Ok((inode, len)) = found
+            && let Some(kept) = state.files.get_mut(&inode)
+        {
+            kept.sectors.clear();
+            (kept.len, kept.len_changed) = (len, false);
+        }
+    }
+
     /// The disk of the next start. Without a [`FaultyDisk::crash`] before, only the process ended: what was not
     /// synced is there and can still be lost. It counts syncs on; the old one takes no more calls.
     #[must_use]

@@ -1,4 +1,4 @@
-//! Copies of folders, as a killed process would leave them.
+//! Folders of tests: in memory where that is possible, and copies as a killed process would leave them.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,6 +7,17 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
+use tempfile::TempDir;
+
+/// A folder that goes with its value. It lies in memory where the system has such a place: fault tests make
+/// and remove thousands of files, and what a real disk keeps is [`crate::FaultyDisk`]'s part to say.
+///
+/// # Errors
+///
+/// What the system refuses.
+pub fn scratch() -> io::Result<TempDir> {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new())
+}
 
 /// Copies a folder with all that is in it; holes stay holes.
 ///

@@ -9,5 +9,5 @@ mod random;
 
 pub use clock::ManualClock;
 pub use disk::{Call, FaultyDisk, PowerLoss};
-pub use files::copy_dir;
+pub use files::{copy_dir, scratch};
 pub use random::Random;

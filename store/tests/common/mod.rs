@@ -11,7 +11,7 @@ use sluice_protocol::message::{Message, push_property};
 use sluice_protocol::record::{Record, records};
 use sluice_store::file::{Disk, RealDisk};
 use sluice_store::{Batch, ChainMark, Error, Flush, Retention, Settings, Store};
-use sluice_testkit::{FaultyDisk, ManualClock, copy_dir};
+use sluice_testkit::{FaultyDisk, ManualClock, copy_dir, scratch};
 use tempfile::TempDir;
 
 /// Segments small enough to roll in a test.
@@ -25,7 +25,7 @@ pub struct Place {
 
 impl Place {
     pub fn new(flush: Flush) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = scratch().unwrap();
         let settings = Settings {
             dir: root.path().join("store"),
             segment_bytes: SEGMENT_BYTES,
