@@ -24,6 +24,19 @@ use crate::view::Tables;
 /// Length of `RocketMQ`'s `checkpoint`, in bytes.
 const CHECKPOINT_BYTES: usize = 4096;
 
+/// When a checkpoint is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Beside writers, so a new tail takes what they write meanwhile.
+    Running,
+    /// Nothing was written yet, so the tail stays.
+    Opened,
+    /// Nothing will be written any more. It names a tail that there is none of: one that is found later tells
+    /// that the store was opened again, and what the last one said is not said again over what another broker
+    /// did meanwhile.
+    Closing,
+}
+
 /// What a checkpoint writes.
 struct Snapshot {
     ticket: u64,
@@ -36,27 +49,28 @@ impl CommitLog {
     /// Writes a checkpoint if anything happened since the last one. An error leaves the last one in force.
     pub(crate) fn checkpoint(&self) -> Result<(), Error> {
         let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.checkpoint_alone(true)
+        drop(self.lock()?);
+        self.checkpoint_alone(When::Running)
     }
 
-    /// The checkpoint of a store that is just opened or closed: nothing is written meanwhile, so the tail
-    /// stays.
-    pub(crate) fn checkpoint_at_rest(&self) -> Result<(), Error> {
+    /// The checkpoint of a store that is just opened.
+    pub(crate) fn checkpoint_opened(&self) -> Result<(), Error> {
         let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.checkpoint_alone(false)
+        self.checkpoint_alone(When::Opened)
     }
 
-    fn checkpoint_alone(&self, new_tail: bool) -> Result<(), Error> {
+    fn checkpoint_alone(&self, when: When) -> Result<(), Error> {
         let dir = self.view.dir.join(name::TAIL);
         let (generation, end) = {
             let state = self.lock_open()?;
             if !state.changed {
                 return Ok(());
             }
-            (state.tail.generation + u64::from(new_tail), state.end)
+            (state.tail.generation + u64::from(when != When::Opened), state.end)
         };
-        let tail = new_tail.then(|| Tail::create(&*self.disk, &dir, generation, end)).transpose()?;
-        let mut snapshot = self.begin(tail)?;
+        let new_tail = || Tail::create(&*self.disk, &dir, generation, end);
+        let tail = (when == When::Running).then(new_tail).transpose()?;
+        let mut snapshot = self.begin(tail, generation, when == When::Closing)?;
         let written = self.write(&mut snapshot);
         if let Err(error) = written {
             let mut state = self.lock_open()?;
@@ -75,7 +89,7 @@ impl CommitLog {
     }
 
     /// Turns to the new tail, if there is one, and takes down what holds at this moment.
-    fn begin(&self, tail: Option<Tail>) -> Result<Snapshot, Error> {
+    fn begin(&self, tail: Option<Tail>, generation: u64, closed: bool) -> Result<Snapshot, Error> {
         let mut state = self.lock_open()?;
         while let Some(queue) = state.stale.last().cloned() {
             let next = queue.next.load(Ordering::Acquire);
@@ -92,8 +106,8 @@ impl CommitLog {
             segment_bytes: self.view.segment_bytes,
             log_offset: state.end,
             foreign_end: state.foreign_end,
-            closed: self.closed.load(Ordering::Acquire),
-            generation: state.tail.generation,
+            closed,
+            generation,
             store_timestamp_ms: state.store_timestamp_ms,
             positions: tables.positions.clone(),
             incarnations: tables.topics.incarnations.clone(),
@@ -123,10 +137,7 @@ impl CommitLog {
             self.sync_dir(&path(name::CONFIG))?;
         }
         self.write_times(&path(name::CHECKPOINT), snapshot.checkpoint.store_timestamp_ms)?;
-        let text = serde_json::to_string(&snapshot.checkpoint);
-        let text = text.map_err(|e| Error::io("write", path(name::POSITIONS), e.into()))?;
-        replace(disk, &path(name::POSITIONS), &text)?;
-        self.sync_dir(&path(name::OURS))
+        snapshot.checkpoint.write(disk, &self.view.dir)
     }
 
     /// `RocketMQ`'s checkpoint: times up to which log, consume queues and key index are durable. It is only
@@ -147,13 +158,14 @@ impl CommitLog {
     /// Drops the segments that retention lets go; says how many.
     pub(crate) fn retain(&self) -> Result<u64, Error> {
         let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.lock()?);
         let count = self.expired_segments()?;
         if count == 0 {
             return Ok(0);
         }
         // Positions whose marks lie in what is dropped must stand elsewhere before it goes.
         self.lock_open()?.changed = true;
-        self.checkpoint_alone(true)?;
+        self.checkpoint_alone(When::Running)?;
         let Some(first) = self.view.segments().get(count).map(|s| s.start()) else { return Ok(0) };
         let queues: Vec<_> = self.view.topics().values().flat_map(|t| t.queues.clone()).collect();
         for queue in &queues {
@@ -208,12 +220,14 @@ impl CommitLog {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        let alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         let last = self.lock_open().map(|mut state| state.changed = true);
-        let closed = last.and_then(|()| self.checkpoint_at_rest()).and_then(|()| {
+        let closed = last.and_then(|()| self.checkpoint_alone(When::Closing)).and_then(|()| {
             let path = self.view.dir.join(name::ABORT);
             self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))
         });
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(alone);
         closed
     }
 }

@@ -437,7 +437,7 @@ impl CommitLog {
 
     /// Makes durable what is written now.
     pub(crate) fn flush(&self) -> Result<(), Error> {
-        let ticket = self.lock_open()?.ticket;
+        let ticket = self.lock()?.ticket;
         self.durable(ticket)
     }
 
@@ -465,10 +465,12 @@ impl CommitLog {
 
     /// The writer's lock, unless the store is closed or takes no more writes.
     pub(crate) fn lock(&self) -> Result<MutexGuard<'_, State>, Error> {
+        let state = self.lock_open()?;
+        // Looked at under the lock: who gets it before the closing checkpoint does is part of that.
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::Closed { dir: self.view.dir.clone() });
         }
-        self.lock_open()
+        Ok(state)
     }
 
     /// The same for the store's own closing.

@@ -67,7 +67,7 @@ impl Follower {
         scan.look_again();
         scan.runs.clone_from(&entries.runs);
         if let Some(checkpoint) = checkpoint_ {
-            scan.strict_from = checkpoint.foreign_end;
+            scan.ours = checkpoint.ours(entries.generation);
             scan.vouched_from = if taken { checked } else { u64::MAX };
         }
         let mut now = tables;
@@ -75,12 +75,19 @@ impl Follower {
         apply_changes(&mut now, &entries, u64::MAX, 0);
         add_topics(view, &now, numbers);
         let mut found: Vec<(Arc<Queue>, Unit)> = Vec::new();
+        let mut positions = marks.positions.clone();
         let before = scan.at;
         scan.run(u64::MAX, &mut |record: &Found<'_>| {
-            add_mark(&mut marks.positions, record);
+            add_mark(&mut positions, record);
             found.extend(unit_of(view, record));
             Ok(())
         })?;
+        if !taken && lock::is_taken(&view.dir)? {
+            // What was taken for whole may be half of what a writer that just came writes.
+            scan.at = before;
+            return Ok(());
+        }
+        marks.positions = positions;
         map_more(view, scan.at)?;
         forget_segments(view)?;
         let mut ends = Vec::new();
@@ -110,7 +117,13 @@ impl Follower {
 /// Looks at everything anew, as a recovery would.
 fn look(dir: &Path, numbers: u32) -> Result<(Parts, State), Error> {
     // A topic that has no incarnation yet gets one from its writer.
-    let opened = recovery::open(dir, None, numbers, recovery::SEGMENT_BYTES_MIN, &|_| String::new(), 0)?;
+    let open = || recovery::open(dir, None, numbers, recovery::SEGMENT_BYTES_MIN, &|_| String::new(), 0);
+    let taken = lock::is_taken(dir)?;
+    let mut opened = open()?;
+    if !taken && lock::is_taken(dir)? {
+        // What was taken for whole may be half of what a writer that just came writes.
+        opened = open()?;
+    }
     let Opened { parts, scan, numbers, .. } = opened;
     let tables = parts.tables.clone();
     Ok((parts, State { scan, tables, numbers }))

@@ -18,37 +18,62 @@ pub(crate) struct StoredPosition {
     pub(crate) log: u64,
 }
 
+/// One chain: where it stands, and where it stood when the log was shorter, in case that the log's end is lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Chain {
+    #[serde(flatten)]
+    now: StoredPosition,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<StoredPosition>,
+}
+
 /// The chains of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Positions(BTreeMap<String, StoredPosition>);
+pub(crate) struct Positions(BTreeMap<String, Chain>);
 
 impl Positions {
     pub(crate) fn get(&self, chain: &str) -> Option<ChainPosition> {
-        self.0.get(chain).map(|p| ChainPosition { end: p.end, incarnation: p.incarnation.clone() })
+        self.0
+            .get(chain)
+            .map(|Chain { now, .. }| ChainPosition { end: now.end, incarnation: now.incarnation.clone() })
     }
 
     /// Moves a chain forward; one that stands further already stays.
     pub(crate) fn advance(&mut self, chain: &str, position: StoredPosition) {
         match self.0.get_mut(chain) {
-            Some(stored) if stored.end > position.end => {}
-            Some(stored) => *stored = position,
-            None => drop(self.0.insert(chain.to_owned(), position)),
+            Some(Chain { now, .. }) if now.end > position.end => {}
+            Some(Chain { now, before }) => {
+                let replaced = std::mem::replace(now, position);
+                if replaced.log < now.log {
+                    *before = Some(replaced);
+                }
+            }
+            None => drop(self.0.insert(chain.to_owned(), Chain { now: position, before: None })),
         }
     }
 
     /// Takes over what another table knows further.
     pub(crate) fn merge(&mut self, other: &Self) {
-        for (chain, position) in &other.0 {
-            self.advance(chain, position.clone());
+        for (chain, Chain { now, before }) in &other.0 {
+            for position in before.iter().chain([now]) {
+                self.advance(chain, position.clone());
+            }
         }
     }
 
-    /// Drops positions whose rows the log does not hold; says whether there were any.
+    /// Takes chains back whose rows the log does not hold; says whether one is not known any more.
     pub(crate) fn void_after(&mut self, log_end: u64) -> bool {
-        let before = self.0.len();
-        self.0.retain(|_, position| position.log <= log_end);
-        self.0.len() < before
+        let known = self.0.len();
+        self.0.retain(|_, chain| {
+            if chain.now.log > log_end
+                && let Some(before) = chain.before.take()
+            {
+                chain.now = before;
+            }
+            chain.now.log <= log_end
+        });
+        self.0.len() < known
     }
 }
 
@@ -66,5 +91,20 @@ mod tests {
         assert!(!positions.void_after(100));
         assert!(positions.void_after(99));
         assert_eq!(positions.get("c"), None);
+    }
+
+    #[test]
+    fn a_void_position_falls_back_to_the_last_one_of_a_shorter_log() {
+        let at = |end, log| StoredPosition { end, incarnation: "i".into(), log };
+        let mut positions = Positions::default();
+        for (end, log) in [(5, 100), (7, 100), (9, 200), (11, 200)] {
+            positions.advance("c", at(end, log));
+        }
+        let text = serde_json::to_string(&positions).unwrap();
+        let mut read: Positions = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, positions);
+        assert!(!read.void_after(199));
+        assert_eq!(read.get("c").unwrap().end, 7);
+        assert!(positions.void_after(99));
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Opened {
     pub(crate) durable: u64,
     /// Log offset up to which another broker wrote.
     pub(crate) foreign_end: u64,
+    /// The last checkpoint, to be written again before anything else: another broker wrote after it.
+    pub(crate) overtaken: Option<Checkpoint>,
     /// The number of the next queue.
     pub(crate) numbers: u32,
     pub(crate) unsynced: Unsynced,
@@ -71,17 +73,16 @@ pub(crate) fn open(
         let reason = format!("all segments are gone, the log reached to {checked}");
         return Err(Error::Damaged { path: commit_log, reason });
     }
+    let left = checkpoint.as_ref().is_some_and(|c| c.is_left(entries.generation));
+    let ours = checkpoint.as_ref().map_or(0..0, |c| c.ours(entries.generation));
     let mut recovery = Recovery::default();
 
     let from = scan_start(first, segment_bytes, checked, files.last().map_or(0, |f| f.0));
     let mut scan = Scan::new(commit_log.clone(), first, segment_bytes, from);
     scan.runs.clone_from(&entries.runs);
-    if let Some(checkpoint) = &checkpoint {
-        // Other brokers may have stored zero bytes in properties; we never do.
-        scan.strict_from = checkpoint.foreign_end;
-        if disk.is_none() && lock::is_taken(dir)? {
-            scan.vouched_from = checked;
-        }
+    scan.ours = ours.clone();
+    if checkpoint.is_some() && disk.is_none() && lock::is_taken(dir)? {
+        scan.vouched_from = checked;
     }
     let queues = ConsumeQueues::new(dir.join(name::CONSUME_QUEUES));
     let mut index = Index::new(&queues, disk, first, from, &tables.topics, numbers)?;
@@ -94,12 +95,13 @@ pub(crate) fn open(
         index.add(&found.record, false)
     })?;
     let end = scan.at;
-    recovery.clean = checkpoint.as_ref().is_some_and(|c| c.closed && c.log_offset == end);
+    recovery.clean = left && end == checked;
 
     let voided = tables.positions.void_after(end);
     recovery.queues_rebuilt = index.reset_broken()?;
     if voided || recovery.queues_rebuilt > 0 {
         let mut whole = Scan::new(commit_log.clone(), first, segment_bytes, first);
+        whole.ours = ours;
         whole.run(end, &mut |found| {
             add_mark(&mut tables.positions, found);
             index.add(&found.record, true)
@@ -138,9 +140,22 @@ pub(crate) fn open(
     let dir = dir.to_owned();
     let parts =
         Parts { dir, segment_bytes, base: first, segments, topics, queues, tables, visible, recovery };
-    let foreign_end = checkpoint.as_ref().map_or(end, |c| c.foreign_end.min(end));
-    let generation = entries.generation.max(checkpoint.map_or(0, |c| c.generation)) + 1;
-    Ok(Opened { parts, end, generation, store_timestamp_ms, durable, foreign_end, numbers, unsynced, scan })
+    let overtaken = left && end > checked;
+    let foreign_end = checkpoint.as_ref().filter(|_| !overtaken).map_or(end, |c| c.foreign_end.min(end));
+    let generation = entries.generation.max(checkpoint.as_ref().map_or(0, |c| c.generation)) + 1;
+    let overtaken = checkpoint.filter(|_| overtaken).map(|c| Checkpoint { foreign_end, ..c });
+    Ok(Opened {
+        parts,
+        end,
+        generation,
+        store_timestamp_ms,
+        durable,
+        foreign_end,
+        overtaken,
+        numbers,
+        unsynced,
+        scan,
+    })
 }
 
 /// Segments there are: start and length of the file, rising.

@@ -2,12 +2,14 @@
 //! bytes that may be torn, or that a writer is just writing.
 //!
 //! A run that the tail vouches for is taken at once. Where the tail says nothing, each record is checked by
-//! itself: position, lengths, body, and beyond the last checkpoint also that no zero byte stands in its
-//! topic or properties, which a torn sector would leave there. An atomic batch is taken whole or not at all.
+//! itself: position, lengths, body, and where we wrote it also that no zero byte stands in its topic or
+//! properties, which a torn sector would leave there. An atomic batch of ours is taken whole or not at all;
+//! another broker may have copied its mark to a record that stands alone.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -41,8 +43,9 @@ pub(crate) struct Scan {
     pub(crate) at: u64,
     /// What the tail says of runs.
     pub(crate) runs: BTreeMap<u64, TailRun>,
-    /// Log offset from which a zero byte in topic or properties means torn.
-    pub(crate) strict_from: u64,
+    /// Log offsets of records that no other broker wrote: there marks count, and a zero byte in topic or
+    /// properties means torn.
+    pub(crate) ours: Range<u64>,
     /// Log offset from which only runs in the tail count: a writer may be at work there.
     pub(crate) vouched_from: u64,
     window: Window,
@@ -57,7 +60,7 @@ impl Scan {
             segment_bytes,
             at,
             runs: BTreeMap::new(),
-            strict_from: u64::MAX,
+            ours: 0..0,
             vouched_from: u64::MAX,
             window: Window::default(),
         }
@@ -87,12 +90,13 @@ impl Scan {
         }
         let at = self.at;
         let room = end - at;
+        let ours = self.ours.contains(&at);
         if let Some(run) = self.runs.get(&at).copied()
             && u64::from(run.bytes) <= room
         {
             let bytes = self.window.get(at, run.bytes as usize)?;
             if is_whole_run(bytes, at, run) {
-                hand_on(bytes, true, take)?;
+                hand_on(bytes, mark_of(bytes), true, take)?;
                 self.at += u64::from(run.bytes);
                 return Ok(true);
             }
@@ -114,46 +118,42 @@ impl Scan {
         if size > room {
             return Ok(false);
         }
-        let strict = at >= self.strict_from;
         let bytes = self.window.get(at, to_len(size))?;
-        let Some(record) = Record::decode(bytes).ok().filter(|r| is_whole(r, at, strict)) else {
-            return Ok(false);
-        };
-        let mut len = record.size;
-        if let Some(mark) = BatchMark::read(record.properties) {
-            if mark.bytes < size || mark.bytes > room {
-                return Ok(false);
-            }
-            len = to_len(mark.bytes);
-        }
-        let bytes = self.window.get(at, len)?;
-        if whole_records(bytes, at, strict) != len || !has_all_records(bytes) {
+        if !Record::decode(bytes).is_ok_and(|r| is_whole(&r, at, ours)) {
             return Ok(false);
         }
-        hand_on(bytes, false, take)?;
-        self.at += len as u64;
+        let mark = if ours { mark_of(bytes) } else { None };
+        let len = mark.as_ref().map_or(size, |mark| mark.bytes);
+        if len < size || len > room {
+            return Ok(false);
+        }
+        let bytes = self.window.get(at, to_len(len))?;
+        let complete = |mark: &BatchMark| mark.records == records(bytes).count() as u64;
+        if whole_records(bytes, at, ours) != to_len(len) || !mark.as_ref().is_none_or(complete) {
+            return Ok(false);
+        }
+        hand_on(bytes, mark, false, take)?;
+        self.at += len;
         Ok(true)
     }
 }
 
+/// Hands records on; only the first one of a run or batch carries a mark.
 fn hand_on(
     bytes: &[u8],
+    mut mark: Option<BatchMark>,
     vouched: bool,
     take: &mut dyn FnMut(&Found<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    for (i, record) in records(bytes).flatten().enumerate() {
-        // Only the first record of a run or batch carries a mark of ours.
-        let mark = if i == 0 { BatchMark::read(record.properties) } else { None };
-        take(&Found { record, mark, vouched })?;
+    for record in records(bytes).flatten() {
+        take(&Found { record, mark: mark.take(), vouched })?;
     }
     Ok(())
 }
 
-/// Whether an atomic batch has as many records as its mark says; one record alone always has.
-fn has_all_records(bytes: &[u8]) -> bool {
-    let first = Record::decode(bytes).ok();
-    let mark = first.and_then(|first| BatchMark::read(first.properties));
-    mark.is_none_or(|mark| mark.records == records(bytes).count() as u64)
+/// The mark on the record at the start of `bytes`.
+fn mark_of(bytes: &[u8]) -> Option<BatchMark> {
+    BatchMark::read(Record::decode(bytes).ok()?.properties)
 }
 
 /// Length in bytes of the records at the start of `bytes` that are whole.

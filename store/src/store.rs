@@ -76,6 +76,10 @@ impl Store {
         let clean = opened.parts.recovery.clean;
         let abort = dir.join(name::ABORT);
         disk.open(&abort, Open::OrCreate).map_err(|e| Error::io("create", &abort, e))?;
+        if let Some(checkpoint) = &opened.overtaken {
+            // With a tail it will look as if all that follows the checkpoint were ours.
+            checkpoint.write(&*disk, &dir)?;
+        }
         let tail = Tail::create(&*disk, &dir.join(name::TAIL), opened.generation, opened.end)?;
 
         let view = View::new(opened.parts);
@@ -120,7 +124,7 @@ impl Store {
         let view = Arc::new(view);
         let log = Arc::new(CommitLog::new(view.clone(), disk, clock, flush, retention, state, lock));
         // What was just found is not looked for again.
-        log.checkpoint_at_rest()?;
+        log.checkpoint_opened()?;
         let role = Role::Writer { log, thread: Mutex::new(None) };
         Ok(Self { handle: Arc::new(Handle { view, role }) })
     }

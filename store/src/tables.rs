@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ pub(crate) struct Checkpoint {
     pub(crate) log_offset: u64,
     /// Another broker wrote the log up to here.
     pub(crate) foreign_end: u64,
-    /// The store was closed, so nothing follows.
+    /// The store was closed: what follows is another broker's, unless there is a tail that counts.
     pub(crate) closed: bool,
     /// First generation of the tail that counts.
     pub(crate) generation: u64,
@@ -51,6 +52,28 @@ pub(crate) struct Checkpoint {
     pub(crate) positions: Positions,
     /// Incarnations of the topics.
     pub(crate) incarnations: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Whether nobody but another broker wrote after it. `tail` is the last generation that there is of the
+    /// tail: our own writing begins with a new one, whose name is durable first.
+    pub(crate) fn is_left(&self, tail: u64) -> bool {
+        self.closed && tail < self.generation
+    }
+
+    /// Log offsets where records stand that no other broker wrote, with the same `tail`.
+    pub(crate) fn ours(&self, tail: u64) -> Range<u64> {
+        self.foreign_end..if self.is_left(tail) { self.log_offset } else { u64::MAX }
+    }
+
+    /// Writes it; it is in force, and durable, on return.
+    pub(crate) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
+        let path = dir.join(name::POSITIONS);
+        let text = serde_json::to_string(self).map_err(|e| Error::io("write", &path, e.into()))?;
+        replace(disk, &path, &text)?;
+        let dir = dir.join(name::OURS);
+        disk.sync_dir(&dir).map_err(|e| Error::io("sync", dir, e))
+    }
 }
 
 /// Reads the tables and the last checkpoint, if there was one.
