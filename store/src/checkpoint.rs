@@ -17,8 +17,9 @@ use crate::commit_log::CommitLog;
 use crate::consume_queue::Unsynced;
 use crate::file::{Disk, Open};
 use crate::segment;
-use crate::tables::{Checkpoint, name, replace};
+use crate::tables::{Checkpoint, Ends, name, replace};
 use crate::tail::{self, Tail};
+use crate::topic::Topics;
 use crate::view::Tables;
 
 /// Length of `RocketMQ`'s `checkpoint`, in bytes.
@@ -101,6 +102,7 @@ impl CommitLog {
             state.tail_dirty = false;
         }
         state.changed = false;
+        let ends = ends(&self.view.topics());
         let mut tables = self.view.tables();
         let checkpoint = Checkpoint {
             segment_bytes: self.view.segment_bytes,
@@ -111,6 +113,7 @@ impl CommitLog {
             store_timestamp_ms: state.store_timestamp_ms,
             positions: tables.positions.clone(),
             incarnations: tables.topics.incarnations.clone(),
+            ends,
         };
         let taken = tables.clone();
         (tables.topics.changed, tables.offsets.changed) = (false, false);
@@ -230,6 +233,16 @@ impl CommitLog {
         drop(alone);
         closed
     }
+}
+
+/// Where the queues end; topics without a message are left out.
+fn ends(topics: &Topics) -> Ends {
+    let ends = topics.iter().map(|(name, topic)| {
+        let mut ends: Vec<i64> = topic.queues.iter().map(|q| q.next.load(Ordering::Acquire)).collect();
+        ends.truncate(ends.iter().rposition(|&end| end > 0).map_or(0, |last| last + 1));
+        (name.to_string(), ends)
+    });
+    ends.filter(|(_, ends)| !ends.is_empty()).collect()
 }
 
 /// Makes the folders of a store. Those of a new one are durable on return, but for what is in the folder of

@@ -36,6 +36,8 @@ const UNIT: i64 = 20;
 /// How many consume-queue files are kept open, for reading and for writing each.
 const OPEN_FILES_MAX: usize = 256;
 const BLANK_SIZE: u32 = 0x7FFF_FFFF;
+/// Queue offsets from here on have no place that a file can be named after.
+pub(crate) const OFFSET_MAX: i64 = i64::MAX / UNIT - FILE_UNITS;
 
 /// Where one message of a queue stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +137,19 @@ impl ConsumeQueues {
             units = later;
         }
         Ok(())
+    }
+
+    /// Fills the file that ends at or after `next` with units that mean no record, up to there.
+    pub(crate) fn write_blank(
+        &self,
+        disk: &dyn Disk,
+        queue: &Arc<Queue>,
+        next: i64,
+        unsynced: &mut Unsynced,
+    ) -> Result<(), Error> {
+        let (start, _) = place(next - 1);
+        let blank = Unit::BLANK.encode().repeat(usize::try_from(next - start).unwrap_or(0));
+        self.write(disk, queue, start, &blank, unsynced)
     }
 
     /// Has the files of a range of units, and their names, synced by the next checkpoint.

@@ -1,10 +1,12 @@
 //! Makes consume queues agree with the log: what the files have below the place where the log is read again,
-//! and from there on what the log says.
+//! and from there on what the log says. Files that do not go with the log, or end before the last checkpoint
+//! says, are made again from the whole log.
 //!
 //! With a disk it writes what is missing and cuts what points to nothing; without one (a reader beside a
 //! writer) it keeps the units it found in memory. Never reads the log.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use sluice_protocol::id::TopicName;
@@ -14,18 +16,30 @@ use sluice_protocol::record::Record;
 use crate::Error;
 use crate::consume_queue::{ConsumeQueues, FILE_UNITS, UNIT_BYTES, Unit, Unsynced, units};
 use crate::file::Disk;
+use crate::tables::Ends;
 use crate::topic::{QUEUES_MAX, Queue, TopicEntry, TopicTable, Topics, add_queues};
 
 /// Units of a queue that are collected before they are written.
 const UNITS_MAX: usize = 8192;
 
+/// What is known before the log is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// Log offset of the first record kept.
+    pub(crate) log_first: u64,
+    /// Log offset from which on records are added.
+    pub(crate) from: u64,
+    /// Units that point below this log offset are trusted.
+    pub(crate) trusted: u64,
+    /// Log offsets where records stand that no other broker wrote.
+    pub(crate) ours: Range<u64>,
+}
+
 /// The queues of a store while it is opened.
 pub(crate) struct Index<'a> {
     queues: &'a ConsumeQueues,
     disk: Option<&'a dyn Disk>,
-    log_first: u64,
-    /// Units that point below this log offset are trusted.
-    trusted: u64,
+    known: Known,
     topics: BTreeMap<TopicName, Vec<Arc<Queue>>>,
     states: HashMap<u32, State>,
     numbers: u32,
@@ -40,12 +54,16 @@ struct State {
     first: i64,
     /// Offset after the last unit.
     next: i64,
+    /// Log offset after the record of the last unit that the files have.
+    stored: u64,
     /// Whether the queue has a unit, or is known to have had one.
     begun: bool,
     /// The last units, not written yet.
     units: Vec<Unit>,
     /// The files do not go with the log.
     broken: bool,
+    /// Where the queue ended at the last checkpoint, if the files end before.
+    lost: i64,
 }
 
 impl<'a> Index<'a> {
@@ -53,16 +71,14 @@ impl<'a> Index<'a> {
     pub(crate) fn new(
         queues: &'a ConsumeQueues,
         disk: Option<&'a dyn Disk>,
-        log_first: u64,
-        trusted: u64,
+        known: Known,
         table: &TopicTable,
         numbers: u32,
     ) -> Result<Self, Error> {
         let mut index = Self {
             queues,
             disk,
-            log_first,
-            trusted,
+            known,
             topics: BTreeMap::new(),
             states: HashMap::new(),
             numbers,
@@ -83,9 +99,9 @@ impl<'a> Index<'a> {
     /// Adds a record that was found in the log. With `only_broken` it counts for broken queues alone.
     pub(crate) fn add(&mut self, record: &Record<'_>, only_broken: bool) -> Result<(), Error> {
         let Some((queue, unit)) = self.unit_of(record)? else { return Ok(()) };
-        let whole_log = self.trusted <= self.log_first;
+        let whole_log = self.known.from <= self.known.log_first;
         let Some(state) = self.states.get_mut(&queue.number) else { return Ok(()) };
-        if state.broken != only_broken {
+        if state.broken != only_broken || unit.log_offset < state.stored {
             return Ok(());
         }
         let offset = record.queue_offset;
@@ -96,13 +112,14 @@ impl<'a> Index<'a> {
             }
             (state.first, state.next, state.begun) = (offset, offset, true);
         }
+        if !only_broken && (offset < state.next || (offset > state.next && !whole_log)) {
+            // A unit whose first bytes a torn sector kept back points to something that it does not mean.
+            state.broken = true;
+            return Ok(());
+        }
         if offset < state.next {
             // Another record has this offset already; the first one keeps it.
             self.skipped += 1;
-            return Ok(());
-        }
-        if offset > state.next && !only_broken && !whole_log {
-            state.broken = true;
             return Ok(());
         }
         if offset - state.next > FILE_UNITS {
@@ -146,20 +163,46 @@ impl<'a> Index<'a> {
         Ok(Some((queue, Unit { log_offset: record.log_offset, size, tag_hash })))
     }
 
-    /// Empties the queues whose files do not go with the log; says how many there are. Their records must
-    /// be added again, from the log's first one on.
-    pub(crate) fn reset_broken(&mut self) -> Result<u64, Error> {
-        let mut count = 0;
+    /// Takes note that the log ends at a log offset: units that point beyond it are no more. `ends` is where
+    /// the queues must end at least.
+    pub(crate) fn settle(&mut self, log_end: u64, ends: &Ends) -> Result<(), Error> {
         for queue in self.topics.values().flatten() {
-            let Some(state) = self.states.get_mut(&queue.number).filter(|s| s.broken) else { continue };
-            tracing::warn!(topic = %queue.topic, queue_id = queue.id.get(), "makes a consume queue again from the log");
-            *state = State { broken: true, ..State::default() };
-            count += 1;
+            let Some(state) = self.states.get_mut(&queue.number) else { continue };
+            if state.stored > log_end {
+                *state = self.known.state_of(self.queues, queue, log_end)?;
+            }
+            let end = ends.get(queue.topic.as_str()).and_then(|ends| ends.get(queue.id.index()));
+            if let Some(&end) = end.filter(|end| **end > state.next) {
+                (state.broken, state.lost) = (true, end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties the queues whose files do not go with the log, and with them those that have none; says whether
+    /// there are any. Their records must be added again, from the log's first one on.
+    pub(crate) fn reset_broken(&mut self) -> Result<bool, Error> {
+        if !self.states.values().any(|state| state.broken) {
+            return Ok(false);
+        }
+        for queue in self.topics.values().flatten() {
+            let Some(state) = self.states.get_mut(&queue.number) else { continue };
+            if state.broken {
+                tracing::warn!(topic = %queue.topic, queue_id = queue.id.get(), "makes a consume queue again from the log");
+            } else if state.begun {
+                continue;
+            }
+            *state = State { broken: true, lost: state.lost, ..State::default() };
             if let Some(disk) = self.disk {
                 self.queues.cut(disk, queue, 0, &mut self.unsynced)?;
             }
         }
-        Ok(count)
+        Ok(true)
+    }
+
+    /// How many queues were made again and have something.
+    pub(crate) fn rebuilt(&self) -> u64 {
+        self.states.values().filter(|state| state.broken && (state.begun || state.lost > 0)).count() as u64
     }
 
     /// Writes what is left, cuts what points beyond, and gives the topics with their queues set.
@@ -168,6 +211,13 @@ impl<'a> Index<'a> {
         for queue in &queues {
             self.write(queue)?;
             let Some(state) = self.states.get_mut(&queue.number) else { continue };
+            if !state.begun && state.lost > 0 {
+                // All that it had has expired; what comes next has the next offset all the same.
+                (state.first, state.next) = (state.lost, state.lost);
+                if let Some(disk) = self.disk {
+                    self.queues.write_blank(disk, queue, state.next, &mut self.unsynced)?;
+                }
+            }
             queue.set(state.first, state.next);
             if let Some(disk) = self.disk {
                 self.queues.cut(disk, queue, state.next, &mut self.unsynced)?;
@@ -202,13 +252,7 @@ impl<'a> Index<'a> {
         let known = queues.len();
         add_queues(queues, topic, count, &mut self.numbers);
         for queue in queues.iter().skip(known) {
-            let bounds = self.queues.bounds(queue, self.log_first, self.trusted)?;
-            let state = bounds.map_or_else(State::default, |(first, next)| State {
-                first,
-                next,
-                begun: next > 0,
-                ..State::default()
-            });
+            let state = self.known.state_of(self.queues, queue, self.known.trusted)?;
             self.states.insert(queue.number, state);
         }
         Ok(())
@@ -234,18 +278,18 @@ impl<'a> Index<'a> {
         }
         let mut same = len == stored.len();
         for (unit, stored) in state.units.iter_mut().zip(units(&stored)) {
-            if (unit.log_offset, unit.size) == (stored.log_offset, stored.size) {
+            if (unit.log_offset, unit.size) == (stored.log_offset, stored.size)
+                && !self.known.ours.contains(&unit.log_offset)
+            {
                 // Another broker may keep more in it than the tag, a time for one.
                 unit.tag_hash = stored.tag_hash;
-            } else {
-                same = false;
             }
+            same &= *unit == stored;
         }
         if !same {
             let before = start.rem_euclid(FILE_UNITS);
             if start == state.first && before > 0 && self.queues.unit(queue, start - before)?.is_none() {
-                let blank = Unit::BLANK.encode().repeat(usize::try_from(before).unwrap_or(0));
-                self.queues.write(disk, queue, start - before, &blank, &mut self.unsynced)?;
+                self.queues.write_blank(disk, queue, start, &mut self.unsynced)?;
             }
             let bytes: Vec<u8> = state.units.iter().flat_map(Unit::encode).collect();
             self.queues.write(disk, queue, start, &bytes, &mut self.unsynced)?;
@@ -254,6 +298,18 @@ impl<'a> Index<'a> {
         self.queues.distrust(queue, start, state.next, &mut self.unsynced);
         state.units.clear();
         Ok(())
+    }
+}
+
+impl Known {
+    /// What the files of a queue say of records below `trusted`.
+    fn state_of(&self, queues: &ConsumeQueues, queue: &Queue, trusted: u64) -> Result<State, Error> {
+        let Some((first, next)) = queues.bounds(queue, self.log_first, trusted)? else {
+            return Ok(State::default());
+        };
+        let last = if next > 0 { queues.unit(queue, next - 1)? } else { None };
+        let stored = last.filter(Unit::is_record).map_or(0, |unit| unit.end());
+        Ok(State { first, next, stored, begun: next > 0, ..State::default() })
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The log is read again from the segment that the last checkpoint ended in. What follows the last whole
 //! record is cut; [`zero_after`] zeroes it before anything is appended, so that old bytes can not come back
-//! to life in the next crash. Never appends.
+//! to life in the next crash. But where everything was durable, a record that is not whole and has others
+//! behind it is no torn end: nothing is cut there, and a person must look. Never appends.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -16,11 +17,11 @@ use sluice_protocol::id::LogOffset;
 
 use crate::consume_queue::{ConsumeQueues, Unsynced, names};
 use crate::file::{Disk, DiskFile, Open};
-use crate::index::Index;
+use crate::index::{Index, Known};
 use crate::position::{Positions, StoredPosition};
 use crate::scan::{Found, Scan};
 use crate::segment::{self, Segment};
-use crate::tables::{self, Checkpoint, name};
+use crate::tables::{self, Checkpoint, Ends, name};
 use crate::tail::{self, Change, Entries, LoggedChange};
 use crate::view::{Parts, Tables};
 use crate::{Error, Recovery, lock};
@@ -29,6 +30,8 @@ use crate::{Error, Recovery, lock};
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 4096;
 /// Segments of more bytes are refused: a filler's size must fit its field.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+/// Segments that start further are none: log offsets are kept as Java's `long`.
+const LOG_OFFSET_MAX: u64 = i64::MAX as u64 - SEGMENT_BYTES_MAX;
 const ZEROS: &[u8] = &[0; 64 * 1024];
 
 /// A store as it was found.
@@ -85,7 +88,12 @@ pub(crate) fn open(
         scan.vouched_from = checked;
     }
     let queues = ConsumeQueues::new(dir.join(name::CONSUME_QUEUES));
-    let mut index = Index::new(&queues, disk, first, from, &tables.topics, numbers)?;
+    // A broker that ended well has removed this file, and everything that it wrote is durable.
+    let aborted = dir.join(name::ABORT).exists();
+    let settled = !aborted && (left || checkpoint.is_none());
+    let trusted = if settled { u64::MAX } else { from };
+    let known = Known { log_first: first, from, trusted, ours: ours.clone() };
+    let mut index = Index::new(&queues, disk, known, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
     scan.run(u64::MAX, &mut |found: &Found<'_>| {
         recovery.records += 1;
@@ -96,10 +104,18 @@ pub(crate) fn open(
     })?;
     let end = scan.at;
     recovery.clean = left && end == checked;
+    if !recovery.clean {
+        let whole_to = if settled { u64::MAX } else { checked };
+        if let Some(behind) = scan.whole_behind(whole_to)? {
+            return Err(damaged(&segment::path(&commit_log, scan.segment_start(end)), &scan, behind));
+        }
+    }
 
     let voided = tables.positions.void_after(end);
-    recovery.queues_rebuilt = index.reset_broken()?;
-    if voided || recovery.queues_rebuilt > 0 {
+    // What another broker made of the queues is not known, nor where they end in a log that was cut.
+    let ends = checkpoint.as_ref().filter(|_| end >= checked && !(left && end > checked));
+    index.settle(end, ends.map_or(&Ends::new(), |c| &c.ends))?;
+    if index.reset_broken()? || voided {
         let mut whole = Scan::new(commit_log.clone(), first, segment_bytes, first);
         whole.ours = ours;
         whole.run(end, &mut |found| {
@@ -122,6 +138,7 @@ pub(crate) fn open(
     for topic in tables.topics.topics() {
         index.ensure(&topic.name, topic.queues)?;
     }
+    recovery.queues_rebuilt = index.rebuilt();
     let numbers = index.next_number();
     let (topics, unsynced) = index.finish(&tables.topics)?;
     if !recovery.clean {
@@ -158,11 +175,23 @@ pub(crate) fn open(
     })
 }
 
+/// The error for a log that is broken at its scanned end, and goes on at a log offset behind that.
+fn damaged(segment: &Path, scan: &Scan, behind: u64) -> Error {
+    let (end, at) = (scan.at, scan.at - scan.segment_start(scan.at));
+    let reason = format!(
+        "the record at log offset {end} is not whole, but the one at {behind} is, so this is no torn end; nothing was \
+         changed. Put back this file from a copy; or give up all from that place on: shorten this file to {at} bytes, \
+         remove those of the commit log that follow, and open the store again"
+    );
+    Error::Damaged { path: segment.to_owned(), reason }
+}
+
 /// Segments there are: start and length of the file, rising.
 pub(crate) fn segment_files(commit_log: &Path) -> Result<Vec<(u64, u64)>, Error> {
     let mut files = Vec::new();
     for name in names(commit_log)? {
-        let Some(start) = name.parse().ok().filter(|_| name.len() == 20) else { continue };
+        let start = name.parse().ok().filter(|&start| name.len() == 20 && start < LOG_OFFSET_MAX);
+        let Some(start) = start else { continue };
         let path = commit_log.join(&name);
         match fs::metadata(&path) {
             Ok(metadata) => files.push((start, metadata.len())),

@@ -13,15 +13,20 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use sluice_protocol::record::{FILLER_BYTES, Record, filler_size, hash_unpatched, records};
+use sluice_protocol::record::{
+    FILLER_BYTES, MAGIC_V1, MAGIC_V2, Record, filler_size, hash_unpatched, records,
+};
 
 use crate::Error;
 use crate::batch::BatchMark;
+use crate::consume_queue::OFFSET_MAX;
 use crate::segment;
 use crate::tail::TailRun;
 
 /// Bytes read at once.
 const WINDOW_BYTES: usize = 1 << 20;
+/// Bytes of a record up to its log offset.
+const HEAD_BYTES: usize = 36;
 
 /// A record that is whole.
 #[derive(Debug)]
@@ -81,11 +86,60 @@ impl Scan {
         Ok(())
     }
 
+    /// The place of a whole record that stands below `to`, behind what ended the log. It proves that the log
+    /// was longer: a torn end has nothing whole behind it.
+    pub(crate) fn whole_behind(&mut self, to: u64) -> Result<Option<u64>, Error> {
+        let mut at = self.at + self.broken_off()?;
+        while at < to {
+            let end = self.segment_end(at);
+            if !self.window.open(&self.commit_log, end - self.segment_bytes)? {
+                return Ok(None);
+            }
+            let len = WINDOW_BYTES.min(to_len(end.min(to) - at));
+            let starts: Vec<u64> = record_starts(self.window.get(at, len)?, at).collect();
+            for start in starts {
+                let ours = self.ours.contains(&start);
+                let bytes = self.record_bytes(start, end - start)?;
+                if Record::decode(bytes).is_ok_and(|r| is_whole(&r, start, ours)) {
+                    return Ok(Some(start));
+                }
+            }
+            // A head that the window cuts is found again in the next one.
+            at = if at + len as u64 >= end.min(to) { end } else { at + (len - HEAD_BYTES) as u64 };
+        }
+        Ok(None)
+    }
+
+    /// Bytes of the batch at the log's end whose later records are missing.
+    fn broken_off(&mut self) -> Result<u64, Error> {
+        let (at, end) = (self.at, self.segment_end(self.at));
+        if !self.ours.contains(&at) || !self.window.open(&self.commit_log, end - self.segment_bytes)? {
+            return Ok(0);
+        }
+        let Some(mark) = mark_of(self.record_bytes(at, end - at)?) else { return Ok(0) };
+        let batch = self.window.get(at, to_len(mark.bytes.min(end - at)))?;
+        Ok(whole_records(batch, at, true) as u64)
+    }
+
+    /// The bytes that the record at a log offset says it has; none if there is not so much room.
+    fn record_bytes(&mut self, at: u64, room: u64) -> Result<&[u8], Error> {
+        let size = self.window.get(at, 4)?.first_chunk().map_or(0, |size| u32::from_be_bytes(*size));
+        self.window.get(at, if u64::from(size) <= room { size as usize } else { 0 })
+    }
+
+    /// Log offset at which the segment of a log offset begins.
+    pub(crate) fn segment_start(&self, at: u64) -> u64 {
+        at - (at - self.base) % self.segment_bytes
+    }
+
+    fn segment_end(&self, at: u64) -> u64 {
+        self.segment_start(at) + self.segment_bytes
+    }
+
     /// One run, batch, record or filler; whether there was one.
     fn step(&mut self, take: &mut dyn FnMut(&Found<'_>) -> Result<(), Error>) -> Result<bool, Error> {
-        let start = self.at - (self.at - self.base) % self.segment_bytes;
-        let end = start + self.segment_bytes;
-        if !self.window.open(&self.commit_log, start)? {
+        let end = self.segment_end(self.at);
+        if !self.window.open(&self.commit_log, end - self.segment_bytes)? {
             return Ok(false);
         }
         let at = self.at;
@@ -113,12 +167,8 @@ impl Scan {
         if at >= self.vouched_from {
             return Ok(false);
         }
-        let Some((size, _)) = head.split_first_chunk() else { return Ok(false) };
-        let size = u64::from(u32::from_be_bytes(*size));
-        if size > room {
-            return Ok(false);
-        }
-        let bytes = self.window.get(at, to_len(size))?;
+        let bytes = self.record_bytes(at, room)?;
+        let size = bytes.len() as u64;
         if !Record::decode(bytes).is_ok_and(|r| is_whole(&r, at, ours)) {
             return Ok(false);
         }
@@ -136,6 +186,17 @@ impl Scan {
         self.at += len;
         Ok(true)
     }
+}
+
+/// Places in `bytes`, which stand at a log offset, where a record begins as far as its magic and its own log
+/// offset tell.
+fn record_starts(bytes: &[u8], at: u64) -> impl Iterator<Item = u64> {
+    let heads = bytes.windows(HEAD_BYTES).enumerate().filter(move |(i, head)| {
+        let magic = head.get(4..8).and_then(|m| m.first_chunk()).map(|m| u32::from_be_bytes(*m));
+        let own = head.get(28..36).and_then(|o| o.first_chunk()).map(|o| u64::from_be_bytes(*o));
+        matches!(magic, Some(MAGIC_V1 | MAGIC_V2)) && own == Some(at + *i as u64)
+    });
+    heads.map(move |(i, _)| at + i as u64)
 }
 
 /// Hands records on; only the first one of a run or batch carries a mark.
@@ -171,7 +232,7 @@ fn whole_records(bytes: &[u8], at: u64, strict: bool) -> usize {
 fn is_whole(record: &Record<'_>, at: u64, strict: bool) -> bool {
     record.log_offset == at
         && record.queue_id >= 0
-        && record.queue_offset >= 0
+        && (0..OFFSET_MAX).contains(&record.queue_offset)
         && record.check_body_crc()
         && !(strict && (record.properties.contains(&0) || record.topic.as_bytes().contains(&0)))
 }

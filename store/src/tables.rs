@@ -32,6 +32,9 @@ pub(crate) mod name {
     pub(crate) const POSITIONS: &str = "sluice/positions.json";
 }
 
+/// Where queues end: by topic, the offset after the last message of each queue; 0 where none is named.
+pub(crate) type Ends = BTreeMap<String, Vec<i64>>;
+
 /// `sluice/positions.json`: what a checkpoint found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -52,6 +55,9 @@ pub(crate) struct Checkpoint {
     pub(crate) positions: Positions,
     /// Incarnations of the topics.
     pub(crate) incarnations: BTreeMap<String, String>,
+    /// Where the queues ended, so that files that are lost are missed.
+    #[serde(default)]
+    pub(crate) ends: Ends,
 }
 
 impl Checkpoint {
