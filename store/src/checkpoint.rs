@@ -178,13 +178,15 @@ impl CommitLog {
         let commit_log = self.view.dir.join(name::COMMIT_LOG);
         for _ in 0..count {
             let Some(segment) = self.view.segments_mut().pop_front() else { break };
-            if self.removal_unsynced.load(Ordering::Acquire) {
+            let removals = self.removals.load(Ordering::Acquire);
+            if removals > self.removals_synced.load(Ordering::Acquire) {
                 // A removal is durable before the next, so that no crash leaves a gap.
                 self.sync_dir(&commit_log)?;
+                self.removals_synced.fetch_max(removals, Ordering::AcqRel);
             }
             let path = segment::path(&commit_log, segment.start());
             self.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-            self.removal_unsynced.store(true, Ordering::Release);
+            self.removals.fetch_add(1, Ordering::AcqRel);
         }
         for queue in &queues {
             let (first, next) = queue.offsets();

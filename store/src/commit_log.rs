@@ -6,8 +6,9 @@
 //! nothing that a crash could bring back. Never reads a message.
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
@@ -43,8 +44,9 @@ pub(crate) struct CommitLog {
     group: GroupCommit,
     /// One checkpoint or retention at a time.
     pub(crate) checkpointing: Mutex<()>,
-    /// A segment was removed whose name a crash could bring back.
-    pub(crate) removal_unsynced: AtomicBool,
+    /// Segments removed so far, and how many of those no crash can bring back.
+    pub(crate) removals: AtomicU64,
+    pub(crate) removals_synced: AtomicU64,
     pub(crate) wishes: Wishes,
     poison: OnceLock<(&'static str, PathBuf, String)>,
     pub(crate) closed: AtomicBool,
@@ -159,7 +161,8 @@ impl CommitLog {
             ahead: Mutex::default(),
             group: GroupCommit::default(),
             checkpointing: Mutex::default(),
-            removal_unsynced: AtomicBool::new(false),
+            removals: AtomicU64::new(0),
+            removals_synced: AtomicU64::new(0),
             wishes: Wishes::default(),
             poison: OnceLock::new(),
             closed: AtomicBool::new(false),
@@ -278,7 +281,7 @@ impl CommitLog {
             at += u64::from(size);
         }
         if let Err(error) = self.write_run(state, run, &first, &units) {
-            self.take_back(state, run);
+            self.take_back(state, run)?;
             return Err(error);
         }
         state.end = at;
@@ -308,22 +311,25 @@ impl CommitLog {
         state.tail.run(state.end, run.tail)
     }
 
-    /// Zeroes the run that could not be written whole. Its queues' files are put right by the next
-    /// checkpoint: until then nobody looks beyond their last offset.
-    fn take_back(&self, state: &mut State, run: &RunBytes) {
+    /// Zeroes the run that could not be written whole, durably: the system may have written it already, and a
+    /// power loss would bring back what was refused. Its queues' files are put right by the next checkpoint:
+    /// until then nobody looks beyond their last offset.
+    fn take_back(&self, state: &mut State, run: &RunBytes) -> Result<(), Error> {
         let place = state.end - state.active.segment.start();
         let len = u64::from(run.tail.bytes);
         let mut done = 0;
-        while done < len {
-            let zeros = &ZEROS[..usize::try_from(len - done).unwrap_or(usize::MAX).min(ZEROS.len())];
-            if let Err(error) = state.active.file.write_at(&[zeros], place + done) {
-                self.poisoned("zero", state.active.path.clone(), error.to_string());
-                return;
+        let mut zero = || {
+            while done < len {
+                let zeros = &ZEROS[..usize::try_from(len - done).unwrap_or(usize::MAX).min(ZEROS.len())];
+                state.active.file.write_at(&[zeros], place + done)?;
+                done += zeros.len() as u64;
             }
-            done += zeros.len() as u64;
-        }
+            state.active.file.sync()
+        };
+        zero().map_err(|e: io::Error| self.poisoned("zero", state.active.path.clone(), e.to_string()))?;
         state.stale.extend(run.queues.iter().cloned());
         state.changed = true;
+        Ok(())
     }
 
     /// Ends the active segment with a filler and goes on in the next one. If there is no space for one,
@@ -351,15 +357,17 @@ impl CommitLog {
 
     /// Makes a segment, and removes what was made of it if that fails.
     pub(crate) fn create_segment(&self, start: u64) -> Result<Active, Error> {
+        let path = segment::path(&self.view.dir.join(name::COMMIT_LOG), start);
+        let was_there = path.exists();
+        let removals = self.removals.load(Ordering::Acquire);
         let made = Active::create(&*self.disk, &self.view, start);
         if made.is_ok() {
-            self.removal_unsynced.store(false, Ordering::Release);
+            self.removals_synced.fetch_max(removals, Ordering::AcqRel);
         }
         made.inspect_err(|error| {
-            let path = segment::path(&self.view.dir.join(name::COMMIT_LOG), start);
             if matches!(error, Error::Io { op: "sync", .. } | Error::NoSpace { op: "sync", .. }) {
                 self.poisoned("sync", path, error.to_string());
-            } else {
+            } else if !was_there {
                 let _ = self.disk.remove(&path);
             }
         })
@@ -377,8 +385,13 @@ impl CommitLog {
             return Err(Error::Setting { name: "queues", value: queues.into(), expected });
         }
         let mut state = self.lock()?;
-        if let Some(entry) = self.view.topics().get(name) {
-            return Ok(entry.topic.clone());
+        let known = self.view.topics().get(name).map(|entry| entry.topic.clone());
+        if let Some(topic) = known {
+            // Who made it may still wait for it to be durable.
+            let ticket = state.ticket;
+            drop(state);
+            self.durable(ticket)?;
+            return Ok(topic);
         }
         let now_ms = (self.clock)();
         let incarnation = new_incarnation(now_ms, state.end);
@@ -403,7 +416,7 @@ impl CommitLog {
         }
         let mut state = self.lock()?;
         if self.view.tables().positions.get(chain).is_some() {
-            return Ok(());
+            return self.after_change(state);
         }
         let incarnation = incarnation.to_owned();
         let change = Change::Position { chain: chain.into(), end: origin, incarnation: incarnation.clone() };

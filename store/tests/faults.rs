@@ -101,6 +101,59 @@ fn whichever_write_fails_an_append_is_whole_or_absent() {
 }
 
 #[test]
+fn a_refused_append_does_not_come_back_after_power_loss() {
+    for seed in 0..common::seeds(80) {
+        let place = Place::lazy();
+        let disk = FaultyDisk::new();
+        let store = place.open_on(&disk);
+        store.create_topic(&topic("t"), 1).unwrap();
+        store.append(batch(&["a"])).unwrap();
+        store.flush().unwrap();
+        // Longer than a sector each, so that some may be written back and others not; the tail's entry fails.
+        let rows = ["d", "e", "f"].map(|c| c.repeat(600));
+        disk.fail(Call::Write, 3, Errno::ENOSPC);
+        let refused = store.append(batch(&rows.each_ref().map(String::as_str)));
+        assert!(matches!(refused, Err(Error::NoSpace { .. })));
+        disk.crash(seed, PowerLoss::Tear);
+        drop(store);
+        assert_eq!(bodies(&place.open()), ["a"], "SEED {seed}");
+    }
+}
+
+#[test]
+fn a_segment_that_was_made_before_is_not_removed_when_it_can_not_be_opened() {
+    let place = Place::lazy();
+    let disk = FaultyDisk::new();
+    let store = place.open_on(&disk);
+    store.create_topic(&topic("t"), 1).unwrap();
+    let body = "x".repeat(5000);
+    store.append(batch(&[&body])).unwrap();
+    for was_there in [false, true] {
+        if was_there {
+            std::fs::write(place.segment(SEGMENT_BYTES), "").unwrap();
+        }
+        disk.fail(Call::Allocate, 1, Errno::ENOSPC);
+        assert!(matches!(store.append(batch(&[&body])), Err(Error::NoSpace { op: "allocate", .. })));
+        assert_eq!(place.segment(SEGMENT_BYTES).exists(), was_there);
+    }
+    store.append(batch(&[&body])).unwrap();
+    assert_eq!(bodies(&store).len(), 2);
+}
+
+#[test]
+fn a_topic_that_is_there_is_given_back_when_it_is_durable() {
+    let place = Place::lazy();
+    let disk = FaultyDisk::new();
+    let store = place.open_on(&disk);
+    let made = store.create_topic(&topic("t"), 1).unwrap();
+    store.append(batch(&["a"])).unwrap();
+    assert_eq!(store.create_topic(&topic("t"), 1).unwrap(), made);
+    disk.crash(0, PowerLoss::Forget);
+    drop(store);
+    assert_eq!(bodies(&place.open()), ["a"], "all that was written before the call");
+}
+
+#[test]
 fn a_failed_sync_poisons_the_store_until_it_is_opened_again() {
     let place = Place::new(Flush::Sync);
     let disk = FaultyDisk::new();

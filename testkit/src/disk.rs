@@ -1,8 +1,9 @@
 //! A disk over the real files that remembers what is not synced, and can lose it.
 //!
-//! Writes go to the real files at once, so that readers see them; what a sector of 512 bytes and a name held
-//! at the last sync is kept aside. [`FaultyDisk::crash`] is the power loss: it puts back all of that, or each
-//! sector, length and name by chance. From then on the disk refuses every call, as nobody is there to make
+//! Writes go to the real files at once, so that readers see them; what a sector of 512 bytes held since the
+//! last sync, and what a name meant then, is kept aside. [`FaultyDisk::crash`] is the power loss: it puts back
+//! all of that, or by chance each length and name, and for each sector one of the things that it held: the
+//! system may have written it at any time. From then on the disk refuses every call, as nobody is there to make
 //! one; the next start takes a new disk. It also counts syncs, can swallow one of them, and fails on demand.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use sluice_store::file::{Disk, DiskFile, Open, RealDisk};
 
 use crate::Random;
@@ -64,13 +66,14 @@ struct State {
 
 type Inode = (u64, u64);
 
-/// What a file held at its last sync, where that was overwritten since.
+/// What a file held since its last sync, where that was overwritten.
 #[derive(Debug)]
 struct Kept {
     path: PathBuf,
     len: u64,
     len_changed: bool,
-    sectors: BTreeMap<u64, Vec<u8>>,
+    /// What it held at the last sync, and after each write since but for the last one.
+    sectors: BTreeMap<u64, Vec<Vec<u8>>>,
     /// Bytes that have space on the disk.
     space: u64,
 }
@@ -123,7 +126,12 @@ impl FaultyDisk {
             // A file without a name that nobody misses is gone.
             let Some(file) = same.as_ref().or(removed) else { continue };
             let base = (number as u64 + 1) << 32;
-            restore(file, kept, &mut |sector| keeps(base + sector)).expect("the real file can be written");
+            let mut pick = |sector, versions: usize| match mode {
+                _ if keeps(base + sector) => None,
+                PowerLoss::Tear => Some(usize::try_from(random.below(versions as u64)).unwrap_or(0)),
+                _ => Some(0),
+            };
+            restore(file, kept, &mut pick).expect("the real file can be written");
         }
         for (path, before) in state.names.values().flatten() {
             if !keeps(before.act << 8) {
@@ -329,16 +337,14 @@ struct FaultyFile {
 }
 
 impl FaultyFile {
-    /// Remembers the sectors of a range as they were at the last sync.
+    /// Remembers the sectors of a range as they are.
     fn keep(&self, state: &mut State, from: u64, to: u64) -> io::Result<()> {
         let Some(kept) = state.files.get_mut(&self.inode) else { return Ok(()) };
         for sector in from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES) {
-            if let std::collections::btree_map::Entry::Vacant(entry) = kept.sectors.entry(sector) {
-                let mut bytes = vec![0; usize::try_from(SECTOR_BYTES).unwrap_or(0)];
-                let len = self.file.file().read_at(&mut bytes, sector * SECTOR_BYTES)?;
-                bytes.truncate(len);
-                entry.insert(bytes);
-            }
+            let mut bytes = vec![0; usize::try_from(SECTOR_BYTES).unwrap_or(0)];
+            let len = self.file.file().read_at(&mut bytes, sector * SECTOR_BYTES)?;
+            bytes.truncate(len);
+            kept.sectors.entry(sector).or_default().push(bytes);
         }
         Ok(())
     }
@@ -373,16 +379,11 @@ impl DiskFile for FaultyFile {
         let mut state = self.disk.call(None)?;
         let now = self.file.file().metadata()?.len();
         let durable = state.files.get(&self.inode).map_or(now, |kept| kept.len.min(now));
-        let zeros = vec![0; 64 * 1024];
-        let mut bytes = zeros.clone();
+        // What is cut off reads as zero afterwards, so holes need not be kept.
         let mut at = len;
-        while at < durable {
-            // What is cut off reads as zero afterwards, so only what is not zero must be kept.
-            let read = self.file.file().read_at(&mut bytes, at)?;
-            if bytes[..read] != zeros[..read] {
-                self.keep(&mut state, at, at + read as u64)?;
-            }
-            at += read.max(1) as u64;
+        while let Some(from) = seek(self.file.file(), at, Whence::SeekData)?.filter(|from| *from < durable) {
+            at = seek(self.file.file(), from, Whence::SeekHole)?.unwrap_or(durable);
+            self.keep(&mut state, from, at.min(durable))?;
         }
         if let Some(kept) = state.files.get_mut(&self.inode) {
             kept.len_changed = true;
@@ -422,16 +423,19 @@ impl DiskFile for FaultyFile {
     }
 }
 
-/// Puts back what a file held at its last sync, but for the sectors that `keeps` names; the length has the
-/// number that no sector has.
-fn restore(file: &File, kept: &Kept, keeps: &mut impl FnMut(u64) -> bool) -> io::Result<()> {
-    if kept.len_changed && !keeps(u64::from(u32::MAX)) {
+/// Puts back what a file held: of each sector the version that `pick` names out of so many, or none. The length
+/// has the number that no sector has.
+fn restore(file: &File, kept: &Kept, pick: &mut impl FnMut(u64, usize) -> Option<usize>) -> io::Result<()> {
+    if kept.len_changed && pick(u64::from(u32::MAX), 1).is_some() {
         file.set_len(kept.len)?;
     }
     let len = file.metadata()?.len();
-    for (&sector, old) in &kept.sectors {
+    for (&sector, versions) in &kept.sectors {
         let at = sector * SECTOR_BYTES;
-        if at >= len || keeps(sector) {
+        let Some(old) = pick(sector, versions.len()).and_then(|version| versions.get(version)) else {
+            continue;
+        };
+        if at >= len {
             continue;
         }
         // Where the file was shorter then, and is not now, there are zeros.
@@ -440,6 +444,15 @@ fn restore(file: &File, kept: &Kept, keeps: &mut impl FnMut(u64) -> bool) -> io:
         file.write_all_at(&bytes, at)?;
     }
     Ok(())
+}
+
+/// The next place from `at` on that is data, or that is a hole; `None` behind the last one.
+fn seek(file: &File, at: u64, whence: Whence) -> io::Result<Option<u64>> {
+    match lseek(file, i64::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?, whence) {
+        Ok(found) => Ok(u64::try_from(found).ok()),
+        Err(Errno::ENXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Gives a name the meaning that it had.
