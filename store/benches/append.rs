@@ -138,12 +138,18 @@ fn reading(root: &Path) {
         rounds.plain.push(timed(|| {
             let mut buffer = vec![0; 1 << 20];
             let start = Instant::now();
-            let mut sum = 0;
-            for file in std::fs::read_dir(dir.join("commitlog")).unwrap() {
-                let file = File::open(file.unwrap().path()).unwrap();
-                for at in (0..SEGMENT_BYTES).step_by(1 << 20) {
-                    file.read_exact_at(&mut buffer, at).unwrap();
-                    sum += touched(&buffer);
+            let (mut sum, mut left) = (0, bytes);
+            for start in (0_u64..).step_by(usize::try_from(SEGMENT_BYTES).unwrap()) {
+                if left == 0 {
+                    break;
+                }
+                let file = File::open(dir.join(format!("commitlog/{start:020}"))).unwrap();
+                let mut at = 0;
+                while at < SEGMENT_BYTES && left > 0 {
+                    let len = buffer.len().min(left);
+                    file.read_exact_at(&mut buffer[..len], at).unwrap();
+                    sum += touched(&buffer[..len]);
+                    (at, left) = (at + len as u64, left - len);
                 }
             }
             std::hint::black_box(sum);

@@ -148,7 +148,7 @@ pub(crate) fn open(
         });
     }
     let durable = checkpoint.as_ref().map_or(first, |c| c.log_offset.clamp(first, end));
-    if !recovery.clean {
+    if !recovery.clean && checkpoint.is_some() {
         // The files may be newer than their names are durable, and what the tail adds goes into them.
         (tables.topics.changed, tables.offsets.changed) = (true, true);
     }

@@ -97,7 +97,9 @@ impl Store {
             dirty.push((sealed.path, sealed.file));
             at += view.segment_bytes;
         }
-        if !clean {
+        // A segment that begins at the end holds nothing.
+        let log_dirty = !clean && start < opened.end;
+        if log_dirty {
             dirty.push((active.path.clone(), active.file.clone()));
         }
         // Mapped again: it may have been shorter when it was read.
@@ -111,7 +113,7 @@ impl Store {
             tail,
             ticket: u64::from(!clean),
             dirty,
-            log_dirty: !clean,
+            log_dirty,
             tail_dirty: false,
             pending: Vec::new(),
             unsynced: opened.unsynced,

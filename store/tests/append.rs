@@ -257,3 +257,23 @@ fn the_thread_flushes_makes_segments_and_ends_at_close() {
     assert_eq!(bodies(&other).len(), 100, "a closed store can still be read");
     assert_eq!(bodies(&place.open()).len(), 100);
 }
+
+#[test]
+fn a_store_on_a_real_disk_opens_again_after_a_kill_and_after_a_close() {
+    let place = Place::on_disk(Flush::Sync);
+    let store = place.open_whole();
+    store.create_topic(&topic("t"), 1).unwrap();
+    let body = "x".repeat(3000);
+    for start in 0..4 {
+        store.append_chain(batch(&[&body]), &mark("c", start, start + 1)).unwrap();
+    }
+    let killed = Place::on_disk(Flush::Sync);
+    sluice_testkit::copy_dir(&place.dir(), &killed.dir()).unwrap();
+    store.close().unwrap();
+    for place in [killed, place] {
+        let store = place.open_whole();
+        assert_eq!((bodies(&store).len(), store.position("c").unwrap().end), (4, 4));
+        store.append_chain(batch(&[&body]), &mark("c", 4, 5)).unwrap();
+        assert_eq!(bodies(&store).len(), 5);
+    }
+}

@@ -274,3 +274,37 @@ fn numbers_that_no_store_can_reach_are_no_records_and_no_segments() {
         store.append(batch(&["b"])).unwrap();
     }
 }
+
+#[test]
+fn a_queue_goes_on_in_its_next_file() {
+    const FILE_UNITS: i64 = 300_000;
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    store.append(batch(&["first"])).unwrap();
+    store.close().unwrap();
+    // As if so many records before it had expired.
+    let mut bytes = fs::read(place.segment(0)).unwrap();
+    let size = Record::decode(&bytes).unwrap().size;
+    record::patch(&mut bytes[..size], FILE_UNITS - 3, 0, 5);
+    fs::write(place.segment(0), &bytes).unwrap();
+    fs::remove_dir_all(place.dir().join("sluice")).unwrap();
+    fs::remove_dir_all(place.dir().join("consumequeue")).unwrap();
+    let store = place.open();
+    let appended = store.append(batch(&["2", "3", "4", "5"])).unwrap();
+    assert_eq!(appended.queue_offsets, [2, 1, 0, -1].map(|before| at(FILE_UNITS - before)));
+    store.append(batch(&["6"])).unwrap();
+    let expected = ["first", "2", "3", "4", "5", "6"];
+    assert_eq!(bodies(&store), expected);
+    let read = store.read(&topic("t"), queue(0), at(FILE_UNITS - 3), 1 << 20).unwrap();
+    assert_eq!((read.records, read.runs.len()), (6, 1), "one read goes over the end of a file");
+    let killed = place.crashed();
+    let gone = place.crashed();
+    fs::remove_file(gone.dir().join(format!("consumequeue/t/0/{:020}", FILE_UNITS * 20))).unwrap();
+    store.close().unwrap();
+    for place in [killed, gone, place] {
+        let store = place.open();
+        assert_eq!(bodies(&store), expected);
+        assert_eq!(store.append(batch(&["7"])).unwrap().queue_offsets, [at(FILE_UNITS + 3)]);
+    }
+}

@@ -266,7 +266,10 @@ fn retention_by_size_drops_the_oldest_segments_and_never_the_last() {
 
 #[test]
 fn a_checkpoint_that_fails_anywhere_leaves_everything_to_the_next() {
-    for call in [Call::Write, Call::Sync] {
+    for (call, mode) in [Call::Write, Call::Sync]
+        .into_iter()
+        .flat_map(|call| [PowerLoss::Keep, PowerLoss::Forget, PowerLoss::Tear].map(|mode| (call, mode)))
+    {
         for nth in 1..=12 {
             let place = Place::lazy();
             let disk = FaultyDisk::new();
@@ -275,6 +278,7 @@ fn a_checkpoint_that_fails_anywhere_leaves_everything_to_the_next() {
             store.append_chain(batch(&["a"]), &mark("c", 0, 4)).unwrap();
             let group = GroupName::new("g").unwrap();
             store.commit_offset(&group, &topic("t"), queue(0), at(1)).unwrap();
+            store.flush().unwrap();
             disk.fail(call, nth, Errno::EIO);
             let failed = store.checkpoint().is_err();
             let check = |store: &Store| {
@@ -286,9 +290,62 @@ fn a_checkpoint_that_fails_anywhere_leaves_everything_to_the_next() {
             if failed && !matches!(store.append(Batch::new()), Err(Error::Poisoned { .. })) {
                 let _ = store.checkpoint();
             }
-            disk.crash(nth, PowerLoss::Keep);
+            disk.crash(nth, mode);
             drop(store);
             check(&place.open());
+        }
+    }
+}
+
+/// A store with something in it, flushed, on a disk whose `nth` write from now on finds no space.
+fn full_at(nth: u64, running: bool) -> (Place, FaultyDisk, Option<Store>) {
+    let place = Place::lazy();
+    let mut disk = FaultyDisk::new();
+    let mut store = Some(place.open_on(&disk));
+    store.as_ref().unwrap().create_topic(&topic("t"), 1).unwrap();
+    store.as_ref().unwrap().append_chain(batch(&["a"]), &mark("c", 0, 4)).unwrap();
+    store.as_ref().unwrap().flush().unwrap();
+    if !running {
+        disk.power_off_after(0);
+        store = None;
+        disk = disk.restarted();
+    }
+    disk.fail(Call::Write, nth, Errno::ENOSPC);
+    (place, disk, store)
+}
+
+fn check_goes_on(place: &Place, disk: &FaultyDisk, store: Store) {
+    store.append_chain(batch(&["b"]), &mark("c", 4, 5)).unwrap();
+    store.checkpoint().unwrap();
+    disk.crash(0, PowerLoss::Forget);
+    drop(store);
+    let store = place.open();
+    assert_eq!((bodies(&store), store.position("c").unwrap().end), (vec!["a".into(), "b".into()], 5));
+}
+
+fn no_space_for(error: &Error) -> String {
+    match error {
+        Error::NoSpace { path, .. } => path.display().to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_open_or_a_checkpoint_without_space_is_an_error_and_the_next_one_succeeds_once_there_is_some() {
+    for running in [false, true] {
+        let mut met = Vec::new();
+        for nth in 1.. {
+            let (place, disk, store) = full_at(nth, running);
+            let result = match &store {
+                Some(store) => store.checkpoint(),
+                None => place.try_open_on(Arc::new(disk.clone())).map(drop),
+            };
+            let Err(error) = result else { break };
+            met.push(no_space_for(&error));
+            check_goes_on(&place, &disk, store.unwrap_or_else(|| place.open_on(&disk)));
+        }
+        for name in ["/sluice/tail/", "/config/topics.json", "/checkpoint", "/sluice/positions.json"] {
+            assert!(met.iter().any(|path| path.contains(name)), "{name}: {met:?}");
         }
     }
 }

@@ -218,6 +218,7 @@ fn run(seed: u64, flush: Flush) {
             if store.close().is_ok() {
                 model.durable = model.history.len();
             }
+            disk.crash(random.number(), PowerLoss::Tear);
             disk = FaultyDisk::new();
         } else if alive && random.chance(30) {
             // The process is killed: all that was written is there, and what was not synced may still go.

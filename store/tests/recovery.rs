@@ -56,8 +56,10 @@ fn check_torn(closed: bool, atomic: bool) {
     let start = last.log_offset.get();
     for byte in start..start + last.bytes {
         for how in [Torn::Truncated, Torn::Zeroed] {
-            // Each byte in one way; in both when the long run is asked for.
-            if seeds(0) == 0 && byte.is_multiple_of(2) == matches!(how, Torn::Zeroed) {
+            // Each byte in one way, and once more after a kill or after a close; all of it when the long run is
+            // asked for.
+            let few = seeds(0) == 0;
+            if few && byte.is_multiple_of(2) == matches!(how, Torn::Zeroed) {
                 continue;
             }
             let torn = pristine.crashed();
@@ -83,9 +85,15 @@ fn check_torn(closed: bool, atomic: bool) {
             expected.push(body.to_uppercase());
             let appended = store.append(batch(&[&body.to_uppercase()])).unwrap();
             assert_eq!(appended.log_offset.get(), start + kept, "{what}");
-            let again = torn.crashed();
+            let mut again = Vec::new();
+            if !few || byte % 4 < 2 {
+                again.push(torn.crashed());
+            }
             drop(store);
-            for place in [&again, &torn] {
+            if !few || again.is_empty() {
+                again.push(torn);
+            }
+            for place in &again {
                 let store = place.open();
                 assert_eq!(bodies(&store), expected, "again, {what}");
                 assert_eq!(store.recovery().cut_at, None, "again, {what}");
@@ -108,6 +116,37 @@ fn an_atomic_batch_torn_at_any_byte_is_absent_and_its_chain_stands_before_it() {
 fn a_closed_store_torn_at_any_byte_of_its_last_batch_opens_as_well() {
     check_torn(true, false);
     check_torn(true, true);
+}
+
+#[test]
+fn a_filler_or_a_batch_behind_it_that_is_torn_ends_the_log_there() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    let large = "x".repeat(5000);
+    let first = store.append(batch(&[&large])).unwrap();
+    let second = store.append_chain(batch(&[&large]), &mark("c", 0, 9)).unwrap();
+    assert_eq!(second.log_offset.get(), SEGMENT_BYTES);
+    let pristine = place.crashed();
+    for byte in
+        (0..8).map(|byte| first.bytes + byte).chain((0..second.bytes).step_by(97).map(|b| b + SEGMENT_BYTES))
+    {
+        let torn = pristine.crashed();
+        tear(&torn.segment(byte - byte % SEGMENT_BYTES), byte % SEGMENT_BYTES, Torn::Zeroed);
+        let store = torn.open();
+        assert_eq!((bodies(&store), store.position("c")), (vec![large.clone()], None), "{byte}");
+        // Where the segment is not full, the log goes on in it; the next one begins anew.
+        let small = store.append(batch(&["small"])).unwrap().log_offset.get();
+        assert_eq!(small, if byte < SEGMENT_BYTES { first.bytes } else { SEGMENT_BYTES }, "{byte}");
+        store.append(batch(&["next ".repeat(800).as_str()])).unwrap();
+        let killed = torn.crashed();
+        drop(store);
+        for place in [&killed, &torn] {
+            let store = place.open();
+            assert_eq!(bodies(&store).len(), 3, "{byte}");
+            assert_eq!((store.recovery().cut_at, store.position("c")), (None, None), "{byte}");
+        }
+    }
 }
 
 #[test]

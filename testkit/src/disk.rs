@@ -340,11 +340,14 @@ impl FaultyFile {
     /// Remembers the sectors of a range as they are.
     fn keep(&self, state: &mut State, from: u64, to: u64) -> io::Result<()> {
         let Some(kept) = state.files.get_mut(&self.inode) else { return Ok(()) };
-        for sector in from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES) {
-            let mut bytes = vec![0; usize::try_from(SECTOR_BYTES).unwrap_or(0)];
-            let len = self.file.file().read_at(&mut bytes, sector * SECTOR_BYTES)?;
-            bytes.truncate(len);
-            kept.sectors.entry(sector).or_default().push(bytes);
+        let sectors = from / SECTOR_BYTES..to.div_ceil(SECTOR_BYTES);
+        let mut held = vec![0; usize::try_from((sectors.end - sectors.start) * SECTOR_BYTES).unwrap_or(0)];
+        let len = self.file.file().read_at(&mut held, sectors.start * SECTOR_BYTES)?;
+        held.truncate(len);
+        let mut held = held.chunks(usize::try_from(SECTOR_BYTES).unwrap_or(1));
+        for sector in sectors {
+            let bytes = held.next().unwrap_or(&[]);
+            kept.sectors.entry(sector).or_default().push(bytes.to_vec());
         }
         Ok(())
     }

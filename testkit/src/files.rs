@@ -6,16 +6,24 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{Whence, lseek};
 use tempfile::TempDir;
 
-/// A folder that goes with its value. It lies in memory where the system has such a place: fault tests make
+/// Where there is less space in memory, tests lie on the disk; in bytes.
+const MEMORY_BYTES_MIN: u64 = 256 << 20;
+
+/// A folder that goes with its value. It lies in memory where the system has enough of it: fault tests make
 /// and remove thousands of files, and what a real disk keeps is [`crate::FaultyDisk`]'s part to say.
 ///
 /// # Errors
 ///
 /// What the system refuses.
 pub fn scratch() -> io::Result<TempDir> {
+    let free = statvfs("/dev/shm").map_or(0, |s| s.blocks_available().saturating_mul(s.fragment_size()));
+    if free < MEMORY_BYTES_MIN {
+        return TempDir::new();
+    }
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new())
 }
 

@@ -25,7 +25,15 @@ pub struct Place {
 
 impl Place {
     pub fn new(flush: Flush) -> Self {
-        let root = scratch().unwrap();
+        Self::below(scratch().unwrap(), flush)
+    }
+
+    /// On a disk, not in memory.
+    pub fn on_disk(flush: Flush) -> Self {
+        Self::below(TempDir::new().unwrap(), flush)
+    }
+
+    fn below(root: TempDir, flush: Flush) -> Self {
         let settings = Settings {
             dir: root.path().join("store"),
             segment_bytes: SEGMENT_BYTES,
@@ -65,7 +73,7 @@ impl Place {
         self.open_on(&FaultyDisk::new())
     }
 
-    /// Opened with its thread.
+    /// Opened with its thread on the real disk.
     pub fn open_whole(&self) -> Store {
         Store::open(self.settings.clone(), Arc::new(RealDisk), self.clock.clock()).unwrap()
     }
