@@ -152,14 +152,27 @@ impl ConsumeQueues {
         self.write(disk, queue, start, &blank, unsynced)
     }
 
-    /// Has the files of a range of units, and their names, synced by the next checkpoint.
-    pub(crate) fn distrust(&self, queue: &Arc<Queue>, from: i64, to: i64, unsynced: &mut Unsynced) {
+    /// Has the files of a range of units synced by the next checkpoint, and their names too where the last one,
+    /// with the queue's end at `durable`, did not.
+    pub(crate) fn distrust(
+        &self,
+        queue: &Arc<Queue>,
+        from: i64,
+        to: i64,
+        durable: i64,
+        unsynced: &mut Unsynced,
+    ) {
         let (mut start, _) = place(from);
         while start < to {
             unsynced.files.entry((queue.number, start)).or_insert_with(|| queue.clone());
+            if start >= durable {
+                unsynced.dirs.insert(self.queue_dir(queue));
+            }
             start += FILE_UNITS;
         }
-        unsynced.dirs.extend([self.dir.clone(), self.topic_dir(queue), self.queue_dir(queue)]);
+        if durable == 0 {
+            unsynced.dirs.extend([self.dir.clone(), self.topic_dir(queue)]);
+        }
     }
 
     /// Reads units from a queue offset on, at most to the end of its file, and as many as fit into

@@ -33,6 +33,8 @@ pub(crate) struct Known {
     pub(crate) trusted: u64,
     /// Log offsets where records stand that no other broker wrote.
     pub(crate) ours: Range<u64>,
+    /// Where the queues ended at the last checkpoint.
+    pub(crate) ends: Ends,
 }
 
 /// The queues of a store while it is opened.
@@ -163,16 +165,16 @@ impl<'a> Index<'a> {
         Ok(Some((queue, Unit { log_offset: record.log_offset, size, tag_hash })))
     }
 
-    /// Takes note that the log ends at a log offset: units that point beyond it are no more. `ends` is where
-    /// the queues must end at least.
-    pub(crate) fn settle(&mut self, log_end: u64, ends: &Ends) -> Result<(), Error> {
+    /// Takes note that the log ends at a log offset: units that point beyond it are no more. With `complete` no
+    /// queue can end before it did at the last checkpoint.
+    pub(crate) fn settle(&mut self, log_end: u64, complete: bool) -> Result<(), Error> {
         for queue in self.topics.values().flatten() {
             let Some(state) = self.states.get_mut(&queue.number) else { continue };
             if state.stored > log_end {
                 *state = self.known.state_of(self.queues, queue, log_end)?;
             }
-            let end = ends.get(queue.topic.as_str()).and_then(|ends| ends.get(queue.id.index()));
-            if let Some(&end) = end.filter(|end| **end > state.next) {
+            let end = self.known.end(queue);
+            if complete && end > state.next {
                 (state.broken, state.lost) = (true, end);
             }
         }
@@ -295,13 +297,19 @@ impl<'a> Index<'a> {
             self.queues.write(disk, queue, start, &bytes, &mut self.unsynced)?;
         }
         // What is there was written by a process that may not have lived to make it durable.
-        self.queues.distrust(queue, start, state.next, &mut self.unsynced);
+        self.queues.distrust(queue, start, state.next, self.known.end(queue), &mut self.unsynced);
         state.units.clear();
         Ok(())
     }
 }
 
 impl Known {
+    /// Where a queue ended at the last checkpoint; 0 if it had nothing.
+    fn end(&self, queue: &Queue) -> i64 {
+        let ends = self.ends.get(queue.topic.as_str());
+        ends.and_then(|ends| ends.get(queue.id.index())).copied().unwrap_or(0)
+    }
+
     /// What the files of a queue say of records below `trusted`.
     fn state_of(&self, queues: &ConsumeQueues, queue: &Queue, trusted: u64) -> Result<State, Error> {
         let Some((first, next)) = queues.bounds(queue, self.log_first, trusted)? else {

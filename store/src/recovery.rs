@@ -92,7 +92,8 @@ pub(crate) fn open(
     let aborted = dir.join(name::ABORT).exists();
     let settled = !aborted && (left || checkpoint.is_none());
     let trusted = if settled { u64::MAX } else { from };
-    let known = Known { log_first: first, from, trusted, ours: ours.clone() };
+    let ends = checkpoint.as_ref().map_or_else(Ends::new, |c| c.ends.clone());
+    let known = Known { log_first: first, from, trusted, ours: ours.clone(), ends };
     let mut index = Index::new(&queues, disk, known, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
     scan.run(u64::MAX, &mut |found: &Found<'_>| {
@@ -113,8 +114,7 @@ pub(crate) fn open(
 
     let voided = tables.positions.void_after(end);
     // What another broker made of the queues is not known, nor where they end in a log that was cut.
-    let ends = checkpoint.as_ref().filter(|_| end >= checked && !(left && end > checked));
-    index.settle(end, ends.map_or(&Ends::new(), |c| &c.ends))?;
+    index.settle(end, if left { end == checked } else { end >= checked })?;
     if index.reset_broken()? || voided {
         let mut whole = Scan::new(commit_log.clone(), first, segment_bytes, first);
         whole.ours = ours;
