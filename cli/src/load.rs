@@ -1,5 +1,6 @@
 //! Reads pipeline files; `sluice lint`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,6 +86,7 @@ fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
 /// `sluice lint`.
 pub(crate) fn lint(files: &[PathBuf], json: bool) -> Result<ExitCode> {
     let (pipelines, problems) = read(files);
+    let mut out = std::io::stdout().lock();
     if json {
         let list: Vec<serde_json::Value> = problems
             .iter()
@@ -94,14 +96,14 @@ pub(crate) fn lint(files: &[PathBuf], json: bool) -> Result<ExitCode> {
                 })
             })
             .collect();
-        println!("{}", serde_json::json!({"pipelines": pipelines.len(), "problems": list}));
+        writeln!(out, "{}", serde_json::json!({"pipelines": pipelines.len(), "problems": list}))?;
     } else {
         for (file, problem) in &problems {
-            println!("{}:{problem}", file.display());
+            writeln!(out, "{}:{problem}", file.display())?;
         }
         let (p, n) = (pipelines.len(), problems.len());
         match n {
-            0 => println!("ok: {p} pipeline{} in {} file{}", s(p), files.len(), s(files.len())),
+            0 => writeln!(out, "ok: {p} pipeline{} in {} file{}", s(p), files.len(), s(files.len()))?,
             _ => eprintln!("{n} problem{}", s(n)),
         }
     }

@@ -34,11 +34,14 @@ struct Arguments {
     command: Command,
 }
 
+/// Where the embedded broker keeps its topics, if not said.
+const DATA_DIR: &str = "./sluice-data";
+
 /// Where the embedded broker keeps its topics.
 #[derive(clap::Args, Clone)]
 struct StoreArguments {
     /// Folder of the embedded broker's store
-    #[arg(long, value_name = "DIR", default_value = "./sluice-data")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     data_dir: PathBuf,
 }
 
@@ -71,7 +74,13 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
   sluice preview examples/flights.yaml --pipeline load-flights --rows 3")]
     Preview(preview::PreviewArguments),
     /// Look at topics of the embedded broker, also beside a running `sluice run`
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  sluice topic list
+  sluice topic tail flights --limit 3 --where \"origin = 'JFK' AND dep_delay > 60\"
+  sluice topic stats flights"
+    )]
     Topic(topic::TopicCommand),
     /// Ask SQL of topics and of the files they became
     #[cfg(feature = "query")]
@@ -101,7 +110,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         // The reader of our output has seen enough.
-        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(error.as_ref()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice: {}", show::causes(&error));
             ExitCode::FAILURE
@@ -109,8 +118,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
+/// Whether an error is that nobody reads our output any more.
+fn is_closed_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |e| e.source()).any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     })
 }

@@ -50,7 +50,8 @@ pub(crate) fn preview(arguments: &PreviewArguments) -> Result<ExitCode> {
     }
     let mut out = std::io::stdout().lock();
     for parsed in chosen {
-        one(parsed, arguments, &mut out).with_context(|| format!("pipeline {}", parsed.document.name))?;
+        one(parsed, &all, arguments, &mut out)
+            .with_context(|| format!("pipeline {}", parsed.document.name))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -65,7 +66,12 @@ struct Seen {
     rejects: Vec<Reject>,
 }
 
-fn one(parsed: &ParsedPipeline, arguments: &PreviewArguments, out: &mut impl Write) -> Result<()> {
+fn one(
+    parsed: &ParsedPipeline,
+    all: &[ParsedPipeline],
+    arguments: &PreviewArguments,
+    out: &mut impl Write,
+) -> Result<()> {
     let document = &parsed.document;
     writeln!(out, "pipeline {}", document.name)?;
     let mut source = match &document.source {
@@ -79,9 +85,13 @@ fn one(parsed: &ParsedPipeline, arguments: &PreviewArguments, out: &mut impl Wri
                     document.source.open(document.name.as_str(), || anyhow::Ok(store), Vec::new())?
                 }
                 None => {
+                    let feeds = |p: &&ParsedPipeline| p.document.sink.topic() == Some(topic.as_str());
+                    let way_out = all.iter().find(feeds).map_or_else(String::new, |feeder| {
+                        format!("; `sluice run` of pipeline {} makes it", feeder.document.name)
+                    });
                     writeln!(
                         out,
-                        "  topic {topic} does not exist yet in {}: nothing to show\n",
+                        "  nothing to show: topic {topic} does not exist yet in {}{way_out}\n",
                         dir.display()
                     )?;
                     return Ok(());
@@ -162,17 +172,20 @@ fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write)
         shown.push(batch.slice(0, left.min(batch.num_rows())));
         left -= left.min(batch.num_rows());
     }
-    out.write_all(&sluice_sinks::stdout::table(&shown)?)?;
+    if shown.iter().any(|batch| batch.num_rows() > 0) {
+        out.write_all(&sluice_sinks::stdout::table(&shown)?)?;
+    }
     for reject in rejects.iter().take(rows) {
         writeln!(out, "  reject: {}: {}", reject.place, reject.reason)?;
     }
     if let Some(batch) = batches.first() {
         writeln!(out, "  schema of the output:")?;
-        for field in batch.schema().fields() {
+        for field in parsed.document.sink.schema(&batch.schema()).fields() {
             let null = if field.is_nullable() { ", nullable" } else { "" };
             writeln!(out, "    {}: {}{null}", field.name(), field.data_type())?;
         }
     }
-    writeln!(out, "  sink: {}\n", parsed.document.sink.describe())?;
+    let document = &parsed.document;
+    writeln!(out, "  sink: {}\n", document.sink.describe(document.name.as_str()))?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! `sluice run`: checks, opens the embedded broker, runs every pipeline on threads of its own, shows how
 //! far they are, and sums up.
 
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sluice_connect::progress::{Progress, Reading, Stop};
 use sluice_connect::task::{Needs, TaskError};
 use sluice_connect::worker;
+use sluice_filters::Name;
 use sluice_protocol::id::TopicName;
 use sluice_sinks::SinkConfig;
 use sluice_sources::SourceConfig;
@@ -74,16 +75,22 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let started = Instant::now();
     let results = run_all(&all, &shared, &stop, arguments.json);
     let closed = shared.embedded.close();
-    sum_up(&all, &results, started.elapsed(), arguments);
+    let told = sum_up(&all, &results, started.elapsed(), arguments);
+    let mut failed = false;
     for ((parsed, _), result) in all.iter().zip(&results) {
-        if let Err(error) = result {
+        // A reader of our rows that has seen enough is no failure.
+        if let Err(error) = result
+            && !crate::is_closed_pipe(error)
+        {
+            failed = true;
             eprintln!("sluice: pipeline {}: {}", parsed.document.name, worker::chain_of_causes(error));
         }
     }
     closed?;
-    if results.iter().any(Result::is_err) {
+    if failed {
         return Ok(ExitCode::FAILURE);
     }
+    told?;
     Ok(if signalled.load(Ordering::SeqCst) { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
@@ -275,33 +282,25 @@ fn describe(reading: &Reading, rate: u64) -> String {
     )
 }
 
-/// The closing summary, and what to do next.
-fn sum_up(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration, arguments: &RunArguments) {
+/// The closing summary, and what to do next. It goes to standard error where rows go to standard output.
+fn sum_up(
+    all: &[One],
+    results: &[Result<(), TaskError>],
+    elapsed: Duration,
+    arguments: &RunArguments,
+) -> std::io::Result<()> {
+    let has_rows = all.iter().any(|(p, _)| matches!(p.document.sink, SinkConfig::Stdout(_)));
+    let mut out: Box<dyn Write> =
+        if has_rows { Box::new(std::io::stderr().lock()) } else { Box::new(std::io::stdout().lock()) };
     if arguments.json {
-        let pipelines: Vec<_> = all
-            .iter()
-            .zip(results)
-            .map(|((parsed, progress), result)| {
-                let reading = progress.reading();
-                serde_json::json!({
-                    "name": parsed.document.name.as_str(),
-                    "state": reading.state,
-                    "rows": reading.fates.total(),
-                    "fates": reading.fates,
-                    "files": reading.files,
-                    "error": result.as_ref().err().map(|e| worker::chain_of_causes(e)),
-                })
-            })
-            .collect();
-        println!("{}", serde_json::json!({"elapsed_ms": elapsed.as_millis() as u64, "pipelines": pipelines}));
-        return;
+        return writeln!(out, "{}", summary(all, results, elapsed));
     }
     for (parsed, progress) in all {
         let reading = progress.reading();
         let fates = &reading.fates;
         let name = parsed.document.name.as_str();
         if fates.total() == 0 {
-            println!("{name}: 0 new rows ({})", reading.state);
+            writeln!(out, "{name}: 0 new rows ({})", reading.state)?;
             continue;
         }
         let mut parts =
@@ -316,49 +315,97 @@ fn sum_up(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration, arg
         if reading.files > 0 {
             parts.push(format!("{} file{}", count(reading.files), if reading.files == 1 { "" } else { "s" }));
         }
-        println!("{name}: {} rows: {} ({})", count(fates.total()), parts.join(", "), reading.state);
+        writeln!(out, "{name}: {} rows: {} ({})", count(fates.total()), parts.join(", "), reading.state)?;
     }
-    println!("in {:.2} s", elapsed.as_secs_f64());
-    if results.iter().all(Result::is_ok) {
-        next_steps(all, arguments);
+    writeln!(out, "in {:.2} s", elapsed.as_secs_f64())?;
+    let next = next_steps(all, arguments);
+    if !next.is_empty() && results.iter().all(Result::is_ok) {
+        writeln!(out, "next:\n{}", next.join("\n"))?;
     }
+    Ok(())
 }
 
-fn next_steps(all: &[One], arguments: &RunArguments) {
-    let default_dir = arguments.store.data_dir.as_path() == Path::new("./sluice-data");
-    let dir = if default_dir {
+/// The summary as one JSON document.
+fn summary(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration) -> serde_json::Value {
+    let one = |((parsed, progress), result): (&One, &Result<(), TaskError>)| {
+        let reading = progress.reading();
+        serde_json::json!({
+            "name": parsed.document.name.as_str(),
+            "state": reading.state,
+            "rows": reading.fates.total(),
+            "fates": reading.fates,
+            "files": reading.files,
+            "error": result.as_ref().err().map(|e| worker::chain_of_causes(e)),
+        })
+    };
+    let pipelines: Vec<_> = all.iter().zip(results).map(one).collect();
+    serde_json::json!({"elapsed_ms": elapsed.as_millis() as u64, "pipelines": pipelines})
+}
+
+/// Commands of this very build that show what the run made, and the files to open.
+fn next_steps(all: &[One], arguments: &RunArguments) -> Vec<String> {
+    // As it was called: a program that is not on the path is called by its place.
+    let sluice = quoted(&std::env::args().next().unwrap_or_else(|| "sluice".to_owned()));
+    let dir = &arguments.store.data_dir;
+    let dir = if dir.as_os_str() == crate::DATA_DIR {
         String::new()
     } else {
-        format!(" --data-dir {}", arguments.store.data_dir.display())
+        format!(" --data-dir {}", quoted(&dir.to_string_lossy()))
     };
     let mut lines = Vec::new();
     for (parsed, progress) in all {
-        match (&parsed.document.sink, &parsed.document.filter) {
-            (SinkConfig::Topic(config), _) => {
-                let mut readers =
-                    all.iter().filter_map(|(p, _)| match (&p.document.source, &p.document.filter) {
-                        (SourceConfig::Topic(source), Some(filter)) if source.name == config.name => {
-                            Some(filter.0.text())
-                        }
-                        _ => None,
-                    });
-                let filter = readers
-                    .next_back()
-                    .map_or_else(String::new, |f| format!(" --where \"{}\"", f.replace('"', "\\\"")));
-                lines.push(format!("  sluice topic tail {}{dir} --limit 5{filter}", config.name));
+        if let Some(topic) = parsed.document.sink.topic() {
+            let filter = all.iter().rev().find_map(|(reader, _)| match &reader.document.source {
+                SourceConfig::Topic(source) if source.name == topic => tail_filter(reader),
+                _ => None,
+            });
+            let filter = filter.map_or_else(String::new, |f| format!(" --where {}", quoted(&f)));
+            lines.push(format!("  {sluice} topic tail {topic}{dir} --limit 5{filter}"));
+        }
+        if let Some(path) = parsed.document.sink.path() {
+            let path = path.display();
+            if cfg!(feature = "query") && matches!(parsed.document.sink, SinkConfig::Parquet(_)) {
+                lines.push(format!("  {sluice} query \"select count(*) from '{path}/'\""));
             }
-            (sink, _) => {
-                let Some(path) = sink.path() else { continue };
-                if cfg!(feature = "query") && matches!(sink, SinkConfig::Parquet(_)) {
-                    lines.push(format!("  sluice query \"select count(*) from '{}/'\"", path.display()));
-                }
-                if progress.reading().files > 0 {
-                    lines.push(format!("  open the files in {}", path.display()));
-                }
+            if progress.reading().files > 0 {
+                lines.push(format!("  open the files in {path}"));
             }
         }
     }
-    if !lines.is_empty() {
-        println!("next:\n{}", lines.join("\n"));
+    lines
+}
+
+/// The filter of a pipeline, if `topic tail` can run it: it decodes no bodies.
+fn tail_filter(reader: &ParsedPipeline) -> Option<String> {
+    let filter = &reader.document.filter.as_ref()?.0;
+    let has_field = filter.names().iter().any(|name| matches!(name, Name::Field(_)));
+    (!has_field).then(|| filter.text().to_owned())
+}
+
+/// A word of a shell's command line.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    if !word.contains(['"', '$', '`', '\\', '!']) {
+        return format!("\"{word}\"");
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_word_is_quoted_so_that_a_shell_gives_it_back() {
+        for (word, expected) in [
+            ("flights", "flights"),
+            ("origin = 'JFK'", "\"origin = 'JFK'\""),
+            ("$queue_id = 0", "'$queue_id = 0'"),
+            ("\"a-b\" = 'x'", r#"'"a-b" = '\''x'\'''"#),
+            ("", "\"\""),
+        ] {
+            assert_eq!(super::quoted(word), expected);
+        }
     }
 }

@@ -21,6 +21,9 @@ use crate::show::count;
 #[derive(Subcommand)]
 pub(crate) enum TopicCommand {
     /// List topics with their queues and messages
+    #[command(after_help = "Examples:
+  sluice topic list
+  sluice topic list --data-dir /var/lib/sluice --json")]
     List {
         #[command(flatten)]
         store: StoreArguments,
@@ -32,11 +35,14 @@ pub(crate) enum TopicCommand {
     #[command(after_help = "Examples:
   sluice topic tail flights --limit 3
   sluice topic tail flights --from 1000 --where \"origin = 'JFK' AND dep_delay > 60\"
-  sluice topic tail flights --follow --where \"$queue_id = 0\"
+  sluice topic tail flights --follow --where '$queue_id = 0'
 
 In --where a bare name is a property and $name an envelope column; fields of the body need `sluice query`.")]
     Tail(TailArguments),
-    /// Show offsets, times and sizes of a topic's queues
+    /// Show offsets, times and counts of a topic's queues
+    #[command(after_help = "Examples:
+  sluice topic stats flights
+  sluice topic stats flights --json | jq .queues")]
     Stats {
         /// The topic
         topic: String,
@@ -207,6 +213,10 @@ fn tail(arguments: &TailArguments) -> Result<()> {
             if left == 0 {
                 break;
             }
+            // A queue may end before the first offset that was asked for.
+            if store.offsets(&topic.name, *id).is_none_or(|(_, end)| end.get() <= *next) {
+                continue;
+            }
             let read = store.read(&topic.name, *id, QueueOffset::new(*next), 256 * 1024)?;
             if read.next.get() <= *next {
                 continue;
@@ -218,8 +228,10 @@ fn tail(arguments: &TailArguments) -> Result<()> {
                     break;
                 }
                 left -= 1;
-                serde_json::to_writer(&mut out, &message(&slice.envelope, row))?;
-                out.write_all(b"\n")?;
+                writeln!(out, "{}", message(&slice.envelope, row))?;
+            }
+            for reject in &slice.rejects {
+                eprintln!("sluice: not shown: {}: {}", reject.place, reject.reason);
             }
             *next = read.next.get();
             progressed = true;

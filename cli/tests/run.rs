@@ -415,3 +415,77 @@ fn query_reads_topics_and_the_files_they_became() {
     assert_eq!(wrong.status.code(), Some(1));
     assert!(String::from_utf8(wrong.stderr).unwrap().contains("no topic `nowhere` (there are: t)"));
 }
+
+#[test]
+fn rows_on_standard_output_stand_alone_and_the_summary_goes_beside_them() {
+    let place = Place::new();
+    place.write("in.csv", CSV).write(
+        "p.yaml",
+        "name: show\nsource:\n  file: {path: in.csv, format: csv}\nsink:\n  stdout: {format: ndjson}\ndelivery: at_least_once\n",
+    );
+    let out = place.sluice(&["run", "p.yaml"]);
+    assert!(out.status.success(), "{out:?}");
+    let rows = String::from_utf8(out.stdout).unwrap();
+    assert_eq!(rows.lines().filter(|l| serde_json::from_str::<Value>(l).is_ok()).count(), 5);
+    assert_eq!(rows.lines().count(), 5);
+    assert!(String::from_utf8(out.stderr).unwrap().contains("show: 5 rows: 5 written"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let place = Place::new();
+    let generate = "name: gen\nsource:\n  generate: {rows: 200000}\n";
+    place.write(
+        "show.yaml",
+        format!("{generate}sink:\n  stdout: {{format: ndjson}}\ndelivery: at_least_once\n"),
+    );
+    place.write("load.yaml", format!("{generate}sink:\n  topic: {{name: t, queues: 1}}\n"));
+    assert!(place.sluice(&["run", "load.yaml"]).status.success());
+    for arguments in [&["run", "show.yaml"][..], &["topic", "tail", "t"]] {
+        let mut child =
+            place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with('{'), "{line}");
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(!String::from_utf8_lossy(&out.stderr).contains("panicked"));
+    }
+}
+
+#[test]
+fn a_tail_begins_at_an_offset_that_some_queues_do_not_have_yet() {
+    let place = Place::new();
+    place.write("in.csv", CSV);
+    place.run(
+        "name: load\nsource:\n  file: {path: in.csv, format: csv}\nsink:\n  topic: {name: t, queues: 4}\n",
+    );
+    let out = place.sluice(&["topic", "tail", "t", "--from", "1"]);
+    assert!(out.status.success(), "{out:?}");
+    let offsets: Vec<i64> = String::from_utf8(out.stdout)
+        .unwrap()
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap()["queue_offset"].as_i64().unwrap())
+        .collect();
+    assert_eq!(offsets, [1], "5 rows over 4 queues");
+}
+
+#[test]
+fn a_preview_shows_the_columns_and_folders_that_files_will_have() {
+    let place = Place::new();
+    place.write("in.csv", CSV).write("pipeline.yaml", TWO);
+    let text = |arguments: &[&str]| {
+        let out = place.sluice(arguments);
+        assert!(out.status.success(), "{out:?}");
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let before = text(&["preview", "pipeline.yaml"]);
+    assert!(
+        before.contains("topic t does not exist yet") && before.contains("pipeline load makes it"),
+        "{before}"
+    );
+    place.run(TWO);
+    let after = text(&["preview", "pipeline.yaml", "--pipeline", "lake"]);
+    assert!(after.contains("id: Int64, nullable") && !after.contains("origin: Utf8"), "{after}");
+    assert!(after.contains("lake/origin=…/lake-"), "{after}");
+}

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{
     DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType,
 };
@@ -448,4 +448,16 @@ proptest! {
             prop_assert_eq!(decoded.batch.num_rows() + decoded.rejects.len(), bodies.len());
         }
     }
+}
+
+#[test]
+fn a_projecting_decoder_passes_over_fields_that_it_does_not_have() {
+    let schema = Arc::new(Schema::new(vec![Field::new("b", DataType::Int64, true)]));
+    let bodies: [&[u8]; 4] =
+        [br#"{"a":{"b":7},"b":1}"#, br#"{"a":[1]}"#, br#"{"b":2,"c":"x"}"#, br#"{"b":"no"}"#];
+    let mut decoder = Decoder::projecting(schema).unwrap();
+    let decoded = decoder.decode(&mut bodies.iter().map(|body| Some(*body))).unwrap();
+    let expected = Int64Array::from(vec![Some(1), None, Some(2)]);
+    assert_eq!(decoded.batch.column(0).as_primitive::<Int64Type>(), &expected);
+    assert_eq!(decoded.rejects.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [3]);
 }

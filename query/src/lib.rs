@@ -1,9 +1,12 @@
 //! SQL over topics and over the files they became, by `DataFusion`.
 //!
-//! A topic is a table: the fields of its JSON bodies, typed by inference over its first rows, and the
-//! envelope as `_topic`, `_queue_id`, `_queue_offset`, …. Files are `'./folder/'` or `'file.parquet'`.
-//! Reads only; takes no lock of the store.
+//! A topic is a table: the fields of its JSON bodies, typed by inference, and the envelope as `_topic`,
+//! `_queue_id`, `_queue_offset`, …; a field of such a name gets one `_` more. Files are `'./folder/'` or
+//! `'file.parquet'`. Names stand as they are written, upper and lower case. Reads only; takes no lock of
+//! the store.
 
+mod pushdown;
+mod queue_rows;
 mod topic_table;
 
 use std::sync::Arc;
@@ -12,10 +15,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::TableReference;
 use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
 use sluice_protocol::id::TopicName;
 use sluice_store::Store;
+
+use crate::topic_table::TopicTable;
 
 /// Why a query failed.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +64,9 @@ pub fn run<E: From<Error>>(
         .map_err(|e| Error::from(DataFusionError::IoError(e)))?;
     runtime.block_on(async {
         let context = session(sql, store)?;
-        let frame = context.sql(sql).await.map_err(Error::from)?;
+        let read_only =
+            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        let frame = context.sql_with_options(sql, read_only).await.map_err(Error::from)?;
         let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
         let mut stream = frame.execute_stream().await.map_err(Error::from)?;
         let mut any = false;
@@ -77,7 +85,8 @@ pub fn run<E: From<Error>>(
 
 /// A session that knows the topics which the statement names.
 fn session(sql: &str, store: Option<&Store>) -> Result<SessionContext, Error> {
-    let config = SessionConfig::new().with_information_schema(false);
+    let mut config = SessionConfig::new().with_information_schema(false);
+    config.options_mut().sql_parser.enable_ident_normalization = false;
     let context = SessionContext::new_with_config(config).enable_url_table();
     let state = context.state();
     let statement = state.sql_to_statement(sql, &state.config().options().sql_parser.dialect)?;
@@ -86,9 +95,9 @@ fn session(sql: &str, store: Option<&Store>) -> Result<SessionContext, Error> {
         let topic = TopicName::new(name).ok().and_then(|n| store?.topic(&n));
         match (topic, store) {
             (Some(topic), Some(store)) => {
-                let provider = topic_table::provider(store, &topic)
+                let table_of = TopicTable::new(store, &topic)
                     .map_err(|source| Error::Topic { topic: name.to_string(), source })?;
-                context.register_table(table.clone(), provider)?;
+                context.register_table(table.clone(), Arc::new(table_of))?;
             }
             _ if name.contains(['/', '.']) => {}
             _ => {

@@ -20,6 +20,7 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 
+use ::arrow::datatypes::{Schema, SchemaRef};
 use serde::Deserialize;
 use sluice_connect::batch::COLUMNS;
 use sluice_connect::config::{Decode, SchemaMode};
@@ -176,14 +177,30 @@ impl SinkConfig {
         })
     }
 
-    /// One line for a person: where rows go, and how files are cut.
-    pub fn describe(&self) -> String {
+    /// The columns that a file holds of rows with these: without views and dictionaries, and without the
+    /// partition columns, which are in its path. Other sinks take rows as they are.
+    pub fn schema(&self, rows: &Schema) -> SchemaRef {
+        if self.path().is_none() {
+            return Arc::new(rows.clone());
+        }
+        let partition = Partition::new(self.partition().1);
+        let in_path = |name: &str| {
+            let columns = partition.iter().flat_map(Partition::columns);
+            columns.into_iter().any(|c| matches!(c, PartitionColumn::Field(field) if field == name))
+        };
+        let kept: Vec<_> = rows.fields().iter().filter(|f| !in_path(f.name())).cloned().collect();
+        plain::schema(&Schema::new(kept))
+    }
+
+    /// One line for a person: where rows of a pipeline go, and how files are cut.
+    pub fn describe(&self, pipeline: &str) -> String {
         let files = |path: &Path, partition: &[String], rotate: &Rotate| {
-            let folders: Vec<String> = partition.iter().map(|p| format!("/{p}=…")).collect();
-            let folders = folders.concat();
+            let columns = partition.iter().filter_map(|entry| PartitionColumn::parse(entry).ok());
+            let folders: Vec<String> = columns.map(|column| format!("/{}=…", column.name())).collect();
             format!(
-                "{}{folders}, a new file at {}, {} rows or {}, whichever is first",
+                "{}{}/{pipeline}-…, a new file at {}, {} rows or {}, whichever is first",
                 path.display(),
+                folders.concat(),
                 rotate.bytes,
                 rotate.rows,
                 humantime::format_duration(rotate.age)

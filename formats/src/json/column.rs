@@ -40,6 +40,8 @@ pub(super) enum Values {
 pub(super) struct Columns {
     pub(super) columns: Vec<Column>,
     index: HashMap<String, usize>,
+    /// Whether fields without a column are passed over.
+    pub(super) skips: bool,
 }
 
 impl Columns {
@@ -68,7 +70,7 @@ impl Columns {
             }
             columns.push(Column::new(field, &path)?);
         }
-        Ok(Self { columns, index })
+        Ok(Self { columns, index, skips: false })
     }
 
     /// Where a field stands; `guess` is where it stood if the order is the schema's.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::column::{Column, Columns, Values, position};
@@ -42,6 +42,13 @@ impl Decoder {
     pub fn new(schema: SchemaRef) -> Result<Self, Error> {
         let columns = Columns::new(schema.fields())?;
         Ok(Self { schema, columns, trouble: Trouble::default() })
+    }
+
+    /// A decoder that passes over fields of the body itself which the schema does not have.
+    pub fn projecting(schema: SchemaRef) -> Result<Self, Error> {
+        let mut decoder = Self::new(schema)?;
+        decoder.columns.skips = true;
+        Ok(decoder)
     }
 
     /// Decodes each body as one row. A body that is missing or does not fit is a reject.
@@ -147,6 +154,10 @@ fn read_object<'de, A: MapAccess<'de>>(
 ) -> Result<(), A::Error> {
     let (mut guess, mut seen) = (0, 0);
     while let Some(index) = map.next_key_seed(Key { columns, guess, trouble })? {
+        let Some(index) = index else {
+            map.next_value::<IgnoredAny>()?;
+            continue;
+        };
         let column = &mut columns.columns[index];
         if column.len() > row {
             trouble.path.push(Step::Field(column.field.name().clone()));
@@ -166,7 +177,7 @@ fn read_object<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// A key, as the index of its column.
+/// A key, as the index of its column; `None` if it is passed over.
 struct Key<'a> {
     columns: &'a Columns,
     guess: usize,
@@ -174,27 +185,29 @@ struct Key<'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = usize;
+    type Value = Option<usize>;
 
     #[inline]
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Key<'_> {
-    type Value = usize;
+    type Value = Option<usize>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
     #[inline]
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<usize, E> {
-        self.columns.find(name, self.guess).ok_or_else(|| {
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Option<usize>, E> {
+        let found = self.columns.find(name, self.guess);
+        if found.is_none() && !self.columns.skips {
             self.trouble.path.push(Step::Field(name.to_owned()));
-            self.trouble.stop("the schema has no such field".to_owned())
-        })
+            return Err(self.trouble.stop("the schema has no such field".to_owned()));
+        }
+        Ok(found)
     }
 }
 
