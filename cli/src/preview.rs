@@ -139,11 +139,14 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
             keep(&mut seen, passed);
         }
     }
-    if let Some(schema) = steps.proposal() {
-        steps.fix(&schema)?;
-        let released = steps.release()?;
-        keep(&mut seen, released);
-    }
+    let released = match steps.proposal() {
+        Some(schema) => {
+            steps.fix(&schema)?;
+            steps.release()?
+        }
+        None => steps.release_without_schema()?,
+    };
+    keep(&mut seen, released);
     Ok(seen)
 }
 

@@ -62,6 +62,23 @@ pub fn offsets(envelope: &RecordBatch) -> &[i64] {
     column.map_or(&[], |c| c.values())
 }
 
+/// What the rows of a column hold, in bytes: a view counts for what it shows, not for the block behind it.
+pub fn bytes(column: &ArrayRef) -> usize {
+    let views = |views: &[u128]| views.iter().map(|view| 16 + (*view & 0xFFFF_FFFF) as usize).sum();
+    match column.data_type() {
+        DataType::Utf8View => views(column.as_string_view().views()),
+        DataType::BinaryView => views(column.as_binary_view().views()),
+        DataType::Map(..) => {
+            let map = column.as_map();
+            let (start, end) = (map.value_offsets()[0], map.value_offsets()[map.len()]);
+            let (start, len) =
+                (usize::try_from(start).unwrap_or(0), usize::try_from(end - start).unwrap_or(0));
+            4 * map.len() + map.entries().slice(start, len).columns().iter().map(bytes).sum::<usize>()
+        }
+        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    }
+}
+
 /// The properties of one row, as far as the envelope holds them all.
 pub fn properties_of(envelope: &RecordBatch, row: usize) -> Vec<(String, String)> {
     let Some(map) = envelope.column_by_name("properties").and_then(|c| c.as_map_opt()) else {

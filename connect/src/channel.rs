@@ -64,6 +64,11 @@ impl<T> Sender<T> {
         self.0.changed.notify_all();
         Ok(())
     }
+
+    /// Whether the receiver is gone: a sender that has nothing to send would not hear of it.
+    pub fn is_closed(&self) -> bool {
+        self.0.lock().closed
+    }
 }
 
 impl<T> Drop for Sender<T> {
@@ -133,7 +138,9 @@ mod tests {
         sender.send(1000, 'a').unwrap();
         assert_eq!(receiver.receive(Duration::ZERO), Received::Item('a'));
         assert_eq!(receiver.receive(Duration::ZERO), Received::Timeout);
+        assert!(!sender.is_closed());
         drop(receiver);
+        assert!(sender.is_closed());
         assert_eq!(sender.send(1, 'b'), Err('b'));
     }
 }

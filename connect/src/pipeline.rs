@@ -4,6 +4,8 @@
 //! The source's half is here; what becomes of a slice in the target is in [`crate::target`]. Retry is
 //! [`crate::worker`]'s: any failure ends the run, and the next one begins at the target's positions.
 
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
@@ -72,34 +74,37 @@ pub fn run(
     if steps.decodes()
         && let Some(schema) = target.schema(&name, None)?
     {
-        steps.fix(&schema)?;
+        adopt(&mut steps, &schema, scope)?;
     }
     let confirmer = source.confirmer();
-    let age_max = target.age_max();
+    let hold_max = target.hold_max();
     let (sender, receiver) = channel::bounded(in_flight);
-    let half =
+    let mut half =
         TargetHalf::new(Arc::clone(&name), config, target, dead_letters, then, confirmer, progress, clock);
+    half.finish_lost(&source.queues()?, scope)?;
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
-            let feeds = Vec::new();
+            let (feeds, known) = (Vec::new(), HashSet::new());
             SourceHalf {
                 name,
                 steps,
                 source,
                 sender,
                 feeds,
+                known,
                 scope,
                 stop,
                 progress,
                 clock,
-                age_max,
+                hold_max,
                 held_since: None,
             }
             .run()
         });
         let reading = reading.map_err(|e| TaskError::io("cannot start a thread", e))?;
-        let put = half.run(&receiver);
-        // Without a receiver the source's half ends at its next send.
+        let put = catch_unwind(AssertUnwindSafe(|| half.run(&receiver)))
+            .unwrap_or_else(|_| Err(TaskError::new(Class::Fatal, "the target's thread panicked")));
+        // Without a receiver the source's half ends in its next round.
         drop(receiver);
         let read = reading
             .join()
@@ -109,12 +114,25 @@ pub fn run(
     })
 }
 
+/// Uses the schema that stands. One that the config declares must be the same; the plans of an earlier config
+/// are finished by the one they were begun with.
+fn adopt(steps: &mut Steps, schema: &SchemaRef, scope: &Scope) -> Result<(), TaskError> {
+    if *scope == Scope::All {
+        steps.check_declared(schema)?;
+    }
+    steps.fix(schema)
+}
+
 struct Feed {
     chain: Chain,
     next: i64,
     /// The end of an unfinished plan, that a slice may not pass.
     until: Option<i64>,
+    /// That plan's rows passed before any schema was known.
+    without_schema: bool,
     ended: bool,
+    /// Rows between the last one read and the queue's end, where it is known.
+    lag: Option<i64>,
 }
 
 struct SourceHalf<'a> {
@@ -123,11 +141,13 @@ struct SourceHalf<'a> {
     source: Box<dyn SourceTask>,
     sender: Sender<Message>,
     feeds: Vec<Feed>,
+    /// The chains of the feeds.
+    known: HashSet<Chain>,
     scope: &'a Scope,
     stop: &'a Stop,
     progress: &'a Progress,
     clock: &'a Clock,
-    age_max: Duration,
+    hold_max: Duration,
     held_since: Option<i64>,
 }
 
@@ -135,15 +155,15 @@ impl SourceHalf<'_> {
     fn run(mut self) -> Result<(), TaskError> {
         let result = self.read_all();
         // What was good before a bad record or a stop still gets its place.
-        let rest = match self.steps.proposal() {
-            Some(schema) => self.fix(&schema),
-            None => Ok(()),
-        };
+        let rest = self.release();
         result.and(rest)
     }
 
     fn read_all(&mut self) -> Result<(), TaskError> {
         loop {
+            if self.sender.is_closed() {
+                return Err(nobody_listens());
+            }
             self.find_queues()?;
             let mut progressed = false;
             for number in 0..self.feeds.len() {
@@ -154,8 +174,8 @@ impl SourceHalf<'_> {
             if self.stop.is_asked() || all_known && self.feeds.iter().all(|f| f.ended) {
                 return Ok(());
             }
+            self.release_if_old()?;
             if !progressed {
-                self.fix_if_old()?;
                 self.progress.state("waiting");
                 self.source.wait(IDLE_WAIT);
             }
@@ -185,6 +205,9 @@ impl SourceHalf<'_> {
                         ));
                     }
                     self.feeds[number].ended = true;
+                    if !self.steps.holds(number) {
+                        self.send_end(number)?;
+                    }
                     break;
                 }
                 Read::Slice(slice) => {
@@ -192,8 +215,9 @@ impl SourceHalf<'_> {
                     progressed = true;
                 }
             }
-            let lag = self.source.end(&topic, queue).map(|end| end - self.feeds[number].next);
-            self.progress.lag(lag);
+            let Some(end) = self.source.end(&topic, queue) else { continue };
+            self.feeds[number].lag = Some(end.saturating_sub(self.feeds[number].next));
+            self.progress.lag(self.feeds.iter().filter_map(|f| f.lag).reduce(i64::saturating_add));
         }
         Ok(progressed)
     }
@@ -206,31 +230,45 @@ impl SourceHalf<'_> {
             return Err(TaskError::new(Class::Fatal, message));
         }
         feed.next = slice.range.end;
+        let without_schema = feed.until.is_some() && feed.without_schema && self.steps.decodes();
         if feed.until == Some(feed.next) {
             feed.until = None;
             feed.ended = *self.scope != Scope::All;
         }
         self.progress.state("running");
         self.progress.read(u64::try_from(slice.range.end - slice.range.start).unwrap_or(0));
+        if without_schema {
+            let slice = self.steps.reject_all(slice)?;
+            return self.send_all(vec![(number, slice)]);
+        }
         match self.steps.push(number, slice)? {
             Next::Pass(slices) => {
                 self.send_all(slices)?;
-                if self.steps.holds() {
-                    self.held_since.get_or_insert_with(|| (self.clock)());
-                }
+                let since = self.held_since.unwrap_or_else(|| (self.clock)());
+                self.held_since = self.steps.holds_any().then_some(since);
                 Ok(())
             }
             Next::Fix(schema) => self.fix(&schema),
         }
     }
 
-    /// An open plan's age counts while rows wait for the schema too.
-    fn fix_if_old(&mut self) -> Result<(), TaskError> {
-        let age = i64::try_from(self.age_max.as_millis()).unwrap_or(i64::MAX);
-        match (self.held_since, self.steps.proposal()) {
-            (Some(since), Some(schema)) if (self.clock)().saturating_sub(since) >= age => self.fix(&schema),
+    /// Rows wait for the schema as long as rows may wait for the end of their plan.
+    fn release_if_old(&mut self) -> Result<(), TaskError> {
+        let hold = i64::try_from(self.hold_max.as_millis()).unwrap_or(i64::MAX);
+        match self.held_since {
+            Some(since) if (self.clock)().saturating_sub(since) >= hold => self.release(),
             _ => Ok(()),
         }
+    }
+
+    /// Lets go of what waits for the schema: fixed by it, or without one if it shows none.
+    fn release(&mut self) -> Result<(), TaskError> {
+        if let Some(schema) = self.steps.proposal() {
+            return self.fix(&schema);
+        }
+        self.held_since = None;
+        let slices = self.steps.release_without_schema()?;
+        self.send_all(slices)
     }
 
     fn fix(&mut self, proposed: &SchemaRef) -> Result<(), TaskError> {
@@ -238,17 +276,26 @@ impl SourceHalf<'_> {
         // Types are checked before the target keeps anything.
         self.steps.check(Some(proposed))?;
         let schema = self.ask(|reply| Message::Schema(Arc::clone(proposed), reply))?;
-        self.steps.fix(&schema)?;
+        adopt(&mut self.steps, &schema, self.scope)?;
         let slices = self.steps.release()?;
         self.send_all(slices)
     }
 
     fn send_all(&mut self, slices: Vec<(usize, Slice)>) -> Result<(), TaskError> {
         for (number, slice) in slices {
-            let chain = self.feeds[number].chain.clone();
+            let (chain, end) = (self.feeds[number].chain.clone(), slice.range.end);
             self.sender.send(slice.bytes, Message::Slice(chain, slice)).map_err(|_| nobody_listens())?;
+            if self.feeds[number].ended && self.feeds[number].next == end {
+                self.send_end(number)?;
+            }
         }
         Ok(())
+    }
+
+    /// Nothing more comes of a chain, so the target need not keep it open.
+    fn send_end(&self, number: usize) -> Result<(), TaskError> {
+        let chain = self.feeds[number].chain.clone();
+        self.sender.send(0, Message::End(chain)).map_err(|_| nobody_listens())
     }
 
     fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Message) -> Result<T, TaskError> {
@@ -268,10 +315,10 @@ impl SourceHalf<'_> {
                 Scope::All => true,
                 Scope::Unfinished(chains) => chains.contains(&chain),
             };
-            if !wanted || self.feeds.iter().any(|f| f.chain == chain) {
+            if !wanted || !self.known.insert(chain.clone()) {
                 continue;
             }
-            let Start { next, until } =
+            let Start { next, until, without_schema } =
                 self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
             if next < queue.first {
                 return Err(TaskError::new(
@@ -283,7 +330,7 @@ impl SourceHalf<'_> {
                 ));
             }
             let ended = *self.scope != Scope::All && until.is_none();
-            self.feeds.push(Feed { chain, next, until, ended });
+            self.feeds.push(Feed { chain, next, until, without_schema, ended, lag: None });
         }
         Ok(())
     }

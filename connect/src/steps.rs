@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use bytes::Bytes;
 use sluice_filters::{Filter, Name};
 use sluice_formats::json::{Decoder, Inferer};
@@ -20,6 +20,8 @@ use crate::task::{Class, Fates, Needs, REJECT_BODY_BYTES_MAX, Reject, Slice, Tas
 pub const FREEZE_AFTER_ROWS: u64 = 5000;
 /// Bytes that are held for `infer` at most.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Slices that are held for `infer` at most: where a filter leaves few rows, most of them are empty.
+const HELD_SLICES_MAX: usize = 10_000;
 
 /// Compiled steps of one pipeline.
 pub struct Steps {
@@ -27,6 +29,8 @@ pub struct Steps {
     /// Filters that run here, after decoding, in order.
     filters: Vec<Filter>,
     then: Then,
+    /// What the sink wants; the filters may need more of the envelope.
+    wanted: Needs,
     held: Vec<(usize, Slice)>,
     held_rows: u64,
     held_bytes: usize,
@@ -75,6 +79,9 @@ impl Steps {
                 needs.columns.push("body");
                 needs.all_properties |= document.errors.then == Then::DeadLetter;
                 Some(match (decode.schema.mode, &decode.schema.fields) {
+                    (SchemaMode::Declared, Some(fields)) if fields.0.is_empty() => {
+                        return Err(TaskError::new(Class::Config, "`decode.schema.fields` names no field"));
+                    }
                     (SchemaMode::Declared, Some(fields)) => Decode::Declared(
                         sluice_formats::json::schema_from_fields(&fields.0)
                             .map_err(|e| TaskError::new(Class::Config, e.to_string()))?,
@@ -92,7 +99,8 @@ impl Steps {
         needs.properties.dedup();
         needs.filter = pushed.map(Arc::new);
         let then = document.errors.then;
-        let steps = Self { decode, filters, then, held: Vec::new(), held_rows: 0, held_bytes: 0 };
+        let (wanted, held) = (sink.clone(), Vec::new());
+        let steps = Self { decode, filters, then, wanted, held, held_rows: 0, held_bytes: 0 };
         Ok((steps, needs))
     }
 
@@ -102,8 +110,31 @@ impl Steps {
     }
 
     /// Whether slices wait for the schema.
-    pub fn holds(&self) -> bool {
+    pub fn holds_any(&self) -> bool {
         !self.held.is_empty()
+    }
+
+    /// Whether slices of chain number `chain` wait for the schema.
+    pub fn holds(&self, chain: usize) -> bool {
+        self.held.iter().any(|(number, _)| *number == chain)
+    }
+
+    /// Whether the schema that stands is the one that the config declares, if it declares one.
+    pub fn check_declared(&self, standing: &SchemaRef) -> Result<(), TaskError> {
+        match &self.decode {
+            Some(Decode::Declared(declared)) if declared.fields() != standing.fields() => {
+                Err(TaskError::new(
+                    Class::Config,
+                    format!(
+                        "`decode.schema.fields` is not the schema that this pipeline's files have: {}. A pipeline keeps \
+                         its first schema: put the fields back as they were, or give the pipeline a new name, under \
+                         which it begins anew",
+                        difference(declared, standing)
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Uses a schema that stands: nothing is inferred any more.
@@ -138,12 +169,15 @@ impl Steps {
 
     /// Takes one slice of chain number `chain`.
     pub fn push(&mut self, chain: usize, slice: Slice) -> Result<Next, TaskError> {
+        // Without rows there is nothing to decode, and the chain may go on.
+        let is_free = slice.envelope.num_rows() == 0 && !self.holds(chain);
         match &mut self.decode {
             Some(Decode::Declared(schema)) => {
                 let schema = Arc::clone(schema);
                 self.held.push((chain, slice));
                 Ok(Next::Fix(schema))
             }
+            Some(Decode::Infer { .. }) if is_free => Ok(Next::Pass(vec![(chain, self.apply(slice)?)])),
             Some(Decode::Infer { inferer, freeze_after_rows }) => {
                 let bodies = body_column(&slice.envelope)?.as_binary_view();
                 for body in bodies.iter().flatten() {
@@ -152,28 +186,60 @@ impl Steps {
                 }
                 self.held_rows += slice.envelope.num_rows() as u64;
                 self.held_bytes += slice.bytes;
-                let full = self.held_rows >= *freeze_after_rows || self.held_bytes >= HELD_BYTES_MAX;
-                let schema = full.then(|| inferer.schema());
                 self.held.push((chain, slice));
-                Ok(schema.map_or(Next::Pass(Vec::new()), Next::Fix))
+                let full = self.held_rows >= *freeze_after_rows
+                    || self.held_bytes >= HELD_BYTES_MAX
+                    || self.held.len() >= HELD_SLICES_MAX;
+                if !full {
+                    return Ok(Next::Pass(Vec::new()));
+                }
+                match self.proposal() {
+                    Some(schema) => Ok(Next::Fix(schema)),
+                    None => self.release_without_schema().map(Next::Pass),
+                }
             }
             _ => Ok(Next::Pass(vec![(chain, self.apply(slice)?)])),
         }
     }
 
-    /// The schema that the held rows ask for, if any rows are held.
+    /// The schema that the held rows ask for, if any of them has a field: a schema without fields would stand
+    /// for good, and no later row would fit it.
     pub fn proposal(&self) -> Option<SchemaRef> {
-        match &self.decode {
-            Some(Decode::Infer { inferer, .. }) if self.holds() => Some(inferer.schema()),
-            Some(Decode::Declared(schema)) if self.holds() => Some(Arc::clone(schema)),
-            _ => None,
-        }
+        let schema = match &self.decode {
+            Some(Decode::Infer { inferer, .. }) => inferer.schema(),
+            Some(Decode::Declared(schema)) => Arc::clone(schema),
+            _ => return None,
+        };
+        (self.holds_any() && !schema.fields().is_empty()).then_some(schema)
     }
 
     /// After [`Steps::fix`]: the slices that waited.
     pub fn release(&mut self) -> Result<Vec<(usize, Slice)>, TaskError> {
         let held = std::mem::take(&mut self.held);
         held.into_iter().map(|(chain, slice)| Ok((chain, self.apply(slice)?))).collect()
+    }
+
+    /// The slices that waited, if they show no field and so no schema: none of their rows has a column.
+    pub fn release_without_schema(&mut self) -> Result<Vec<(usize, Slice)>, TaskError> {
+        let held = std::mem::take(&mut self.held);
+        (self.held_rows, self.held_bytes) = (0, 0);
+        held.into_iter().map(|(chain, slice)| Ok((chain, self.reject_all(slice)?))).collect()
+    }
+
+    /// What becomes of rows while no schema is known: each is a reject.
+    pub fn reject_all(&self, mut slice: Slice) -> Result<Slice, TaskError> {
+        let column = Arc::clone(body_column(&slice.envelope)?);
+        for (row, body) in column.as_binary_view().iter().enumerate() {
+            let reason = match body.map(|body| Inferer::new().add(body)) {
+                None => "no body".to_owned(),
+                Some(Err(reason)) => reason,
+                Some(Ok(())) => "$: an object without fields, and no row before it has any".to_owned(),
+            };
+            slice.rejects.push(reject(&slice.envelope, body, row, &reason));
+        }
+        slice.rejects.sort_by_key(|r| r.offset);
+        slice.envelope = slice.envelope.slice(0, 0);
+        self.pass(slice)
     }
 
     fn apply(&mut self, mut slice: Slice) -> Result<Slice, TaskError> {
@@ -183,6 +249,13 @@ impl Steps {
         for filter in &self.filters {
             keep(filter, &mut slice)?;
         }
+        self.pass(slice)
+    }
+
+    /// A slice as the target gets it.
+    fn pass(&self, mut slice: Slice) -> Result<Slice, TaskError> {
+        slice.envelope = project(&slice.envelope, &self.wanted)?;
+        slice.bytes = held_bytes(&slice);
         match self.then {
             Then::Stop => match slice.rejects.first() {
                 Some(reject) => Err(TaskError::new(
@@ -210,6 +283,47 @@ impl Steps {
             absent: slice.absent,
         }
     }
+}
+
+/// Leaves out the columns that only filters and dead letters need.
+fn project(envelope: &RecordBatch, wanted: &Needs) -> Result<RecordBatch, TaskError> {
+    let is_wanted = |name: &str| match name.strip_prefix("properties.") {
+        Some(property) => wanted.properties.iter().any(|p| p == property),
+        None => {
+            name == "queue_offset"
+                || wanted.columns.contains(&name)
+                || name == "properties" && wanted.all_properties
+        }
+    };
+    let schema = envelope.schema();
+    let names = schema.fields().iter().enumerate();
+    let kept: Vec<usize> = names.filter(|(_, field)| is_wanted(field.name())).map(|(at, _)| at).collect();
+    envelope.project(&kept).map_err(|e| fatal("cannot leave out columns", e))
+}
+
+/// What a slice keeps from others in memory, in bytes.
+fn held_bytes(slice: &Slice) -> usize {
+    let batches = std::iter::once(&slice.envelope).chain(&slice.decoded);
+    let rows: usize = batches.flat_map(RecordBatch::columns).map(batch::bytes).sum();
+    rows + slice.rejects.iter().map(Reject::bytes).sum::<usize>()
+}
+
+/// How two schemas differ, for a person.
+fn difference(declared: &SchemaRef, standing: &SchemaRef) -> String {
+    let show = |f: &Field| format!("`{}: {}`", f.name(), f.data_type());
+    let mut parts = Vec::new();
+    for field in declared.fields() {
+        match standing.field_with_name(field.name()) {
+            Err(_) => parts.push(format!("{} is not in it", show(field))),
+            Ok(there) if there != field.as_ref() => {
+                parts.push(format!("{} is {} there", show(field), there.data_type()));
+            }
+            Ok(_) => {}
+        }
+    }
+    let left_out = standing.fields().iter().filter(|f| declared.field_with_name(f.name()).is_err());
+    parts.extend(left_out.map(|f| format!("{} is missing", show(f))));
+    if parts.is_empty() { "the fields stand in another order".to_owned() } else { parts.join(", ") }
 }
 
 fn fatal(what: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TaskError {

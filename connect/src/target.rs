@@ -20,7 +20,7 @@ use arrow::datatypes::SchemaRef;
 use crate::batch;
 use crate::channel::{Received, Receiver};
 use crate::config::{Then, hash};
-use crate::pipeline::Clock;
+use crate::pipeline::{Clock, Scope};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::steps::Steps;
@@ -28,10 +28,15 @@ use crate::task::{
     Chain, Claim, Class, Confirm, Fates, Range, Reject, SinkTask, Slice, SourceQueue, TaskError, TransactTask,
 };
 
-/// A plan ends when its dead letters reach this many bytes: they are one atomic batch.
+/// What rows that do not fit may hold in memory over all chains, in bytes: at this the plan with the most
+/// of them ends.
 const DEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Dead letters of one atomic batch, in bytes: it must fit a segment of the commit log.
+const DEAD_BATCH_BYTES: usize = 1024 * 1024;
 /// How often the ages of open plans are looked at, at the most.
 const AGE_CHECK: Duration = Duration::from_millis(100);
+/// How long rows wait for the schema where no plan's age says so.
+const HOLD_MAX: Duration = Duration::from_secs(5);
 
 /// A sink task, by what its target can promise.
 pub enum Target {
@@ -54,11 +59,11 @@ impl Target {
         }
     }
 
-    /// How long rows may wait.
-    pub fn age_max(&self) -> Duration {
+    /// How long rows may wait for the schema.
+    pub fn hold_max(&self) -> Duration {
         match self {
             Self::Files(sink) => sink.age_max(),
-            Self::Transact(_) => AGE_CHECK,
+            Self::Transact(_) => HOLD_MAX,
         }
     }
 }
@@ -71,6 +76,8 @@ pub(crate) enum Message {
     Schema(SchemaRef, SyncSender<SchemaRef>),
     /// Rows.
     Slice(Chain, Slice),
+    /// Nothing more comes of a chain in this run.
+    End(Chain),
 }
 
 /// Where a chain starts.
@@ -79,6 +86,8 @@ pub(crate) struct Start {
     pub(crate) next: i64,
     /// The end of an unfinished plan that begins at `next`.
     pub(crate) until: Option<i64>,
+    /// That plan's rows passed before any schema was known.
+    pub(crate) without_schema: bool,
 }
 
 /// What a chain has put since its last plan.
@@ -105,6 +114,8 @@ pub(crate) struct TargetHalf<'a> {
     clock: &'a Clock,
     schema_hash: String,
     open: BTreeMap<Chain, Open>,
+    /// When the ages of open plans were looked at last, in ms since 1970-01-01 UTC.
+    aged_ms: i64,
 }
 
 impl<'a> TargetHalf<'a> {
@@ -133,6 +144,7 @@ impl<'a> TargetHalf<'a> {
             clock,
             schema_hash,
             open,
+            aged_ms: 0,
         }
     }
 
@@ -141,7 +153,7 @@ impl<'a> TargetHalf<'a> {
         if let Some(schema) = self.target.schema(&self.name, None)? {
             self.schema_hash = schema_hash(&schema);
         }
-        let wait = self.target.age_max().min(AGE_CHECK);
+        let wait = self.target.hold_max().min(AGE_CHECK);
         loop {
             match receiver.receive(wait) {
                 Received::Item(Message::Open(chain, queue, reply)) => {
@@ -150,19 +162,49 @@ impl<'a> TargetHalf<'a> {
                     let _ = reply.send(start);
                 }
                 Received::Item(Message::Schema(proposed, reply)) => {
+                    // What passed without a schema ends here: a plan is finished by the schema it names.
+                    self.publish_all(|open| open.redo.is_none())?;
                     let schema = self.target.schema(&self.name, Some(&proposed))?.unwrap_or(proposed);
                     self.schema_hash = schema_hash(&schema);
                     drop(reply.send(schema));
                 }
                 Received::Item(Message::Slice(chain, slice)) => self.take(&chain, slice)?,
+                Received::Item(Message::End(chain)) => {
+                    self.publish(&chain)?;
+                    self.open.remove(&chain);
+                }
                 Received::Timeout => {}
                 Received::Closed => break,
             }
             self.publish_old()?;
         }
-        let rest: Vec<Chain> = self.open.keys().cloned().collect();
-        for chain in rest {
-            self.publish(&chain)?;
+        self.publish_all(|_| true)
+    }
+
+    /// Finishes the unfinished plans of queues that the source does not have any more, as far as their files are
+    /// there; the rows of the others can not be read again.
+    pub(crate) fn finish_lost(&mut self, queues: &[SourceQueue], scope: &Scope) -> Result<(), TaskError> {
+        let Target::Files(sink) = &mut self.target else { return Ok(()) };
+        for (chain, plan) in sink.unfinished(&self.name)? {
+            let is_there = queues.iter().any(|q| q.topic == chain.topic && q.queue == chain.queue);
+            let is_asked = match scope {
+                Scope::All => true,
+                Scope::Unfinished(chains) => chains.contains(&chain),
+            };
+            if is_there || !is_asked {
+                continue;
+            }
+            if !self.is_published(&chain, &plan)? {
+                return Err(TaskError::new(
+                    Class::Config,
+                    format!(
+                        "{chain}: the plan of its rows {} to {} is not finished, and the source has no such queue or file \
+                         any more: bring it back, and the plan is finished first",
+                        plan.start, plan.end
+                    ),
+                ));
+            }
+            self.finish(&chain, &plan)?;
         }
         Ok(())
     }
@@ -173,6 +215,8 @@ impl<'a> TargetHalf<'a> {
             Target::Files(sink) => match sink.position(&chain)? {
                 Some(position) => (Some((position.next, position.incarnation)), position.unfinished),
                 None => {
+                    // An origin that power loss takes from the source would mean other rows.
+                    self.confirmer.secure(&queue.topic, queue.queue, queue.origin)?;
                     sink.begin(&chain, queue.origin, &queue.incarnation)?;
                     (None, None)
                 }
@@ -186,6 +230,7 @@ impl<'a> TargetHalf<'a> {
                         Some(offset) if !task.keeps_positions() => offset.max(queue.first),
                         _ => queue.origin,
                     };
+                    self.confirmer.secure(&queue.topic, queue.queue, origin)?;
                     task.begin(&chain, origin, &queue.incarnation)?;
                     (Some((origin, queue.incarnation.clone())), None)
                 }
@@ -206,12 +251,22 @@ impl<'a> TargetHalf<'a> {
         if let Some(plan) = unfinished {
             if self.is_published(&chain, &plan)? {
                 self.finish(&chain, &plan)?;
+            } else if plan.config != self.config.1 {
+                return Err(TaskError::new(
+                    Class::Config,
+                    format!(
+                        "{chain}: the plan of its rows {} to {} was made by another config ({}, this one is {}) and is not \
+                         finished: another worker runs this pipeline with that config; end it, then run again",
+                        plan.start, plan.end, plan.config, self.config.1
+                    ),
+                ));
             } else {
                 next = plan.start;
                 redo = Some(plan);
             }
         }
         let until = redo.as_ref().map(|plan| plan.end);
+        let without_schema = redo.as_ref().is_some_and(|plan| plan.schema.is_empty());
         let range = Range { start: next, end: next };
         let open = Open {
             incarnation,
@@ -223,7 +278,7 @@ impl<'a> TargetHalf<'a> {
             redo,
         };
         self.open.insert(chain, open);
-        Ok(Start { next, until })
+        Ok(Start { next, until, without_schema })
     }
 
     /// Files that are there prove that the dead letters are; a plan without files proves nothing.
@@ -276,27 +331,56 @@ impl<'a> TargetHalf<'a> {
                 open.range.end = slice.range.end;
                 open.fates.add(&fates);
                 if self.then == Then::DeadLetter {
-                    open.reject_bytes += slice.rejects.iter().map(|r| r.body.len() + 512).sum::<usize>();
+                    open.reject_bytes += slice.rejects.iter().map(Reject::bytes).sum::<usize>();
                     open.rejects.extend(slice.rejects);
                 }
                 let over = match &open.redo {
                     Some(plan) => open.range.end >= plan.end,
-                    None => fill.full || open.reject_bytes >= DEAD_BYTES_MAX,
+                    None => fill.full,
                 };
-                if over { self.publish(chain) } else { Ok(()) }
+                if over {
+                    self.publish(chain)
+                } else if fates.dead > 0 {
+                    self.bound_rejects()
+                } else {
+                    Ok(())
+                }
             }
         }
     }
 
+    /// Ends the plan with the most rejects while those of all chains together hold too much.
+    fn bound_rejects(&mut self) -> Result<(), TaskError> {
+        if self.open.values().map(|o| o.reject_bytes).sum::<usize>() < DEAD_BYTES_MAX {
+            return Ok(());
+        }
+        let open = self.open.iter().filter(|(_, o)| o.redo.is_none() && o.reject_bytes > 0);
+        match open.max_by_key(|(_, o)| o.reject_bytes).map(|(chain, _)| chain.clone()) {
+            Some(chain) => self.publish(&chain),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes what each chain of a kind holds.
+    fn publish_all(&mut self, of: impl Fn(&Open) -> bool) -> Result<(), TaskError> {
+        let chains: Vec<Chain> = self.open.iter().filter(|(_, o)| of(o)).map(|(c, _)| c.clone()).collect();
+        chains.iter().try_for_each(|chain| self.publish(chain))
+    }
+
     fn publish_old(&mut self) -> Result<(), TaskError> {
         let Target::Files(sink) = &self.target else { return Ok(()) };
-        let age = i64::try_from(sink.age_max().as_millis()).unwrap_or(i64::MAX);
-        let now = (self.clock)();
+        let age_max = sink.age_max();
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let (age, now) = (ms(age_max), (self.clock)());
+        // With many chains this must not be done for each slice. A clock may be set back.
+        if (0..ms(age_max.min(AGE_CHECK))).contains(&(now - self.aged_ms)) {
+            return Ok(());
+        }
+        self.aged_ms = now;
         let is_old = |o: &Open| {
             o.range.end > o.range.start && o.redo.is_none() && now.saturating_sub(o.since_ms) >= age
         };
-        let old: Vec<Chain> = self.open.iter().filter(|(_, o)| is_old(o)).map(|(c, _)| c.clone()).collect();
-        old.iter().try_for_each(|chain| self.publish(chain))
+        self.publish_all(is_old)
     }
 
     /// Steps 0 to 3 over what a chain holds; then [`Self::finish`].
@@ -378,8 +462,8 @@ fn schema_hash(schema: &SchemaRef) -> String {
     hash(serde_json::to_string(schema.as_ref()).unwrap_or_default().as_bytes())
 }
 
-/// Stores dead letters in one atomic batch under a chain of their own that ends where `range` ends, and
-/// makes them durable; those that are there already are left out.
+/// Stores dead letters under a chain of their own that ends where `range` ends, and makes them durable; those
+/// that are there already are left out. Each of the atomic batches moves the chain to where the next begins.
 fn put_dead(
     task: Option<&mut (dyn TransactTask + 'static)>,
     chain: &Chain,
@@ -402,22 +486,31 @@ fn put_dead(
     if start >= range.end {
         return Ok(());
     }
-    let position = task.position(&dead)?.map_or(start, |(p, _)| p);
-    let rows = rejects.iter().filter(|r| r.offset >= start);
-    let messages = rows.clone().map(|r| (r.offset, dead_properties(chain, r), &r.body[..]));
-    let envelope = batch::messages(messages)
-        .map_err(|e| TaskError::new(Class::Fatal, "cannot build dead letters").because(e))?;
-    let written = envelope.num_rows() as u64;
-    let slice = Slice {
-        range: Range { start: position, end: range.end },
-        bytes: envelope.get_array_memory_size(),
-        envelope,
-        decoded: None,
-        filtered: 0,
-        absent: 0,
-        rejects: Vec::new(),
-    };
-    task.commit(&dead, incarnation, &slice, &Fates { written, ..Fates::default() })?;
+    let mut position = task.position(&dead)?.map_or(start, |(p, _)| p);
+    let mut left = rejects.iter().filter(|r| r.offset >= start).peekable();
+    while position < range.end {
+        let (mut bytes, mut rows) = (0, Vec::new());
+        while let Some(reject) = left.next_if(|r| rows.is_empty() || bytes + r.bytes() <= DEAD_BATCH_BYTES) {
+            bytes += reject.bytes();
+            rows.push(reject);
+        }
+        let messages = rows.iter().map(|r| (r.offset, dead_properties(chain, r), &r.body[..]));
+        let envelope = batch::messages(messages)
+            .map_err(|e| TaskError::new(Class::Fatal, "cannot build dead letters").because(e))?;
+        let end = left.peek().map_or(range.end, |next| next.offset);
+        let slice = Slice {
+            range: Range { start: position, end },
+            bytes,
+            envelope,
+            decoded: None,
+            filtered: 0,
+            absent: 0,
+            rejects: Vec::new(),
+        };
+        let fates = Fates { written: rows.len() as u64, ..Fates::default() };
+        task.commit(&dead, incarnation, &slice, &fates)?;
+        position = end;
+    }
     task.secure()
 }
 

@@ -145,6 +145,14 @@ pub struct Reject {
     pub properties: Vec<(String, String)>,
 }
 
+impl Reject {
+    /// What it holds, in bytes, about: more than its dead letter has, whose properties repeat some of it.
+    pub fn bytes(&self) -> usize {
+        let texts = self.properties.iter().map(|(name, value)| name.len() + value.len() + 64).sum::<usize>();
+        self.body.len() + self.reason.len() + self.place.len() + texts + 512
+    }
+}
+
 /// A dead letter keeps this much of its body, in bytes.
 pub const REJECT_BODY_BYTES_MAX: usize = 64 * 1024;
 

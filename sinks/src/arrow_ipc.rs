@@ -102,14 +102,14 @@ impl ArrowFile {
         self.pending_rows += batch.num_rows();
         self.pending.push(batch);
         if self.pending_rows >= BATCH_ROWS || self.pending_bytes >= BATCH_BYTES {
-            self.flush()?;
+            self.end_batch()?;
         }
         Ok(())
     }
 
-    /// What is held for the next record batch, in bytes.
+    /// What is held for the next record batch and before the disk, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.pending_bytes
+        self.pending_bytes + self.writer.get_ref().memory()
     }
 
     /// The file's length if it ended here, about; what is held counts before it is compressed.
@@ -117,8 +117,13 @@ impl ArrowFile {
         self.writer.get_ref().len() + self.pending_bytes as u64
     }
 
-    /// Ends the record batch.
+    /// Ends the record batch, and leaves nothing of it in memory.
     pub(crate) fn flush(&mut self) -> Result<(), ArrowError> {
+        self.end_batch()?;
+        Ok(self.writer.get_mut().drain()?)
+    }
+
+    fn end_batch(&mut self) -> Result<(), ArrowError> {
         if !self.pending.is_empty() {
             self.writer.write(&concat_batches(&self.schema, &self.pending)?)?;
             self.pending.clear();
@@ -130,7 +135,7 @@ impl ArrowFile {
 
     /// Writes the footer.
     pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<FileOut, ArrowError> {
-        self.flush()?;
+        self.end_batch()?;
         for (key, value) in metadata {
             self.writer.write_metadata(*key, value);
         }

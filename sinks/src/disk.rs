@@ -72,6 +72,20 @@ impl FileOut {
         self.written + self.buffer.len() as u64
     }
 
+    /// What the buffer holds in memory, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// Writes out what the buffer holds, and frees it.
+    pub(crate) fn drain(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.write_out(&[])?;
+            self.buffer.shrink_to_fit();
+        }
+        Ok(())
+    }
+
     /// Writes the rest and makes the file's bytes durable.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.write_out(&[])?;

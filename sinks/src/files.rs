@@ -178,16 +178,16 @@ impl FileSink {
     /// Writes out the fullest files while those of all chains together hold too much.
     fn bound_memory(&mut self) -> Result<(), TaskError> {
         let memory_max = self.format.memory_max();
-        let mut held: Vec<(usize, Chain, usize)> = Vec::new();
-        for (chain, work) in &self.work {
-            let Work::Open(open) = work else { continue };
-            let memory = open.files.iter().map(|file| file.writer.memory()).enumerate();
-            held.extend(memory.map(|(place, memory)| (memory, chain.clone(), place)));
-        }
-        let total: usize = held.iter().map(|(memory, ..)| memory).sum();
+        let files = self.work.iter().flat_map(|(chain, work)| {
+            let files = if let Work::Open(open) = work { &open.files[..] } else { &[] };
+            files.iter().enumerate().map(move |(place, file)| (file.writer.memory(), chain, place))
+        });
+        let total: usize = files.clone().map(|(memory, ..)| memory).sum();
         if total < memory_max {
             return Ok(());
         }
+        let mut held: Vec<(usize, Chain, usize)> =
+            files.map(|(memory, chain, place)| (memory, chain.clone(), place)).collect();
         held.sort_unstable_by(|a, b| b.cmp(a));
         // Down to the half, so that row groups do not come out small at each slice from here on.
         let mut excess = total - memory_max / 2;

@@ -173,15 +173,15 @@ pub(crate) struct ParquetFile {
 impl ParquetFile {
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         self.writer.write(batch)?;
-        if self.memory() >= self.row_group_bytes {
-            self.flush()?;
+        if self.writer.memory_size() >= self.row_group_bytes {
+            self.writer.flush()?;
         }
         Ok(())
     }
 
-    /// What is held for the open row group, in bytes.
+    /// What is held for the open row group and before the disk, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.writer.memory_size()
+        self.writer.memory_size() + self.writer.inner().memory()
     }
 
     /// The file's length if it ended here, about.
@@ -189,9 +189,10 @@ impl ParquetFile {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
 
-    /// Ends the row group.
+    /// Ends the row group, and leaves nothing of it in memory.
     pub(crate) fn flush(&mut self) -> Result<(), ParquetError> {
-        self.writer.flush()
+        self.writer.flush()?;
+        Ok(self.writer.inner_mut().drain()?)
     }
 
     /// Writes the footer.
