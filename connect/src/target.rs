@@ -20,10 +20,11 @@ use arrow::datatypes::SchemaRef;
 use crate::batch;
 use crate::channel::{Received, Receiver};
 use crate::config::{Then, hash};
+use crate::dead_letter;
 use crate::pipeline::Clock;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::steps::Steps;
+use crate::steps::{Steps, stop_at_reject, turn_away};
 use crate::task::{
     Chain, Claim, Class, Confirm, Fates, Range, Reject, SinkTask, Slice, SourceQueue, TaskError, TransactTask,
 };
@@ -51,6 +52,14 @@ impl Target {
         match self {
             Self::Files(sink) => sink.schema(pipeline, proposed),
             Self::Transact(_) => Ok(proposed.cloned()),
+        }
+    }
+
+    /// See [`SinkTask::unfit`].
+    fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        match self {
+            Self::Files(sink) => sink.unfit(slice),
+            Self::Transact(task) => task.unfit(slice),
         }
     }
 
@@ -154,17 +163,25 @@ impl<'a> TargetHalf<'a> {
                     self.schema_hash = schema_hash(&schema);
                     drop(reply.send(schema));
                 }
-                Received::Item(Message::Slice(chain, slice)) => self.take(&chain, slice)?,
+                Received::Item(Message::Slice(chain, slice)) => match self.fitting(slice) {
+                    Ok(slice) => self.take(&chain, slice)?,
+                    // What was good before a bad record still gets its place.
+                    Err(error) => return self.publish_all().and(Err(error)),
+                },
                 Received::Timeout => {}
                 Received::Closed => break,
             }
             self.publish_old()?;
         }
-        let rest: Vec<Chain> = self.open.keys().cloned().collect();
-        for chain in rest {
-            self.publish(&chain)?;
-        }
-        Ok(())
+        self.publish_all()
+    }
+
+    /// The slice without the rows that the target can never take: they become rejects.
+    fn fitting(&self, mut slice: Slice) -> Result<Slice, TaskError> {
+        let unfit = self.target.unfit(&slice);
+        turn_away(&mut slice, &unfit)?;
+        stop_at_reject(self.then, &slice)?;
+        Ok(slice)
     }
 
     /// Finds or fixes a chain's position.
@@ -276,7 +293,7 @@ impl<'a> TargetHalf<'a> {
                 open.range.end = slice.range.end;
                 open.fates.add(&fates);
                 if self.then == Then::DeadLetter {
-                    open.reject_bytes += slice.rejects.iter().map(|r| r.body.len() + 512).sum::<usize>();
+                    open.reject_bytes += slice.rejects.iter().map(reject_bytes).sum::<usize>();
                     open.rejects.extend(slice.rejects);
                 }
                 let over = match &open.redo {
@@ -297,6 +314,11 @@ impl<'a> TargetHalf<'a> {
         };
         let old: Vec<Chain> = self.open.iter().filter(|(_, o)| is_old(o)).map(|(c, _)| c.clone()).collect();
         old.iter().try_for_each(|chain| self.publish(chain))
+    }
+
+    fn publish_all(&mut self) -> Result<(), TaskError> {
+        let chains: Vec<Chain> = self.open.keys().cloned().collect();
+        chains.iter().try_for_each(|chain| self.publish(chain))
     }
 
     /// Steps 0 to 3 over what a chain holds; then [`Self::finish`].
@@ -374,6 +396,12 @@ impl<'a> TargetHalf<'a> {
     }
 }
 
+/// What a dead letter will have, in bytes, about.
+fn reject_bytes(reject: &Reject) -> usize {
+    let properties: usize = reject.properties.iter().map(|(name, value)| name.len() + value.len()).sum();
+    reject.body.len() + properties + 512
+}
+
 fn schema_hash(schema: &SchemaRef) -> String {
     hash(serde_json::to_string(schema.as_ref()).unwrap_or_default().as_bytes())
 }
@@ -404,7 +432,7 @@ fn put_dead(
     }
     let position = task.position(&dead)?.map_or(start, |(p, _)| p);
     let rows = rejects.iter().filter(|r| r.offset >= start);
-    let messages = rows.clone().map(|r| (r.offset, dead_properties(chain, r), &r.body[..]));
+    let messages = rows.clone().map(|r| (r.offset, dead_letter::properties(chain, r), &r.body[..]));
     let envelope = batch::messages(messages)
         .map_err(|e| TaskError::new(Class::Fatal, "cannot build dead letters").because(e))?;
     let written = envelope.num_rows() as u64;
@@ -419,21 +447,4 @@ fn put_dead(
     };
     task.commit(&dead, incarnation, &slice, &Fates { written, ..Fates::default() })?;
     task.secure()
-}
-
-/// The original properties, then what is wrong and where the record stands.
-fn dead_properties(chain: &Chain, reject: &Reject) -> Vec<(String, String)> {
-    let ours = [
-        ("dead_reason", reject.reason.clone()),
-        ("dead_pipeline", chain.pipeline.to_string()),
-        ("dead_topic", chain.topic.to_string()),
-        ("dead_queue", chain.queue.to_string()),
-        ("dead_offset", reject.offset.to_string()),
-        ("dead_place", reject.place.clone()),
-        ("dead_body_bytes", reject.body_bytes.to_string()),
-    ];
-    let is_ours = |name: &str| ours.iter().any(|(n, _)| *n == name);
-    let mut pairs: Vec<_> = reject.properties.iter().filter(|(name, _)| !is_ours(name)).cloned().collect();
-    pairs.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-    pairs
 }
