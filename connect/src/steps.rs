@@ -317,7 +317,7 @@ fn masked(child: &ArrayRef, parent: &arrow::array::StructArray) -> Option<ArrayR
     arrow::compute::nullif(child, &mask).ok()
 }
 
-fn field_type(schema: &SchemaRef, path: &[String]) -> Option<DataType> {
+pub(crate) fn field_type(schema: &SchemaRef, path: &[String]) -> Option<DataType> {
     let (first, rest) = path.split_first()?;
     let mut data_type = schema.field_with_name(first).ok()?.data_type().clone();
     for name in rest {
