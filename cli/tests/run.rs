@@ -246,6 +246,108 @@ fn rows_that_do_not_decode_become_dead_letters_once() {
 }
 
 #[test]
+fn a_record_that_its_own_reason_shows_is_a_dead_letter_and_the_rest_goes_on() {
+    let place = Place::new();
+    let long = "v".repeat(32_000);
+    place.write(
+        "in.ndjson",
+        format!("{{\"delay\":\"\\u0000\"}}\n{{\"delay\":\"x\",\"long\":\"{long}\"}}\n{{\"delay\":3}}\n"),
+    );
+    let config = "
+name: load
+source:
+  file: {path: in.ndjson, format: ndjson, properties: [long]}
+decode: {format: json, schema: {mode: declared, fields: {delay: int64, long: utf8}}}
+sink:
+  arrow: {path: lake}
+errors: {then: dead_letter, dead_letter: dlq}
+";
+    let summary = place.run(config);
+    assert_eq!(summary["load"]["error"], Value::Null, "{summary}");
+    assert_eq!(
+        (&summary["load"]["fates"]["dead"], &summary["load"]["fates"]["written"]),
+        (&2.into(), &1.into())
+    );
+    let letters = place.tail("dlq");
+    assert!(letters[0]["properties"]["dead_reason"].as_str().unwrap().contains("\\u0000"), "{letters:?}");
+    let kept = letters[1]["properties"]["long"].as_str().unwrap();
+    assert!(kept.len() > 20_000 && long.starts_with(kept));
+}
+
+/// Rows that no message can be: a body over the limit, a separator in a property, too long properties.
+const UNFIT: &str = "
+name: load
+source:
+  file: {path: in.csv, format: csv, properties: [p], keys: [k], tag: t}
+sink:
+  topic: {name: t}
+";
+
+fn unfit_rows() -> Vec<u8> {
+    let mut csv = b"id,p,k,t,x\n0,a,a,a,a\n1,\0,a,a,a\n2,a,\x02,a,a\n3,a,a,\0,a\n4,".to_vec();
+    csv.extend([b'v'; 31_000]);
+    csv.extend(b",a,a,a\n5,a,");
+    csv.extend([b'k'; 33_000]);
+    csv.extend(b",a,a\n6,a,a,a,");
+    // Each becomes six bytes of JSON.
+    csv.extend(std::iter::repeat_n(1, 1 << 20));
+    csv.extend(b"\n7,b,b,b,b\n");
+    csv
+}
+
+#[test]
+fn rows_that_can_be_no_message_go_where_errors_says() {
+    let place = Place::new();
+    place.write("in.csv", unfit_rows());
+    let stopped = place.run(UNFIT);
+    let said = stopped["load"]["error"].as_str().unwrap();
+    assert!(said.contains("queue offset 1: property `p` holds a byte that separates"), "{said}");
+    let config = format!("{UNFIT}errors: {{then: dead_letter, dead_letter: dlq}}\n");
+    for round in 0..2 {
+        let summary = place.run(&config);
+        assert_eq!(summary["load"]["error"], Value::Null, "{summary}");
+        let fates = &summary["load"]["fates"];
+        let expected = if round == 0 { (6, 2) } else { (0, 0) };
+        assert_eq!((fates["dead"].as_u64(), fates["written"].as_u64()), (Some(expected.0), Some(expected.1)));
+        assert_eq!(place.tail("t").len(), 2);
+        let letters = place.tail("dlq");
+        let offsets: Vec<_> = letters.iter().map(|l| l["properties"]["dead_offset"].clone()).collect();
+        assert_eq!(offsets, ["1", "2", "3", "4", "5", "6"]);
+        assert!(letters[5]["properties"]["dead_reason"].as_str().unwrap().contains("exceeds the limit"));
+    }
+}
+
+#[test]
+fn rows_that_no_folder_can_be_named_by_go_where_errors_says() {
+    let place = Place::new();
+    place.write("in.csv", format!("id,origin\n0,EWR\n1,{}\n2,JFK\n", "é".repeat(130)));
+    let config = "
+name: load
+source:
+  file: {path: in.csv, format: csv, properties: [origin]}
+sink:
+  topic: {name: t}
+---
+name: lake
+source:
+  topic: {name: t, until: caught_up}
+decode: {format: json}
+sink:
+  parquet: {path: lake, partition: [$.origin]}
+";
+    let stopped = place.run(config);
+    let said = stopped["lake"]["error"].as_str().unwrap();
+    assert!(
+        said.contains("queue offset 1: partition column") && said.contains("folder name of 267 bytes"),
+        "{said}"
+    );
+    let summary = place.run(&format!("{config}errors: {{then: dead_letter, dead_letter: dlq}}\n"));
+    assert_eq!(summary["lake"]["fates"]["dead"], 1, "{summary}");
+    assert_eq!(files(&place.path("lake"), "parquet").len(), 2);
+    assert_eq!(place.tail("dlq")[0]["body"]["id"], 1);
+}
+
+#[test]
 fn a_changed_file_under_an_old_name_blocks() {
     let place = Place::new();
     place.write("in.csv", CSV);

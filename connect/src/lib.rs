@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod channel;
 pub mod config;
+mod dead_letter;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;

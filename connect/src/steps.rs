@@ -99,7 +99,12 @@ impl Steps {
         needs.properties.dedup();
         needs.filter = pushed.map(Arc::new);
         let then = document.errors.then;
-        let (wanted, held) = (sink.clone(), Vec::new());
+        let (mut wanted, held) = (sink.clone(), Vec::new());
+        if decode.is_some() && then == Then::DeadLetter {
+            // A row that the sink turns away keeps its body; a file holds the decoded columns alone.
+            wanted.columns.push("body");
+            wanted.all_properties = true;
+        }
         let steps = Self { decode, filters, then, wanted, held, held_rows: 0, held_bytes: 0 };
         Ok((steps, needs))
     }
@@ -235,7 +240,7 @@ impl Steps {
                 Some(Err(reason)) => reason,
                 Some(Ok(())) => "$: an object without fields, and no row before it has any".to_owned(),
             };
-            slice.rejects.push(reject(&slice.envelope, body, row, &reason));
+            slice.rejects.push(reject(&slice.envelope, row, &reason));
         }
         slice.rejects.sort_by_key(|r| r.offset);
         slice.envelope = slice.envelope.slice(0, 0);
@@ -256,19 +261,8 @@ impl Steps {
     fn pass(&self, mut slice: Slice) -> Result<Slice, TaskError> {
         slice.envelope = project(&slice.envelope, &self.wanted)?;
         slice.bytes = held_bytes(&slice);
-        match self.then {
-            Then::Stop => match slice.rejects.first() {
-                Some(reject) => Err(TaskError::new(
-                    Class::Record,
-                    format!(
-                        "{}: {} (nothing was passed over; see `errors: {{then: skip | dead_letter}}`)",
-                        reject.place, reject.reason
-                    ),
-                )),
-                None => Ok(slice),
-            },
-            Then::Skip | Then::DeadLetter => Ok(slice),
-        }
+        stop_at_reject(self.then, &slice)?;
+        Ok(slice)
     }
 
     /// How many offsets of a slice that passed the steps met which fate.
@@ -342,30 +336,51 @@ fn decode(decoder: &mut Decoder, slice: &mut Slice) -> Result<(), TaskError> {
     let bodies = column.as_binary_view();
     let decoded =
         decoder.decode(&mut bodies.iter()).map_err(|e| fatal("cannot build the decoded columns", e))?;
-    if !decoded.rejects.is_empty() {
-        let mut fits = vec![true; slice.envelope.num_rows()];
-        for (row, reason) in &decoded.rejects {
-            if let Some(fit) = fits.get_mut(*row) {
-                *fit = false;
-            }
-            slice.rejects.push(reject(
-                &slice.envelope,
-                bodies.is_valid(*row).then(|| bodies.value(*row)),
-                *row,
-                reason,
-            ));
-        }
-        slice.rejects.sort_by_key(|r| r.offset);
-        slice.envelope = filter_record_batch(&slice.envelope, &BooleanArray::from(fits))
-            .map_err(|e| fatal("cannot leave out rejected rows", e))?;
-    }
+    turn_away(slice, &decoded.rejects)?;
     slice.decoded = Some(decoded.batch);
     Ok(())
 }
 
-fn reject(envelope: &RecordBatch, body: Option<&[u8]>, row: usize, reason: &str) -> Reject {
+/// Moves the rows that do not fit, each with its reason, from the slice's rows to its rejects.
+pub(crate) fn turn_away(slice: &mut Slice, unfit: &[(usize, String)]) -> Result<(), TaskError> {
+    if unfit.is_empty() {
+        return Ok(());
+    }
+    let mut fits = vec![true; slice.envelope.num_rows()];
+    for (row, reason) in unfit {
+        if let Some(fit) = fits.get_mut(*row) {
+            *fit = false;
+        }
+        slice.rejects.push(reject(&slice.envelope, *row, reason));
+    }
+    slice.rejects.sort_by_key(|r| r.offset);
+    let fits = BooleanArray::from(fits);
+    let left_out = |e| fatal("cannot leave out rejected rows", e);
+    slice.envelope = filter_record_batch(&slice.envelope, &fits).map_err(left_out)?;
+    if let Some(decoded) = &slice.decoded {
+        slice.decoded = Some(filter_record_batch(decoded, &fits).map_err(left_out)?);
+    }
+    Ok(())
+}
+
+/// Under `then: stop` a record that does not fit ends the run.
+pub(crate) fn stop_at_reject(then: Then, slice: &Slice) -> Result<(), TaskError> {
+    match slice.rejects.first() {
+        Some(reject) if then == Then::Stop => Err(TaskError::new(
+            Class::Record,
+            format!(
+                "{}: {} (nothing was passed over; see `errors: {{then: skip | dead_letter}}`)",
+                reject.place, reject.reason
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn reject(envelope: &RecordBatch, row: usize, reason: &str) -> Reject {
     let offset = batch::offsets(envelope).get(row).copied().unwrap_or(-1);
-    let body = body.unwrap_or_default();
+    let bodies = envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt());
+    let body = bodies.filter(|b| row < b.len() && b.is_valid(row)).map_or(&[][..], |b| b.value(row));
     let kept = body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(body);
     Reject {
         offset,
@@ -421,7 +436,7 @@ fn masked(child: &ArrayRef, parent: &arrow::array::StructArray) -> Option<ArrayR
     arrow::compute::nullif(child, &mask).ok()
 }
 
-fn field_type(schema: &SchemaRef, path: &[String]) -> Option<DataType> {
+pub(crate) fn field_type(schema: &SchemaRef, path: &[String]) -> Option<DataType> {
     let (first, rest) = path.split_first()?;
     let mut data_type = schema.field_with_name(first).ok()?.data_type().clone();
     for name in rest {

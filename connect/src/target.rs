@@ -20,10 +20,11 @@ use arrow::datatypes::SchemaRef;
 use crate::batch;
 use crate::channel::{Received, Receiver};
 use crate::config::{Then, hash};
+use crate::dead_letter;
 use crate::pipeline::{Clock, Scope};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::steps::Steps;
+use crate::steps::{Steps, stop_at_reject, turn_away};
 use crate::task::{
     Chain, Claim, Class, Confirm, Fates, Range, Reject, SinkTask, Slice, SourceQueue, TaskError, TransactTask,
 };
@@ -56,6 +57,14 @@ impl Target {
         match self {
             Self::Files(sink) => sink.schema(pipeline, proposed),
             Self::Transact(_) => Ok(proposed.cloned()),
+        }
+    }
+
+    /// See [`SinkTask::unfit`].
+    fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        match self {
+            Self::Files(sink) => sink.unfit(slice),
+            Self::Transact(task) => task.unfit(slice),
         }
     }
 
@@ -168,7 +177,11 @@ impl<'a> TargetHalf<'a> {
                     self.schema_hash = schema_hash(&schema);
                     drop(reply.send(schema));
                 }
-                Received::Item(Message::Slice(chain, slice)) => self.take(&chain, slice)?,
+                Received::Item(Message::Slice(chain, slice)) => match self.fitting(slice) {
+                    Ok(slice) => self.take(&chain, slice)?,
+                    // What was good before a bad record still gets its place.
+                    Err(error) => return self.publish_all(|_| true).and(Err(error)),
+                },
                 Received::Item(Message::End(chain)) => {
                     self.publish(&chain)?;
                     self.open.remove(&chain);
@@ -207,6 +220,14 @@ impl<'a> TargetHalf<'a> {
             self.finish(&chain, &plan)?;
         }
         Ok(())
+    }
+
+    /// The slice without the rows that the target can never take: they become rejects.
+    fn fitting(&self, mut slice: Slice) -> Result<Slice, TaskError> {
+        let unfit = self.target.unfit(&slice);
+        turn_away(&mut slice, &unfit)?;
+        stop_at_reject(self.then, &slice)?;
+        Ok(slice)
     }
 
     /// Finds or fixes a chain's position.
@@ -494,7 +515,7 @@ fn put_dead(
             bytes += reject.bytes();
             rows.push(reject);
         }
-        let messages = rows.iter().map(|r| (r.offset, dead_properties(chain, r), &r.body[..]));
+        let messages = rows.iter().map(|r| (r.offset, dead_letter::properties(chain, r), &r.body[..]));
         let envelope = batch::messages(messages)
             .map_err(|e| TaskError::new(Class::Fatal, "cannot build dead letters").because(e))?;
         let end = left.peek().map_or(range.end, |next| next.offset);
@@ -512,21 +533,4 @@ fn put_dead(
         position = end;
     }
     task.secure()
-}
-
-/// The original properties, then what is wrong and where the record stands.
-fn dead_properties(chain: &Chain, reject: &Reject) -> Vec<(String, String)> {
-    let ours = [
-        ("dead_reason", reject.reason.clone()),
-        ("dead_pipeline", chain.pipeline.to_string()),
-        ("dead_topic", chain.topic.to_string()),
-        ("dead_queue", chain.queue.to_string()),
-        ("dead_offset", reject.offset.to_string()),
-        ("dead_place", reject.place.clone()),
-        ("dead_body_bytes", reject.body_bytes.to_string()),
-    ];
-    let is_ours = |name: &str| ours.iter().any(|(n, _)| *n == name);
-    let mut pairs: Vec<_> = reject.properties.iter().filter(|(name, _)| !is_ours(name)).cloned().collect();
-    pairs.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-    pairs
 }

@@ -242,6 +242,11 @@ pub trait SinkTask: Send {
     fn config(&mut self, pipeline: &str, hash: &str) -> Result<String, TaskError>;
     /// The plans of a pipeline that stand and are not done.
     fn unfinished(&mut self, pipeline: &str) -> Result<Vec<(Chain, Plan)>, TaskError>;
+    /// Rows of the slice that the target can never take, each with the reason; depends on the rows and the
+    /// settings alone. They go where `errors` says and are not among the rows that come next.
+    fn unfit(&self, _slice: &Slice) -> Vec<(usize, String)> {
+        Vec::new()
+    }
     /// Takes the rows of one slice; nothing is visible outside before `publish`.
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError>;
     /// How long the first row of a plan may wait.
@@ -269,6 +274,11 @@ pub trait TransactTask: Send {
     fn position(&mut self, chain: &Chain) -> Result<Option<(i64, String)>, TaskError>;
     /// Fixes where a chain begins.
     fn begin(&mut self, chain: &Chain, origin: i64, incarnation: &str) -> Result<(), TaskError>;
+    /// Rows of the slice that the target can never take, each with the reason; depends on the rows and the
+    /// settings alone. They go where `errors` says and are not among the rows that come next.
+    fn unfit(&self, _slice: &Slice) -> Vec<(usize, String)> {
+        Vec::new()
+    }
     /// Stores the slice's rows and moves the position from its start to its end, both or neither.
     /// Refused with [`Class::Fatal`] if the position is not the slice's start.
     fn commit(

@@ -335,6 +335,10 @@ impl SinkTask for FileSink {
         self.chains.unfinished(pipeline)
     }
 
+    fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        self.partition.unfit(slice)
+    }
+
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError> {
         let mut open = self.open_plan(chain)?;
         if let Err(e) = self.write(chain, &mut open, slice) {

@@ -3,7 +3,7 @@
 //! The values stand in the folders' names only, so the columns are left out of the files. It names no
 //! folder itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
@@ -193,7 +193,6 @@ impl Partition {
                 };
                 let rows =
                     rows.map_err(|e| broken("cannot split a slice by its partition columns").because(e))?;
-                self.check_lengths(&key, first)?;
                 Ok(Part { values: key, rows, first, last })
             })
             .collect()
@@ -226,21 +225,34 @@ impl Partition {
         output.project(&kept).map_err(|e| broken("cannot leave out the partition columns").because(e))
     }
 
-    /// A folder's name must fit before a plan says that it will be made.
-    fn check_lengths(&self, values: &[Option<String>], offset: i64) -> Result<(), TaskError> {
-        for (column, value) in self.columns.iter().zip(values) {
-            let len = name::partition_folder(column.name(), value.as_deref()).len();
-            if len > name::NAME_BYTES_MAX {
-                let message = format!(
-                    "partition column {:?} would need a folder name of {len} bytes at offset {offset}, at most {} fit",
-                    column.written(),
-                    name::NAME_BYTES_MAX
-                );
-                return Err(TaskError::new(Class::Config, message));
+    /// Rows with a value that no folder can be named by, each with the reason. What else is wrong with the
+    /// columns is [`Partition::split`]'s to say.
+    pub(crate) fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        let mut found = BTreeMap::new();
+        for column in &self.columns {
+            let Ok(values) = values(column, slice) else { continue };
+            for row in 0..values.len() {
+                let Some(value) = value(&values, row).filter(|v| may_be_long(column.name(), v)) else {
+                    continue;
+                };
+                let len = name::partition_folder(column.name(), Some(value)).len();
+                if len > name::NAME_BYTES_MAX {
+                    let reason = format!(
+                        "partition column {:?} would need a folder name of {len} bytes, at most {} fit",
+                        column.written(),
+                        name::NAME_BYTES_MAX
+                    );
+                    found.entry(row).or_insert(reason);
+                }
             }
         }
-        Ok(())
+        found.into_iter().collect()
     }
+}
+
+/// Encoding makes at most three bytes of one.
+fn may_be_long(column: &str, value: &str) -> bool {
+    3 * (column.len() + value.len()) + 1 > name::NAME_BYTES_MAX
 }
 
 fn broken(what: &str) -> TaskError {

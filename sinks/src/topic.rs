@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
-use arrow::datatypes::TimestampMillisecondType;
+use arrow::array::{
+    Array, AsArray, BinaryViewArray, MapArray, RecordBatch, StringViewArray, TimestampMillisecondArray,
+};
 use serde::Deserialize;
 use sluice_connect::task::{Chain, Class, Fates, Needs, Slice, TaskError, TransactTask};
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{self, KEYS, Message, TAGS, UNIQ_KEY};
-use sluice_store::{Batch, ChainMark, Store};
+use sluice_store::{ATOMIC_PROPERTIES_BYTES_MAX, BODY_BYTES_MAX, Batch, ChainMark, Store};
 
 /// Settings of sink `topic`.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,62 +59,25 @@ impl TopicSink {
         Needs { columns, all_properties: true, ..Needs::default() }
     }
 
-    fn batch(&mut self, rows: &RecordBatch) -> Result<Batch, TaskError> {
-        let text = |name: &str| rows.column_by_name(name).and_then(|c| c.as_string_view_opt());
-        let (keys, tags, ids) = (text("keys"), text("tags"), text("message_id"));
-        let bodies = rows.column_by_name("body").and_then(|c| c.as_binary_view_opt());
-        let born = rows
-            .column_by_name("born_timestamp")
-            .and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>());
-        let map = rows.column_by_name("properties").and_then(|c| c.as_map_opt());
-        let entries = map.and_then(|m| {
-            let columns = m.entries().columns();
-            Some((m, columns.first()?.as_string_view_opt()?, columns.get(1)?.as_string_view_opt()?))
-        });
+    fn batch(&mut self, envelope: &RecordBatch) -> Result<Batch, TaskError> {
+        let rows = Rows::new(envelope);
         let now = (self.clock)();
-        let value = |column: Option<&'_ StringViewArray>, row: usize| {
-            column.filter(|c| c.is_valid(row)).map(|c| c.value(row).to_owned())
-        };
         let mut batch = Batch::new();
-        for row in 0..rows.num_rows() {
+        batch.atomic();
+        for row in 0..envelope.num_rows() {
             self.properties.clear();
-            let key = value(keys, row);
-            let mut push = |name: &str, text: &str| {
-                if text.is_empty() {
-                    return Ok(());
-                }
-                message::push_property(&mut self.properties, name, text).map_err(|e| {
-                    TaskError::new(
-                        Class::Record,
-                        format!("row {row}: property {name} does not fit a message"),
-                    )
-                    .because(e)
-                })
-            };
-            if let Some((map, names, values)) = &entries
-                && map.is_valid(row)
-            {
-                let offsets = map.value_offsets();
-                let (start, end) = (offsets[row], offsets[row + 1]);
-                for i in usize::try_from(start).unwrap_or(0)..usize::try_from(end).unwrap_or(0) {
-                    push(names.value(i), values.value(i))?;
-                }
-            }
-            for (name, column) in [(TAGS, tags), (UNIQ_KEY, ids)] {
-                if let Some(text) = value(column, row) {
-                    push(name, &text)?;
-                }
-            }
-            if let Some(key) = &key {
-                push(KEYS, key)?;
+            for (name, value) in rows.properties(row) {
+                message::push_property(&mut self.properties, name, value).map_err(|e| {
+                    TaskError::new(Class::Fatal, format!("row {row} was taken for a message")).because(e)
+                })?;
             }
             let message = Message {
-                body: bodies.filter(|b| b.is_valid(row)).map_or(&[], |b| b.value(row)),
+                body: rows.body(row),
                 properties: &self.properties,
-                born_timestamp_ms: born.filter(|b| b.is_valid(row)).map_or(now, |b| b.value(row)),
+                born_timestamp_ms: rows.born.filter(|b| b.is_valid(row)).map_or(now, |b| b.value(row)),
                 ..Message::default()
             };
-            let queue = self.queue(key.as_deref(), row);
+            let queue = self.queue(text(rows.keys, row), row);
             batch
                 .push(&self.topic, queue, &message)
                 .map_err(|e| failed(format!("row {row} does not fit a message"), e))?;
@@ -126,6 +90,77 @@ impl TopicSink {
         let number = key.map_or(row, |k| crc32fast::hash(k.as_bytes()) as usize);
         self.queues.get(number % self.queues.len().max(1)).copied().unwrap_or_default()
     }
+}
+
+/// The columns of an envelope that become a message.
+struct Rows<'a> {
+    bodies: Option<&'a BinaryViewArray>,
+    born: Option<&'a TimestampMillisecondArray>,
+    keys: Option<&'a StringViewArray>,
+    tags: Option<&'a StringViewArray>,
+    ids: Option<&'a StringViewArray>,
+    properties: Option<(&'a MapArray, &'a StringViewArray, &'a StringViewArray)>,
+}
+
+impl<'a> Rows<'a> {
+    fn new(envelope: &'a RecordBatch) -> Self {
+        let text = |name: &str| envelope.column_by_name(name).and_then(|c| c.as_string_view_opt());
+        let map = envelope.column_by_name("properties").and_then(|c| c.as_map_opt());
+        Self {
+            bodies: envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt()),
+            born: envelope.column_by_name("born_timestamp").and_then(|c| c.as_primitive_opt()),
+            keys: text("keys"),
+            tags: text("tags"),
+            ids: text("message_id"),
+            properties: map.and_then(|map| {
+                let columns = map.entries().columns();
+                Some((map, columns.first()?.as_string_view_opt()?, columns.get(1)?.as_string_view_opt()?))
+            }),
+        }
+    }
+
+    fn body(&self, row: usize) -> &'a [u8] {
+        self.bodies.filter(|b| b.is_valid(row)).map_or(&[], |b| b.value(row))
+    }
+
+    /// The message's properties, without those that are empty, which are the same as none.
+    fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let map = self.properties.filter(|(map, ..)| map.is_valid(row));
+        let own = map.into_iter().flat_map(move |(map, names, values)| {
+            let offsets = map.value_offsets();
+            let place = |offset: i32| usize::try_from(offset).unwrap_or(0);
+            (place(offsets[row])..place(offsets[row + 1])).map(move |i| (names.value(i), values.value(i)))
+        });
+        let known = [(TAGS, self.tags), (UNIQ_KEY, self.ids), (KEYS, self.keys)];
+        let known = known.into_iter().filter_map(move |(name, column)| Some((name, text(column, row)?)));
+        own.chain(known).filter(|(_, value)| !value.is_empty())
+    }
+
+    /// Why a row can be no message of an atomic batch, if so.
+    fn unfit(&self, row: usize) -> Option<String> {
+        let body = self.body(row).len();
+        if body > BODY_BYTES_MAX {
+            return Some(format!("body of {body} bytes exceeds the limit of {BODY_BYTES_MAX} bytes"));
+        }
+        let mut bytes = 0;
+        for (name, value) in self.properties(row) {
+            if name.is_empty() {
+                return Some("a property has no name".to_owned());
+            }
+            if name.bytes().any(|b| b <= 2) || value.bytes().any(|b| b == 0 || b == 2) {
+                let name = name.escape_debug();
+                return Some(format!("property `{name}` holds a byte that separates properties"));
+            }
+            bytes += name.len() + value.len() + 2;
+        }
+        (bytes > ATOMIC_PROPERTIES_BYTES_MAX).then(|| {
+            format!("properties of {bytes} bytes exceed the limit of {ATOMIC_PROPERTIES_BYTES_MAX} bytes")
+        })
+    }
+}
+
+fn text(column: Option<&StringViewArray>, row: usize) -> Option<&str> {
+    column.filter(|c| c.is_valid(row)).map(|c| c.value(row))
 }
 
 fn failed(what: String, error: sluice_store::Error) -> TaskError {
@@ -146,6 +181,11 @@ impl TransactTask for TopicSink {
         self.store
             .begin_chain(&chain.to_string(), origin, incarnation)
             .map_err(|e| failed(format!("cannot keep the position of {chain}"), e))
+    }
+
+    fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        let rows = Rows::new(&slice.envelope);
+        (0..slice.envelope.num_rows()).filter_map(|row| Some((row, rows.unfit(row)?))).collect()
     }
 
     fn commit(

@@ -23,6 +23,9 @@ pub const CHAIN_BYTES_MAX: usize = 1024;
 /// Longest property that holds a mark, in bytes; an atomic batch leaves that much room in its properties.
 const MARK_BYTES_MAX: usize = BATCH_MARK.len() + 2 + 2 * 11 + 7 * 21 + 2 * CHAIN_BYTES_MAX + 2;
 
+/// Longest properties of a message of an atomic batch, in bytes.
+pub const ATOMIC_PROPERTIES_BYTES_MAX: usize = PROPERTIES_BYTES_MAX - MARK_BYTES_MAX;
+
 /// Messages that are appended together, as one contiguous run, in the order they were pushed.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -61,8 +64,8 @@ impl Batch {
         limit("body", message.body.len(), BODY_BYTES_MAX)?;
         let stripped = without_mark(message.properties);
         let message = Message { properties: stripped.as_deref().unwrap_or(message.properties), ..*message };
-        let room = if self.atomic { MARK_BYTES_MAX } else { 0 };
-        limit("properties", message.properties.len(), PROPERTIES_BYTES_MAX - room)?;
+        let max = if self.atomic { ATOMIC_PROPERTIES_BYTES_MAX } else { PROPERTIES_BYTES_MAX };
+        limit("properties", message.properties.len(), max)?;
         if message.properties.contains(&0) {
             return Err(Error::Malformed { what: "properties", reason: "a zero byte marks torn records" });
         }

@@ -33,7 +33,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice_protocol::id::{LogOffset, QueueOffset, TopicName};
 
-pub use batch::{Appended, BODY_BYTES_MAX, Batch, CHAIN_BYTES_MAX, ChainMark};
+pub use batch::{ATOMIC_PROPERTIES_BYTES_MAX, Appended, BODY_BYTES_MAX, Batch, CHAIN_BYTES_MAX, ChainMark};
 pub use error::{Error, Kind};
 pub use store::Store;
 pub use topic::QUEUES_MAX;

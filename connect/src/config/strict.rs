@@ -4,18 +4,20 @@
 //! Serde stops at the first error of a pass. A value that fails is therefore reported, set aside as if
 //! it were not there, and the pass is made again, until one finds nothing new.
 
+mod access;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::value::StringDeserializer;
-use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Expected, IntoDeserializer, MapAccess,
-    SeqAccess, Unexpected, VariantAccess, Visitor,
-};
+use serde::de::{self, DeserializeOwned, Deserializer, Expected, Unexpected, Visitor};
 
+use self::access::{Items, Pairs, Variant};
 use super::tree::{Node, Place, Value};
 use super::{Problem, nearest};
+
+/// What is said of a value that came from a variable, in place of a message that may show it.
+pub const HIDDEN: &str = "expected another value, got the value of a variable";
 
 /// Reads `T` from the tree, or tells all that is wrong with it.
 pub fn read<T: DeserializeOwned>(root: &Node) -> Result<T, Vec<Problem>> {
@@ -66,6 +68,8 @@ impl Pass {
 #[derive(Debug)]
 struct Fault {
     message: String,
+    /// The message's part that shows nothing of the value.
+    expected: Option<String>,
     /// Set for a missing key.
     missing: Option<&'static str>,
     /// A consequence of something that is reported already.
@@ -75,8 +79,21 @@ struct Fault {
 
 impl Fault {
     fn at(mut self, node: &Node, path: &str) -> Self {
-        self.at.get_or_insert_with(|| (node.place, path.to_owned()));
+        if self.at.is_none() {
+            self.at = Some((node.place, path.to_owned()));
+            if node.secret {
+                self.message = self.expected.take().map_or_else(
+                    || HIDDEN.to_owned(),
+                    |expected| format!("{expected}, got the value of a variable"),
+                );
+            }
+        }
         self
+    }
+
+    /// A consequence of what is reported already.
+    fn quiet() -> Self {
+        Self { quiet: true, ..<Self as de::Error>::custom("reported") }
     }
 }
 
@@ -90,21 +107,23 @@ impl std::error::Error for Fault {}
 
 impl de::Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { message: message.to_string(), missing: None, quiet: false, at: None }
+        Self { message: message.to_string(), expected: None, missing: None, quiet: false, at: None }
     }
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::custom(format!("expected {}, got {}", plain(expected), got(&unexpected)))
+        let expected = format!("expected {}", plain(expected));
+        Self {
+            expected: Some(expected.clone()),
+            ..Self::custom(format!("{expected}, got {}", got(&unexpected)))
+        }
     }
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
         Self::invalid_type(unexpected, expected)
     }
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let hint = nearest(variant, expected.iter().copied()).map(|n| format!("; did you mean `{n}`?"));
-        let known = expected.join(", ");
-        Self::custom(format!(
-            "unknown name `{variant}`, expected one of: {known}{}",
-            hint.unwrap_or_default()
-        ))
+        let expected = format!("expected one of: {}", expected.join(", "));
+        let message = format!("unknown name `{variant}`, {expected}{}", hint.unwrap_or_default());
+        Self { expected: Some(expected), ..Self::custom(message) }
     }
     fn missing_field(field: &'static str) -> Self {
         Self { missing: Some(field), ..Self::custom(format!("key `{field}` is missing")) }
@@ -156,11 +175,11 @@ impl<'a> Reader<'a> {
 
     fn fault(&self, expected: &dyn Expected) -> Fault {
         let found = match &self.node.value {
+            Value::Unset => return Fault::quiet().at(self.node, &self.path),
             Value::Null => Unexpected::Unit,
             Value::Bool(b) => Unexpected::Bool(*b),
             Value::Int(i) => Unexpected::Signed(*i),
             Value::Float(f) => Unexpected::Float(*f),
-            Value::Text(_) if self.node.secret => Unexpected::Other("the value of a variable"),
             Value::Text(t) => Unexpected::Str(t),
             Value::Seq(_) => Unexpected::Seq,
             Value::Map(_) => Unexpected::Map,
@@ -192,6 +211,30 @@ impl<'a> Reader<'a> {
             }
         }
         kept
+    }
+
+    /// The first known one of the keys that choose a variant; all others are reported.
+    fn variant(
+        &self,
+        pairs: &'a [(Place, String, Node)],
+        variants: &'static [&'static str],
+    ) -> Option<(&'a str, Reader<'a>)> {
+        let mut first: Option<(&str, Reader<'_>)> = None;
+        for (place, key, content) in pairs {
+            let message = match &first {
+                _ if !variants.contains(&key.as_str()) => {
+                    <Fault as de::Error>::unknown_variant(key, variants).message
+                }
+                None => {
+                    first = Some((key, self.child(content, key)));
+                    continue;
+                }
+                Some((same, _)) if same == key => format!("key `{key}` stands here a second time"),
+                Some((other, _)) => format!("`{key}` stands beside `{other}`, expected one of them"),
+            };
+            self.pass.tell(*place, &self.path, message);
+        }
+        first
     }
 
     fn map<'de, V: Visitor<'de>>(
@@ -251,6 +294,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Value::Text(t) => visitor.visit_str(t).map_err(at),
             Value::Seq(_) => self.deserialize_seq(visitor),
             Value::Map(_) => self.map(None, visitor),
+            Value::Unset => Err(self.fault(&visitor)),
         }
     }
 
@@ -326,133 +370,24 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let (place, node, path, pass) = (self.node.place, self.node, self.path.clone(), self.pass);
-        let variant = match &self.node.value {
+        let (node, path) = (self.node, self.path.clone());
+        let one_of = || format!("expected one key, one of: {}", variants.join(", "));
+        let variant = match &node.value {
             Value::Text(name) => Variant { name: name.clone(), content: None },
-            Value::Map(pairs) => match pairs.as_slice() {
-                [(key_place, key, content)] => {
-                    if !variants.contains(&key.as_str()) {
-                        let fault = <Fault as de::Error>::unknown_variant(key, variants);
-                        return Err(Fault { at: Some((*key_place, path)), ..fault });
-                    }
-                    let child = self.child(content, key);
-                    if pass.is_aside(&child.path) {
-                        let fault = <Fault as de::Error>::custom("reported");
-                        return Err(Fault { quiet: true, ..fault }.at(node, &path));
-                    }
-                    Variant { name: key.clone(), content: Some(child) }
+            Value::Map(pairs) => match self.variant(pairs, variants) {
+                Some((key, child)) if !self.pass.is_aside(&child.path) => {
+                    Variant { name: key.to_owned(), content: Some(child) }
                 }
-                _ => {
-                    let fault = <Fault as de::Error>::custom(format!(
-                        "expected one key, one of: {}; got {} keys",
-                        variants.join(", "),
-                        pairs.len()
-                    ));
-                    return Err(Fault { at: Some((place, path)), ..fault });
+                None if pairs.is_empty() => {
+                    return Err(<Fault as de::Error>::custom(one_of()).at(node, &path));
                 }
+                _ => return Err(Fault::quiet().at(node, &path)),
             },
-            _ => {
-                return Err(<Fault as de::Error>::custom(format!(
-                    "expected one of: {}",
-                    variants.join(", ")
-                ))
-                .at(node, &path));
-            }
+            Value::Unset => return Err(Fault::quiet().at(node, &path)),
+            _ => return Err(<Fault as de::Error>::custom(one_of()).at(node, &path)),
         };
         visitor.visit_enum(variant).map_err(|fault| fault.at(node, &path))
     }
 
     serde::forward_to_deserialize_any! { i128 u128 bytes byte_buf unit unit_struct tuple tuple_struct ignored_any }
-}
-
-struct Pairs<'a> {
-    pairs: std::vec::IntoIter<(&'a str, Reader<'a>)>,
-    value: Option<Reader<'a>>,
-}
-
-impl<'de> MapAccess<'de> for Pairs<'_> {
-    type Error = Fault;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
-        let Some((key, reader)) = self.pairs.next() else { return Ok(None) };
-        self.value = Some(reader);
-        let key: StringDeserializer<Fault> = key.to_owned().into_deserializer();
-        seed.deserialize(key).map(Some)
-    }
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
-        let Some(reader) = self.value.take() else {
-            return Err(<Fault as de::Error>::custom("value before key"));
-        };
-        let (node, path) = (reader.node, reader.path.clone());
-        seed.deserialize(reader).map_err(|fault| fault.at(node, &path))
-    }
-}
-
-struct Items<'a>(std::vec::IntoIter<Reader<'a>>);
-
-impl<'de> SeqAccess<'de> for Items<'_> {
-    type Error = Fault;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
-        let Some(reader) = self.0.next() else { return Ok(None) };
-        let (node, path) = (reader.node, reader.path.clone());
-        seed.deserialize(reader).map(Some).map_err(|fault| fault.at(node, &path))
-    }
-}
-
-struct Variant<'a> {
-    name: String,
-    content: Option<Reader<'a>>,
-}
-
-impl<'de, 'a> EnumAccess<'de> for Variant<'a> {
-    type Error = Fault;
-    type Variant = Content<'a>;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Content<'a>), Fault> {
-        let name: StringDeserializer<Fault> = self.name.clone().into_deserializer();
-        Ok((seed.deserialize(name)?, Content { name: self.name, content: self.content }))
-    }
-}
-
-struct Content<'a> {
-    name: String,
-    content: Option<Reader<'a>>,
-}
-
-impl<'de> VariantAccess<'de> for Content<'_> {
-    type Error = Fault;
-
-    fn unit_variant(self) -> Result<(), Fault> {
-        match self.content {
-            None => Ok(()),
-            Some(reader) if matches!(reader.node.value, Value::Null) => Ok(()),
-            Some(_) => Err(<Fault as de::Error>::custom(format!("`{}` takes no settings", self.name))),
-        }
-    }
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Fault> {
-        match self.content {
-            Some(reader) => {
-                let (node, path) = (reader.node, reader.path.clone());
-                seed.deserialize(reader).map_err(|fault| fault.at(node, &path))
-            }
-            None => Err(<Fault as de::Error>::custom(format!(
-                "`{}` needs its settings: {}: {{…}}",
-                self.name, self.name
-            ))),
-        }
-    }
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Fault> {
-        Err(<Fault as de::Error>::invalid_type(Unexpected::TupleVariant, &visitor))
-    }
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        match self.content {
-            Some(reader) => reader.map(Some(fields), visitor),
-            None => Err(<Fault as de::Error>::custom(format!("`{}` needs its settings", self.name))),
-        }
-    }
 }

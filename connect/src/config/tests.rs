@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use bytesize::ByteSize;
 use serde::Deserialize;
 
 use super::*;
@@ -38,10 +41,17 @@ struct Rotate {
     #[serde(default)]
     #[expect(dead_code, reason = "only its key matters here")]
     rows: Option<u64>,
+    #[serde(default, deserialize_with = "size")]
+    #[expect(dead_code, reason = "only its key matters here")]
+    bytes: ByteSize,
 }
 
 fn parsed(file: &str) -> Result<Vec<Parsed<Source, Sink>>, Vec<String>> {
-    let env = |name: &str| (name == "ROWS").then(|| "7".to_owned());
+    let env = |name: &str| match name {
+        "ROWS" => Some("7".to_owned()),
+        "SECRET" => Some("hunter2 (".to_owned()),
+        _ => None,
+    };
     let lookup = vars::lookup(env, |_| Err(std::io::ErrorKind::NotFound.into()));
     parse(file, &lookup).map_err(|problems| problems.iter().map(ToString::to_string).collect())
 }
@@ -136,4 +146,107 @@ fn variables_are_typed_after_expansion_and_never_shown() {
     assert_eq!(file.rows, Some(7));
     check(&GOOD.replace("rows: 3", "rows: \"${NOWHERE:hidden}\""), &["got the value of a variable"]);
     check(&GOOD.replace("path: x", "path: \"${NOWHERE}\""), &["variable `NOWHERE` is not set"]);
+}
+
+#[test]
+fn every_key_that_chooses_no_variant_is_told_and_the_first_known_one_is_read() {
+    check(
+        "name: a\nsource:\n  fil: {}\n  file: {pth: x, path: x}\n  file: {path: y}\nsink:\n  parquet: {path: y, rows: 1}\n",
+        &[
+            "3:3: source: unknown name `fil`, expected one of: file; did you mean `file`?",
+            "4:10: source.file: unknown key `pth`; did you mean `path`?",
+            "5:3: source: key `file` stands here a second time",
+            "7:22: sink.parquet: unknown key `rows`",
+        ],
+    );
+    check(&format!("{GOOD}steps: [{{where: a = 1, were: b}}]\n"), &["6:24: steps.[0]: unknown name `were`"]);
+    check(
+        "name: a\nsource: {}\nsink: 5\n",
+        &["2:9: source: expected one key", "3:7: sink: expected one key"],
+    );
+}
+
+#[test]
+fn types_of_expressions_are_checked_at_their_place_in_the_value() {
+    let with = |text: &str| GOOD.replace("sink:", &format!("{text}\nsink:"));
+    check(&with("where: \"a = 1 AND $queue_offset = 'abc'\""), &["4:19: where: $queue_offset is Int64"]);
+    check(&with("where: $body = 'x'"), &["4:8: where: $body is BinaryView"]);
+    check(&with("where: >-\n  a = 1 AND\n  $body = 'x'"), &["where: column 11: $body is BinaryView"]);
+    let declared =
+        "decode: {format: json, schema: {mode: declared, fields: {id: int64, name: utf8}}}\nwhere: a = 1";
+    check(
+        &with(&format!("{declared}\nsteps: [{{where: $.id = 1}}, {{where: $.nam = 'x'}}]")),
+        &["6:36: steps.[1].where: there is no $.nam; did you mean `$.name`?"],
+    );
+    check(&with(&format!("{declared} OR $.id = 'x'")), &["5:18: where: $.id is Int64, which compares"]);
+    parsed(&with(&format!("{declared} OR $.id = 5"))).unwrap();
+    parsed(&with("decode: {format: json}\nwhere: $.nope = 1")).unwrap();
+}
+
+#[test]
+fn properties_that_a_source_never_gives_are_told_with_what_was_meant() {
+    let with = |text: &str| GOOD.replace("sink:", &format!("{text}\nsink:"));
+    let told = |text: &str| {
+        let known = ["origin".to_owned(), "dest".to_owned()];
+        let all = parsed(&with(text)).unwrap();
+        let problems = all[0].unknown_properties(&known);
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("where: origin = 'EWR'"), [] as [&str; 0]);
+    let expected = "4:8: where: the source gives no property `orgin`; did you mean `origin`?";
+    assert_eq!(told("where: orgin = 'EWR'"), [expected]);
+    let declared = "decode: {format: json, schema: {mode: declared, fields: {id: int64}}}";
+    let expected = "5:17: steps.[0].where: the source gives no property `id`; write `$.id` for the field of the decoded body";
+    assert_eq!(told(&format!("{declared}\nsteps: [{{where: id = 1}}]")), [expected]);
+    assert!(told("where: topic = 'x'")[0].ends_with("write `$topic` for the envelope column"));
+    assert!(told("where: carrier = 'x'")[0].ends_with("it gives: origin, dest"));
+}
+
+#[test]
+fn what_came_from_a_variable_is_never_shown() {
+    for file in [
+        GOOD.replace("name: a", "name: \"${SECRET}\""),
+        GOOD.replace("5m", "\"${SECRET}\""),
+        GOOD.replace("age: 5m", "bytes: \"${SECRET}\""),
+        GOOD.replace("rows: 3", "rows: \"${SECRET}\""),
+        format!("{GOOD}where: \"${{SECRET}}\"\n"),
+        format!("{GOOD}where: \"$nope = '${{SECRET}}'\"\n"),
+        format!("{GOOD}where: \"$body = '${{SECRET}}'\"\n"),
+        format!("{GOOD}errors: {{then: \"${{SECRET}}\"}}\n"),
+        format!("{GOOD}errors: {{then: dead_letter, dead_letter: \"${{SECRET}}\"}}\n"),
+        format!(
+            "{GOOD}decode: {{format: json, schema: {{mode: declared, fields: {{a: \"${{SECRET}}\"}}}}}}\n"
+        ),
+    ] {
+        let told = parsed(&file).expect_err(&file);
+        assert!(told.iter().all(|t| t.contains("got the value of a variable")), "{told:?}");
+        assert!(!told.concat().contains("hunter2"), "{told:?}");
+    }
+}
+
+#[test]
+fn wrong_values_are_told_at_their_key_with_what_was_expected() {
+    check(
+        &GOOD.replace("age: 5m", "bytes: 12XB"),
+        &["expected a size such as 128MiB, got the text \"12XB\""],
+    );
+    check(
+        &format!("{GOOD}limits: {{in_flight: -1}}\n"),
+        &["6:21: limits.in_flight: expected a size such as 128MiB, got the number -1"],
+    );
+    check(
+        &format!(
+            "{GOOD}decode: {{format: json, schema: {{mode: declared, fields: {{a: int64, b: in64}}}}}}\n"
+        ),
+        &["6:71: decode.schema.fields.b: field `b`: type `in64` is not known; did you mean `int64`?"],
+    );
+    check(&GOOD.replace("rows: 3", "rows: \"${NOWHERE}\""), &["3:25: variable `NOWHERE` is not set"]);
+    check(
+        &format!("{GOOD}errors: {{then: dead_letter, dead_letter: \"${{NOWHERE}}\"}}\n"),
+        &["variable `NOWHERE` is not set"],
+    );
+    check(
+        &format!("{GOOD}--- {{name: b, sourc: 1}}\n"),
+        &["6:5: key `source` is missing", "6:15: unknown key `sourc`"],
+    );
 }

@@ -44,17 +44,28 @@ pub enum Value {
     Seq(Vec<Node>),
     /// Keys in the order of the file, doubled ones included.
     Map(Vec<(Place, String, Node)>),
+    /// A variable without a value, which is told already.
+    Unset,
 }
 
 impl Node {
-    /// The value under `key` of a mapping, with the place of the key.
+    /// The value under `key` of a mapping, with the place of the key; of a list that under `[0]`.
     pub fn get(&self, key: &str) -> Option<(&Place, &Node)> {
         match &self.value {
+            Value::Seq(items) => {
+                let index: usize = key.strip_prefix('[')?.strip_suffix(']')?.parse().ok()?;
+                items.get(index).map(|item| (&item.place, item))
+            }
             Value::Map(pairs) => {
                 pairs.iter().find(|(_, k, _)| k == key).map(|(place, _, node)| (place, node))
             }
             _ => None,
         }
+    }
+
+    /// What `path` names, if it is there.
+    pub fn find(&self, path: &[&str]) -> Option<&Node> {
+        path.iter().try_fold(self, |node, key| Some(node.get(key)?.1))
     }
 
     /// The place of what `path` names, or of as much of it as is there.
@@ -83,17 +94,22 @@ pub fn documents(file: &str) -> Vec<Text<'_>> {
     let mut found = Vec::new();
     let (mut at, mut start, mut lines_before) = (0, 0, 0);
     for (number, line) in (1..).zip(file.split_inclusive('\n')) {
-        if line.trim_end() == "---" || line.starts_with("--- ") {
+        if line.trim_end() == "---" || line.starts_with("--- ") || line.starts_with("---\t") {
             found.push(Text { text: &file[start..at], lines_before });
-            start = at + line.len();
-            lines_before = number;
+            // A document may begin on the line of its separator.
+            let begins_here = says_something(&line[3..]);
+            start = if begins_here { at } else { at + line.len() };
+            lines_before = if begins_here { number - 1 } else { number };
         }
         at += line.len();
     }
     found.push(Text { text: &file[start..], lines_before });
-    let says_something = |line: &str| !line.trim_start().is_empty() && !line.trim_start().starts_with('#');
     found.retain(|document| document.text.lines().any(says_something));
     found
+}
+
+fn says_something(line: &str) -> bool {
+    !line.trim_start().is_empty() && !line.trim_start().starts_with('#')
 }
 
 /// Reads one document. Doubled keys are kept for [`super::strict`] to report.
@@ -218,6 +234,16 @@ mod tests {
         assert_eq!(pairs[1].0, Place { line: 6, column: 20 });
         assert_eq!(pairs[1].2.place, Place { line: 6, column: 26 });
         assert_eq!(root.locate(&["list"]), Place { line: 7, column: 1 });
+    }
+
+    #[test]
+    fn a_document_on_the_line_of_its_separator_is_read_with_its_places() {
+        let docs = documents("a: 1\n--- {name: b}\n--- # c\nd: 2\n");
+        let roots: Vec<Node> = docs.iter().map(|d| parse(d).unwrap()).collect();
+        let places: Vec<Place> =
+            ["a", "name", "d"].iter().zip(&roots).map(|(key, root)| *root.get(key).unwrap().0).collect();
+        let place = |line, column| Place { line, column };
+        assert_eq!(places, [place(1, 1), place(2, 6), place(4, 1)]);
     }
 
     #[test]

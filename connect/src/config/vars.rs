@@ -16,7 +16,10 @@ pub fn expand(node: &mut Node, lookup: Lookup<'_>, problems: &mut Vec<Problem>) 
                 *text = expanded;
                 node.secret = used;
             }
-            Err(message) => problems.push(Problem { place: node.place, path: String::new(), message }),
+            Err(message) => {
+                problems.push(Problem { place: node.place, path: String::new(), message });
+                node.value = Value::Unset;
+            }
         },
         Value::Seq(nodes) => nodes.iter_mut().for_each(|n| expand(n, lookup, problems)),
         Value::Map(pairs) => pairs.iter_mut().for_each(|(_, _, n)| expand(n, lookup, problems)),

@@ -1,0 +1,317 @@
+//! The settings of a pipeline as a person writes them. Checks each value by itself; what lies between
+//! them is [`super::check`]'s.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Unexpected, Visitor};
+use sluice_filters::{Dialect, Filter};
+use sluice_formats::json::schema_from_fields;
+
+/// One pipeline: a source, any steps, one sink.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document<Source, Sink> {
+    /// Names the pipeline, its positions and its files.
+    pub name: PipelineName,
+    /// Where rows come from.
+    pub source: Source,
+    /// Rows for which this is not TRUE are left out.
+    #[serde(default, rename = "where")]
+    pub filter: Option<Expression>,
+    /// How the body becomes columns.
+    #[serde(default)]
+    pub decode: Option<Decode>,
+    /// What happens to rows after decoding, in order.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// Where rows go.
+    pub sink: Sink,
+    /// What the target promises.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// What happens when something does not fit or fails.
+    #[serde(default)]
+    pub errors: Errors,
+    /// Limits of memory.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Examples of the pipeline's own: given messages, expected rows.
+    #[serde(default)]
+    pub tests: Vec<TestCase>,
+}
+
+/// `[a-z0-9]`, then up to 62 more of `[a-z0-9_-]`: it names folders and chains.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PipelineName(String);
+
+impl PipelineName {
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PipelineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for PipelineName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let fits = (1..=63).contains(&name.len())
+            && name.starts_with(plain)
+            && name.chars().all(|c| plain(c) || c == '-' || c == '_');
+        if fits {
+            Ok(Self(name))
+        } else {
+            Err(format!(
+                "{name:?} is no pipeline name: 1 to 63 of a-z, 0-9, - and _, a letter or digit first"
+            ))
+        }
+    }
+}
+
+/// A filter expression, compiled.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Expression(pub Filter);
+
+impl TryFrom<String> for Expression {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Filter::parse(&text, Dialect::Sluice).map(Self).map_err(|error| format!("{error}\n    in: {text}"))
+    }
+}
+
+/// How bodies become typed columns.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decode {
+    /// How the body is written.
+    pub format: Format,
+    /// Which columns it has.
+    #[serde(default)]
+    pub schema: SchemaSettings,
+}
+
+/// How a body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One JSON object.
+    Json,
+}
+
+/// Which columns a decoded body has.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaSettings {
+    /// Where the columns come from.
+    #[serde(default)]
+    pub mode: SchemaMode,
+    /// Under `infer`: rows to look at before the schema is fixed; 5,000 if not said.
+    #[serde(default)]
+    pub freeze_after_rows: Option<u64>,
+    /// Under `declared`: name and type of each column, in order.
+    #[serde(default)]
+    pub fields: Option<Fields>,
+}
+
+/// Where a schema comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaMode {
+    /// From the first rows, fixed before the first file.
+    #[default]
+    Infer,
+    /// From `fields`.
+    Declared,
+}
+
+/// Names with types, in the order of the file.
+#[derive(Clone, Debug)]
+pub struct Fields(pub Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping of column names to types")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let field = map.next_value_seed(FieldType(name))?;
+                    fields.push(field);
+                }
+                schema_from_fields(&fields).map_err(de::Error::custom)?;
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// The type of the field of this name; an error of it stands at the type.
+struct FieldType(String);
+
+impl<'de> DeserializeSeed<'de> for FieldType {
+    type Value = (String, String);
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let field = [(self.0, String::deserialize(deserializer)?)];
+        schema_from_fields(&field).map_err(de::Error::custom)?;
+        let [field] = field;
+        Ok(field)
+    }
+}
+
+/// A step after decoding.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Rows for which this is not TRUE are left out.
+    Where(Expression),
+}
+
+/// What a target promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// Each source offset ends in the target once, whatever crashes.
+    #[default]
+    ExactlyOnce,
+    /// A crash may repeat rows.
+    AtLeastOnce,
+}
+
+/// What happens to what does not fit, and how long what fails is tried again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Errors {
+    /// Where a record goes that does not fit.
+    #[serde(default)]
+    pub then: Then,
+    /// The topic of `then: dead_letter`.
+    #[serde(default)]
+    pub dead_letter: Option<String>,
+    /// How long a pipeline goes on trying when a disk is full or a connection lost.
+    #[serde(default = "Errors::retry_default")]
+    pub retry: Span,
+}
+
+impl Errors {
+    fn retry_default() -> Span {
+        Span(Duration::from_mins(10))
+    }
+}
+
+impl Default for Errors {
+    fn default() -> Self {
+        Self { then: Then::default(), dead_letter: None, retry: Self::retry_default() }
+    }
+}
+
+/// Where a record goes that does not fit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    /// The pipeline ends with an error; nothing is passed over.
+    #[default]
+    Stop,
+    /// Left out and counted.
+    Skip,
+    /// Into the dead-letter topic, with the reason in its properties.
+    DeadLetter,
+}
+
+/// A length of time, written with its unit: `5m`, `1h 30m`, `200ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Span(pub Duration);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        humantime::parse_duration(&text)
+            .map(Self)
+            .map_err(|error| format!("{text:?} is no length of time such as 5m or 200ms: {error}"))
+    }
+}
+
+/// A number of bytes, written with its unit or as a plain number.
+pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
+    struct Size;
+    impl Visitor<'_> for Size {
+        type Value = ByteSize;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a size such as 128MiB")
+        }
+        fn visit_u64<E>(self, bytes: u64) -> Result<ByteSize, E> {
+            Ok(ByteSize::b(bytes))
+        }
+        fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
+            let refused = |_| E::invalid_value(Unexpected::Signed(bytes), &self);
+            u64::try_from(bytes).map(ByteSize::b).map_err(refused)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+            text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_any(Size)
+}
+
+/// Limits of memory.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Rows on their way from the source to the sink, in bytes.
+    #[serde(default = "Limits::in_flight_default", deserialize_with = "size")]
+    pub in_flight: ByteSize,
+}
+
+impl Limits {
+    fn in_flight_default() -> ByteSize {
+        ByteSize::mib(16)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { in_flight: Self::in_flight_default() }
+    }
+}
+
+/// One example in a pipeline's file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestCase {
+    /// Messages as they stand in the source.
+    pub given: Vec<GivenMessage>,
+    /// Rows that come out; columns that are not named are not compared.
+    pub expect: Vec<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// A message of a [`TestCase`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GivenMessage {
+    /// Its properties.
+    #[serde(default)]
+    pub properties: std::collections::BTreeMap<String, String>,
+    /// Its body.
+    #[serde(default)]
+    pub body: Option<String>,
+}
