@@ -9,10 +9,18 @@ use std::ops::Range;
 use crate::like::Pattern;
 use crate::number::Number;
 use crate::row;
+use crate::value::Scalar;
 
 mod compile;
 
 pub(crate) use compile::compile;
+
+/// Most terms (comparisons and other tests) of an expression.
+pub(crate) const TERMS_MAX: usize = 10_000;
+/// Most members of one `IN` list.
+pub(crate) const MEMBERS_MAX: usize = 10_000;
+/// Up to this many texts of a list are looked through one by one.
+const FEW_MAX: usize = 8;
 
 /// A three-valued condition. `None` stands for UNKNOWN.
 #[derive(Clone, Debug)]
@@ -28,11 +36,22 @@ pub(crate) enum Condition {
     Term(Box<Term>),
 }
 
-/// A test of one named value.
+/// A value that a test is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// A named value, by its place among the names: what most tests are about.
+    Slot(usize),
+    Literal(Literal),
+    /// RocketMQ's minus: null for all but numbers.
+    Minus(Box<Value>),
+    /// A truth value, or null.
+    Condition(Box<Condition>),
+}
+
+/// A test of one value.
 #[derive(Clone, Debug)]
 pub(crate) struct Term {
-    /// The value's place among the names.
-    pub(crate) slot: usize,
+    pub(crate) value: Value,
     pub(crate) test: Test,
     /// Where it stands, in bytes of the text.
     pub(crate) span: Range<usize>,
@@ -45,10 +64,42 @@ pub(crate) enum Test {
     /// The value is a truth value, and this is it.
     Holds,
     Compare(Op, Literal),
-    /// Against another named value.
-    Pair(Op, usize),
+    /// Against another value.
+    Against(Op, Value),
     In(Members),
     Like(Pattern),
+    Contains(String),
+    StartsWith(String),
+    EndsWith(String),
+    /// As RocketMQ's engine does it.
+    Engine(EngineTest),
+}
+
+/// What RocketMQ's engine asks of a value, see [`crate::engine`]. Its `IS NULL` and `IN` are those of [`Test`].
+#[derive(Clone, Debug)]
+pub(crate) enum EngineTest {
+    /// A condition by itself: never TRUE.
+    Holds,
+    Compare(Op, Literal),
+    /// With the literal on the left.
+    CompareLeft(Literal, Op),
+    Against(Op, Value),
+    /// Two comparisons of a value that is more than a name, joined by AND, or by OR if negated.
+    Between {
+        low: Value,
+        high: Value,
+        negated: bool,
+    },
+    /// FALSE for what is no text, and for an empty part.
+    Search {
+        part: Part,
+        negated: bool,
+    },
+}
+
+/// A part of a text, and where it is looked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
     Contains(String),
     StartsWith(String),
     EndsWith(String),
@@ -72,6 +123,40 @@ pub(crate) enum Literal {
     Truth(bool),
     Number(Number),
     Text(String),
+    /// A number of RocketMQ's, whose type counts.
+    Int(i32),
+    Long(i64),
+    Double(f64),
+}
+
+impl Literal {
+    /// The literal as a value of RocketMQ's.
+    pub(crate) fn scalar(&self) -> Scalar<'_> {
+        match self {
+            Self::Null => Scalar::Null,
+            Self::Truth(value) => Scalar::Truth(*value),
+            Self::Number(Number::Whole(value)) | Self::Long(value) => Scalar::Long(*value),
+            Self::Number(Number::Double(value)) | Self::Double(value) => Scalar::Double(*value),
+            Self::Text(text) => Scalar::Text(text),
+            Self::Int(value) => Scalar::Int(*value),
+        }
+    }
+}
+
+impl Part {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Contains(part) | Self::StartsWith(part) | Self::EndsWith(part) => part.is_empty(),
+        }
+    }
+
+    pub(crate) fn is_in(&self, text: &str) -> bool {
+        match self {
+            Self::Contains(part) => text.contains(part.as_str()),
+            Self::StartsWith(part) => text.starts_with(part.as_str()),
+            Self::EndsWith(part) => text.ends_with(part.as_str()),
+        }
+    }
 }
 
 /// The members of an `IN` list.
@@ -117,6 +202,21 @@ impl Op {
 }
 
 impl Members {
+    /// A list of texts.
+    pub(crate) fn of_texts(texts: HashSet<String>) -> Self {
+        let mut members = Self { many: texts, ..Self::default() };
+        members.settle();
+        members
+    }
+
+    /// Lays few texts in a row.
+    pub(crate) fn settle(&mut self) {
+        if self.many.len() <= FEW_MAX {
+            self.few = self.many.drain().collect();
+            self.few.sort_unstable();
+        }
+    }
+
     pub(crate) fn has_text(&self, text: &str) -> bool {
         self.few.iter().any(|member| member == text) || self.many.contains(text)
     }
@@ -130,8 +230,47 @@ impl Members {
     }
 }
 
+impl Term {
+    /// The values that it reads.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
+        let [second, third] = match &self.test {
+            Test::Against(_, value) | Test::Engine(EngineTest::Against(_, value)) => [Some(value), None],
+            Test::Engine(EngineTest::Between { low, high, .. }) => [Some(low), Some(high)],
+            _ => [None, None],
+        };
+        std::iter::once(&self.value).chain(second).chain(third)
+    }
+
+    /// The slots that it reads, but not those of conditions inside.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = usize> {
+        let mut slots = Vec::new();
+        for value in self.values() {
+            value.visit_slots(&mut |slot| slots.push(slot));
+        }
+        slots.into_iter()
+    }
+}
+
+impl Value {
+    fn visit_terms<'a>(&'a self, visit: &mut dyn FnMut(&'a Term)) {
+        match self {
+            Self::Slot(_) | Self::Literal(_) => {}
+            Self::Minus(value) => value.visit_terms(visit),
+            Self::Condition(condition) => condition.visit(visit),
+        }
+    }
+
+    fn visit_slots(&self, visit: &mut dyn FnMut(usize)) {
+        match self {
+            Self::Slot(slot) => visit(*slot),
+            Self::Literal(_) | Self::Condition(_) => {}
+            Self::Minus(value) => value.visit_slots(visit),
+        }
+    }
+}
+
 impl Condition {
-    /// Calls `visit` for each term.
+    /// Calls `visit` for each term, those inside of values too.
     pub(crate) fn visit<'a>(&'a self, visit: &mut dyn FnMut(&'a Term)) {
         match self {
             Self::Constant(_) => {}
@@ -141,7 +280,12 @@ impl Condition {
                 }
             }
             Self::Not(condition) | Self::Is(condition, _) => condition.visit(visit),
-            Self::Term(term) => visit(term),
+            Self::Term(term) => {
+                visit(term);
+                for value in term.values() {
+                    value.visit_terms(visit);
+                }
+            }
         }
     }
 
@@ -183,6 +327,30 @@ impl Condition {
             kept.insert(0, Self::Constant(constant));
         }
         match kept.len() {
+            1 => kept.remove(0),
+            _ if all => Self::And(kept),
+            _ => Self::Or(kept),
+        }
+    }
+
+    /// As [`Condition::join`], but for conditions that may fail: none is moved, and one is left out only
+    /// where it can't be reached or can't matter.
+    pub(crate) fn join_in_order(conditions: Vec<Self>, all: bool) -> Self {
+        let mut kept = Vec::with_capacity(conditions.len());
+        for condition in conditions {
+            match condition {
+                Self::Constant(Some(value)) if value == all => {}
+                Self::Constant(Some(value)) => {
+                    kept.push(Self::Constant(Some(value)));
+                    break;
+                }
+                Self::And(inner) if all => kept.extend(inner),
+                Self::Or(inner) if !all => kept.extend(inner),
+                other => kept.push(other),
+            }
+        }
+        match kept.len() {
+            0 => Self::Constant(Some(all)),
             1 => kept.remove(0),
             _ if all => Self::And(kept),
             _ => Self::Or(kept),

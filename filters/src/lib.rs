@@ -29,14 +29,21 @@
 //! with text in RFC 3339. A comparison that can never work for a column's type is an error of
 //! [`Filter::check`].
 
+#![expect(clippy::doc_markdown, reason = "RocketMQ is a name, not code")]
+
 mod column;
 mod dialect;
+mod engine;
 mod error;
 mod expr;
 mod like;
+mod notice;
 mod number;
+mod properties;
 mod row;
+mod time;
 mod types;
+mod value;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -46,7 +53,10 @@ use arrow::array::{ArrayRef, BooleanArray};
 use arrow::datatypes::DataType;
 
 pub use crate::error::{Error, Problem};
-use crate::expr::{Condition, Literal, Term, Test};
+use crate::expr::{Condition, Literal, Term, Test, Value};
+pub use crate::notice::{Notice, Quirk};
+use crate::properties::{Layout, NotUtf8};
+pub use crate::value::{Scalar, Verdict};
 
 /// The language that an expression is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +64,9 @@ use crate::expr::{Condition, Literal, Term, Test};
 pub enum Dialect {
     /// Standard SQL over properties, envelope columns and fields.
     Sluice,
+    /// The language of RocketMQ's own filter, exactly as its engine reads it, for subscriptions of its
+    /// clients; see [`Filter::notices`]. All names are properties.
+    RocketMq,
 }
 
 /// What an expression names.
@@ -106,37 +119,88 @@ struct Compiled {
     condition: Condition,
     /// By slot: whether its texts are compared with numbers more than once.
     reused: Vec<bool>,
+    /// Where the slots' values lie in encoded properties.
+    layout: Layout,
+    /// Whether no slot needs anything else.
+    only_properties: bool,
+    dialect: Dialect,
+    notices: Vec<Notice>,
 }
 
+/// Up to this many names their values lie on the stack.
+const FEW_NAMES: usize = 8;
+/// As [`FEW_NAMES`], in a bigger place; beyond they are allocated.
+const MANY_NAMES: usize = 64;
+
 impl Filter {
-    /// Compiles a text; all of it must be the expression. Bounded: 64 KiB of text, 128 levels of nesting,
-    /// 10,000 terms, 10,000 members in a list, 4 KiB in a pattern.
+    /// Compiles a text. Bounded: 64 KiB of text, 128 levels of nesting (1,000 in dialect `rocketmq`), 10,000
+    /// terms, 10,000 members in a list, 4 KiB in a pattern. All of the text must be the expression, but in
+    /// dialect `rocketmq`.
     pub fn parse(text: &str, dialect: Dialect) -> Result<Self, Error> {
-        let tree = match dialect {
-            Dialect::Sluice => dialect::sluice::parse(text)?,
+        let (condition, slots, notices) = match dialect {
+            Dialect::Sluice => {
+                let tree = dialect::sluice::parse(text)?;
+                let (condition, slots) = expr::compile(text, &tree)?;
+                (condition, slots, Vec::new())
+            }
+            Dialect::RocketMq => {
+                let parsed = dialect::rocketmq::parse(text)?;
+                (parsed.condition, parsed.names, parsed.notices)
+            }
         };
-        let (condition, slots) = expr::compile(text, &tree)?;
-        Ok(Self::new(text.into(), slots.into(), condition))
+        Ok(Self::new(text.into(), slots.into(), condition, dialect, notices))
     }
 
-    fn new(text: Arc<str>, slots: Arc<[Name]>, condition: Condition) -> Self {
+    fn new(
+        text: Arc<str>,
+        slots: Arc<[Name]>,
+        condition: Condition,
+        dialect: Dialect,
+        notices: Vec<Notice>,
+    ) -> Self {
         let mut names = BTreeSet::new();
         let mut numeric = vec![0u32; slots.len()];
-        let mut count = |slot: usize| {
-            if let Some(uses) = numeric.get_mut(slot) {
+        let mut count = |value: &Value| {
+            if let Value::Slot(slot) = value
+                && let Some(uses) = numeric.get_mut(*slot)
+            {
                 *uses += 1;
             }
         };
         condition.visit(&mut |term| {
-            names.extend(term_slots(term).filter_map(|slot| slots.get(slot).cloned()));
+            names.extend(term.slots().filter_map(|slot| slots.get(slot).cloned()));
             match &term.test {
-                Test::Compare(_, Literal::Number(_)) => count(term.slot),
-                Test::In(members) if !members.numbers.is_empty() => count(term.slot),
+                Test::Compare(_, Literal::Number(_)) => count(&term.value),
+                Test::In(members) if !members.numbers.is_empty() => count(&term.value),
                 _ => {}
             }
         });
         let reused = numeric.into_iter().map(|uses| uses > 1).collect();
-        Self { compiled: Arc::new(Compiled { text, slots, names, condition, reused }) }
+        let layout = Layout::new(&slots);
+        let only_properties = slots.iter().all(|name| matches!(name, Name::Property(_)));
+        Self {
+            compiled: Arc::new(Compiled {
+                text,
+                slots,
+                names,
+                condition,
+                reused,
+                layout,
+                only_properties,
+                dialect,
+                notices,
+            }),
+        }
+    }
+
+    /// The language that it was written in.
+    pub fn dialect(&self) -> Dialect {
+        self.compiled.dialect
+    }
+
+    /// Where the expression is read otherwise than SQL reads it; only dialect `rocketmq` has any.
+    pub fn notices(&self) -> &[Notice] {
+        &self.compiled.notices
     }
 
     /// The text that it was compiled from. The halves of [`Filter::split`] keep the whole text, to which
@@ -156,18 +220,25 @@ impl Filter {
         let has_field = |condition: &Condition| {
             let mut found = false;
             condition.visit(&mut |term| {
-                found |= term_slots(term)
-                    .any(|slot| matches!(self.compiled.slots.get(slot), Some(Name::Field(_))));
+                found |=
+                    term.slots().any(|slot| matches!(self.compiled.slots.get(slot), Some(Name::Field(_))));
             });
             found
         };
+        if !has_field(&self.compiled.condition) {
+            return (Some(self.clone()), None);
+        }
         let (fields, plain): (Vec<_>, Vec<_>) = match &self.compiled.condition {
             Condition::And(terms) => terms.iter().cloned().partition(has_field),
-            whole => [whole.clone()].into_iter().partition(has_field),
+            whole => (vec![whole.clone()], Vec::new()),
         };
         let half = |terms: Vec<Condition>| {
-            let Compiled { text, slots, .. } = &*self.compiled;
-            (!terms.is_empty()).then(|| Self::new(text.clone(), slots.clone(), Condition::join(terms, true)))
+            let Compiled { text, slots, dialect, .. } = &*self.compiled;
+            if terms.is_empty() {
+                return None;
+            }
+            let condition = Condition::join(terms, true);
+            Some(Self::new(text.clone(), slots.clone(), condition, *dialect, Vec::new()))
         };
         (half(plain), half(fields))
     }
@@ -181,22 +252,15 @@ impl Filter {
         })
     }
 
-    /// Evaluates over columns of `rows` rows: null is UNKNOWN. `resolve` gives the column of a name; a
-    /// property without one is null in every row, any other name without one is an error, as is a type
-    /// that doesn't fit.
+    /// Evaluates over columns of `rows` rows: null is UNKNOWN, or failed. `resolve` gives the column of a
+    /// name; a property without one is null in every row, any other name without one is an error, as is a
+    /// type that doesn't fit.
     pub fn columns(
         &self,
         rows: usize,
         resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
     ) -> Result<BooleanArray, Error> {
-        let Compiled { slots, names, condition, reused, .. } = &*self.compiled;
-        let mut columns = Vec::with_capacity(slots.len());
-        for name in slots.iter() {
-            columns.push(if names.contains(name) { self.resolve(name, rows, resolve)? } else { None });
-        }
-        self.check_terms(&|slot, _| Some(columns.get(slot)?.as_ref()?.data_type().clone()))?;
-        let batch = column::Batch { rows, columns, reused };
-        batch.evaluate(condition).map_err(|error| self.fail_all(error.into()))
+        Ok(self.answers(rows, resolve)?.known())
     }
 
     /// As [`Filter::columns`], but a selection: TRUE where a row passes, never null.
@@ -208,10 +272,98 @@ impl Filter {
         Ok(column::passing(&self.columns(rows, resolve)?))
     }
 
-    /// Evaluates over one message; `None` is UNKNOWN. `property` gives a property's value. Terms over
-    /// envelope columns and fields are UNKNOWN.
+    /// As [`Filter::columns`], with failures told from UNKNOWN.
+    pub fn verdicts(
+        &self,
+        rows: usize,
+        resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
+    ) -> Result<Vec<Verdict>, Error> {
+        let answers = self.answers(rows, resolve)?;
+        Ok((0..rows).map(|row| answers.verdict(row)).collect())
+    }
+
+    fn answers(
+        &self,
+        rows: usize,
+        resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
+    ) -> Result<column::Answers, Error> {
+        let Compiled { slots, names, condition, reused, .. } = &*self.compiled;
+        let mut columns = Vec::with_capacity(slots.len());
+        for name in slots.iter() {
+            columns.push(if names.contains(name) { self.resolve(name, rows, resolve)? } else { None });
+        }
+        self.check_terms(&|slot, _| Some(columns.get(slot)?.as_ref()?.data_type().clone()))?;
+        let batch = column::Batch { rows, columns, reused };
+        batch.evaluate(condition).map_err(|error| self.fail_all(error.into()))
+    }
+
+    /// Evaluates over one message; `None` is UNKNOWN, or failed. `property` gives a property's value. Terms
+    /// over envelope columns and fields are UNKNOWN.
     pub fn row<'a>(&self, property: &dyn Fn(&str) -> Option<&'a str>) -> Option<bool> {
-        row::evaluate(&self.compiled.condition, &self.compiled.slots, property)
+        self.over(|values| {
+            self.others(values, &|_| Scalar::Unknown);
+            for (name, value) in self.compiled.slots.iter().zip(values) {
+                if let Name::Property(name) = name {
+                    *value = property(name).map_or(Scalar::Null, Scalar::Text);
+                }
+            }
+            Ok(())
+        })
+        .map_or(None, Verdict::known)
+    }
+
+    /// Evaluates over one message's encoded properties (`name 0x01 value 0x02`, repeated) in one pass, with
+    /// nothing allocated as long as the expression has at most 64 names and makes no text. Terms over
+    /// envelope columns and fields are UNKNOWN.
+    ///
+    /// A value that is not UTF-8 counts as none; in dialect `rocketmq` its bad bytes count as U+FFFD, as
+    /// they do to the engine.
+    pub fn matches(&self, properties: &[u8]) -> Verdict {
+        self.evaluate(properties, &|_| Scalar::Unknown)
+    }
+
+    /// As [`Filter::matches`], with the values of envelope columns and fields, which `other` gives: null for
+    /// one that is missing.
+    pub fn evaluate<'a>(&self, properties: &'a [u8], other: &dyn Fn(&Name) -> Scalar<'a>) -> Verdict {
+        let not_utf8_counts = self.compiled.dialect == Dialect::RocketMq;
+        let found = self.over(|values| {
+            self.others(values, other);
+            self.compiled.layout.fill(properties, not_utf8_counts, values)
+        });
+        found.unwrap_or_else(|NotUtf8| {
+            let text = String::from_utf8_lossy(properties);
+            let found =
+                self.over(|values| self.compiled.layout.fill(text.as_bytes(), not_utf8_counts, values));
+            found.unwrap_or(Verdict::Failed)
+        })
+    }
+
+    /// Evaluates over values that `fill` puts into their slots, which are null before.
+    fn over<'a>(
+        &self,
+        fill: impl FnOnce(&mut [Scalar<'a>]) -> Result<(), NotUtf8>,
+    ) -> Result<Verdict, NotUtf8> {
+        let run = |values: &mut [Scalar<'a>]| -> Result<Verdict, NotUtf8> {
+            fill(values)?;
+            Ok(row::evaluate(&self.compiled.condition, values))
+        };
+        match self.compiled.slots.len() {
+            len @ ..=FEW_NAMES => run(&mut [Scalar::Null; FEW_NAMES][..len]),
+            len @ ..=MANY_NAMES => run(&mut [Scalar::Null; MANY_NAMES][..len]),
+            len => run(&mut vec![Scalar::Null; len]),
+        }
+    }
+
+    /// Fills the slots of all names but properties.
+    fn others<'a>(&self, values: &mut [Scalar<'a>], other: &dyn Fn(&Name) -> Scalar<'a>) {
+        if self.compiled.only_properties {
+            return;
+        }
+        for (name, value) in self.compiled.slots.iter().zip(values) {
+            if !matches!(name, Name::Property(_)) {
+                *value = other(name);
+            }
+        }
     }
 
     /// The column of a name; `None` if a name has none that needs one.
@@ -243,9 +395,10 @@ impl Filter {
             })
         };
         let check = |term: &Term| {
-            let Some((name, found)) = typed(term.slot, term)? else { return Ok(()) };
+            let Value::Slot(slot) = term.value else { return Ok(()) };
+            let Some((name, found)) = typed(slot, term)? else { return Ok(()) };
             let other = match term.test {
-                Test::Pair(_, right) => typed(right, term)?,
+                Test::Against(_, Value::Slot(right)) => typed(right, term)?,
                 _ => None,
             };
             let other = other.as_ref().map(|(name, found)| (*name, found));
@@ -267,13 +420,4 @@ impl Filter {
     fn fail_all(&self, problem: Problem) -> Error {
         Error::new(&self.compiled.text, 0..self.compiled.text.len(), problem)
     }
-}
-
-/// The slots that a term reads.
-fn term_slots(term: &Term) -> impl Iterator<Item = usize> + use<> {
-    let right = match term.test {
-        Test::Pair(_, right) => Some(right),
-        _ => None,
-    };
-    std::iter::once(term.slot).chain(right)
 }

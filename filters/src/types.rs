@@ -1,12 +1,12 @@
 //! Which tests fit which types of values. Decides before any row is looked at; evaluates nothing.
 
-use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use arrow::datatypes::{DataType, TimeUnit};
 
 use crate::Name;
 use crate::error::Problem;
 use crate::expr::{Literal, Op, Test};
 use crate::number::Number;
+use crate::time;
 
 const NUMBERS_ONLY: &str = "compares with numbers only";
 const TRUTH_ONLY: &str = "compares with TRUE and FALSE only";
@@ -43,7 +43,7 @@ pub(crate) fn kind(data_type: &DataType) -> Kind {
 }
 
 /// Why a test can never be TRUE or FALSE for a value of this type, if so. `other` is the second name of a
-/// [`Test::Pair`].
+/// [`Test::Against`].
 pub(crate) fn mismatch(
     name: &Name,
     data_type: &DataType,
@@ -73,7 +73,8 @@ pub(crate) fn mismatch(
             Kind::Timestamp(_) => Some("takes part in no list"),
             Kind::Text | Kind::Null | Kind::Other => None,
         },
-        Test::Pair(op, _) => {
+        Test::Engine(_) => (found != Kind::Text).then_some("is no text, as RocketMQ's properties are"),
+        Test::Against(op, _) => {
             let (other_name, other_type) = other?;
             return (!comparable(found, *op, kind(other_type))).then(|| Problem::Incomparable {
                 left: name.clone(),
@@ -115,8 +116,8 @@ pub(crate) fn timestamp(literal: &Literal, unit: TimeUnit) -> Option<Number> {
         Literal::Number(Number::Whole(millis)) => i128::from(*millis) * 1_000_000,
         #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, beyond all timestamps")]
         Literal::Number(Number::Double(millis)) => (millis * 1e6) as i128,
-        Literal::Text(text) => i128::from(string_to_timestamp_nanos(text).ok()?),
-        Literal::Null | Literal::Truth(_) => return None,
+        Literal::Text(text) => time::parse(text)?,
+        _ => return None,
     };
     let whole = nanos.div_euclid(unit_nanos);
     match i64::try_from(whole) {

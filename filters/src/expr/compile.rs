@@ -5,25 +5,18 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use sqlparser::ast::{BinaryOperator, Expr, Ident, UnaryOperator, Value, ValueWithSpan};
+use sqlparser::ast::{self, BinaryOperator, Expr, Ident, UnaryOperator, ValueWithSpan};
 use sqlparser::tokenizer::Span;
 
-use super::{Condition, Literal, Members, Op, Term, Test};
+use super::{Condition, Literal, MEMBERS_MAX, Members, Op, TERMS_MAX, Term, Test, Value};
 use crate::dialect::{TEXT_OPERATORS, bytes};
 use crate::error::{Error, Problem};
 use crate::like::Pattern;
 use crate::number::Number;
 use crate::{Name, row};
 
-/// Most terms (comparisons and other tests) of an expression.
-const TERMS_MAX: usize = 10_000;
-/// Most members of one `IN` list.
-const MEMBERS_MAX: usize = 10_000;
 /// Longest pattern of a `LIKE`, in bytes.
 const PATTERN_BYTES_MAX: usize = 4 * 1024;
-
-/// Up to this many texts of a list are looked through one by one.
-const FEW_MAX: usize = 8;
 
 /// Compiles a syntax tree; the names are in the order of their first occurrence.
 pub(crate) fn compile(text: &str, expr: &Expr) -> Result<(Condition, Vec<Name>), Error> {
@@ -128,7 +121,7 @@ impl Compiler<'_> {
             OperandKind::Slot(slot) => self.term(slot, Test::Holds, operand.span),
             OperandKind::Literal(Literal::Truth(value)) => Ok(Condition::Constant(Some(value))),
             OperandKind::Literal(Literal::Null) => Ok(Condition::Constant(None)),
-            OperandKind::Literal(Literal::Number(_) | Literal::Text(_)) => {
+            OperandKind::Literal(_) => {
                 let found = format!("`{}`", self.text.get(operand.span.clone()).unwrap_or_default());
                 Err(self.fail(operand.span, Problem::Syntax { expected: "a condition", found }))
             }
@@ -169,7 +162,7 @@ impl Compiler<'_> {
         }
         match (&left.kind, &right.kind) {
             (OperandKind::Slot(left), OperandKind::Slot(right)) => {
-                self.term(*left, Test::Pair(op, *right), span)
+                self.term(*left, Test::Against(op, Value::Slot(*right)), span)
             }
             (OperandKind::Slot(slot), OperandKind::Literal(literal)) => {
                 self.term(*slot, Test::Compare(op, literal.clone()), span)
@@ -203,17 +196,14 @@ impl Compiler<'_> {
                 OperandKind::Literal(Literal::Text(text)) => {
                     members.many.insert(text);
                 }
-                OperandKind::Literal(Literal::Truth(_)) | OperandKind::Slot(_) => {
+                OperandKind::Literal(_) | OperandKind::Slot(_) => {
                     let found = format!("`{}`", self.text.get(member.span.clone()).unwrap_or_default());
                     let problem = Problem::Syntax { expected: "text or a number", found };
                     return Err(self.fail(member.span, problem));
                 }
             }
         }
-        if members.many.len() <= FEW_MAX {
-            members.few = members.many.drain().collect();
-            members.few.sort_unstable();
-        }
+        members.settle();
         self.term(slot, Test::In(members), span)
     }
 
@@ -233,7 +223,7 @@ impl Compiler<'_> {
         }
         let escape = match escape {
             None => None,
-            Some(ValueWithSpan { value: Value::SingleQuotedString(text), span }) => {
+            Some(ValueWithSpan { value: ast::Value::SingleQuotedString(text), span }) => {
                 let mut chars = text.chars();
                 let (Some(c), None) = (chars.next(), chars.next()) else {
                     let problem = Problem::Pattern { reason: "ESCAPE takes exactly one character" };
@@ -268,7 +258,7 @@ impl Compiler<'_> {
 
     fn literal_text<'a>(&self, expr: &'a Expr) -> Result<(&'a str, Range<usize>), Error> {
         match expr {
-            Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), span }) => {
+            Expr::Value(ValueWithSpan { value: ast::Value::SingleQuotedString(text), span }) => {
                 Ok((text, bytes(*span)))
             }
             Expr::Value(other) => Err(self.not_text(other.span)),
@@ -303,10 +293,10 @@ impl Compiler<'_> {
             Expr::Value(ValueWithSpan { value, span }) => {
                 let span = bytes(*span);
                 let literal = match value {
-                    Value::Null => Literal::Null,
-                    Value::Boolean(value) => Literal::Truth(*value),
-                    Value::SingleQuotedString(text) => Literal::Text(text.clone()),
-                    Value::Number(text, _) => match Number::parse(text) {
+                    ast::Value::Null => Literal::Null,
+                    ast::Value::Boolean(value) => Literal::Truth(*value),
+                    ast::Value::SingleQuotedString(text) => Literal::Text(text.clone()),
+                    ast::Value::Number(text, _) => match Number::parse(text) {
                         Some(number) if number.is_finite() => Literal::Number(number),
                         _ => return Err(self.fail(span, Problem::OutOfRange { text: text.clone() })),
                     },
@@ -335,7 +325,7 @@ impl Compiler<'_> {
         if self.terms > TERMS_MAX {
             return Err(self.fail(span, Problem::Limit { what: "the number of terms", max: TERMS_MAX }));
         }
-        Ok(Condition::Term(Box::new(Term { slot, test, span })))
+        Ok(Condition::Term(Box::new(Term { value: Value::Slot(slot), test, span })))
     }
 
     fn fail(&self, span: Range<usize>, problem: Problem) -> Error {
@@ -372,6 +362,6 @@ fn fold(left: &Literal, op: Op, right: &Literal) -> Option<Option<bool>> {
         (literal, Literal::Text(text)) => Some(row::compare_text(text, op.flipped(), literal)),
         (Literal::Number(left), Literal::Number(right)) => Some(Some(op.holds(left.compare(*right)))),
         (Literal::Truth(left), Literal::Truth(right)) => Some(Some(op.holds(left.cmp(right)))),
-        (Literal::Number(_), Literal::Truth(_)) | (Literal::Truth(_), Literal::Number(_)) => None,
+        _ => None,
     }
 }
