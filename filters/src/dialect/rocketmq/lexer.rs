@@ -64,11 +64,13 @@ const WORDS: [(&str, Word); 12] = [
 pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
+    /// There is no line end any more, so each is looked for once.
+    last_line: bool,
 }
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { text, at: 0 }
+        Self { text, at: 0, last_line: false }
     }
 
     /// The next token; nothing behind it was looked at.
@@ -113,10 +115,15 @@ impl<'a> Lexer<'a> {
             self.at += match rest {
                 [b' ' | b'\t' | b'\n' | b'\r' | 0x0c, ..] => 1,
                 // Without a line end these are two minus signs.
-                [b'-', b'-', ..] => match rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
-                    Some(end) => end + 1,
-                    None => return Ok(()),
-                },
+                [b'-', b'-', ..] if !self.last_line => {
+                    match rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+                        Some(end) => end + 1,
+                        None => {
+                            self.last_line = true;
+                            return Ok(());
+                        }
+                    }
+                }
                 [b'/', b'*', body @ ..] => match body.windows(2).position(|pair| pair == b"*/") {
                     Some(end) => end + 4,
                     None => {

@@ -219,6 +219,10 @@ impl Parser<'_> {
                 }
                 (Value::Literal(left), EngineTest::Compare(op, right))
             }
+            // Here both dialects are one.
+            (Value::Slot(slot), Value::Literal(right @ Literal::Text(_))) if !op.is_order() => {
+                return self.term(Value::Slot(slot), Test::Compare(op, right), span);
+            }
             (left, Value::Literal(right)) => (left, EngineTest::Compare(op, right)),
             (Value::Literal(left), right) => (right, EngineTest::CompareLeft(left, op)),
             (left, right) => (left, EngineTest::Against(op, right)),
