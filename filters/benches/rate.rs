@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             };
             let mut selected = 0;
             let by_column = time(|| {
-                selected = filter.mask(ROWS, &resolve).map(|mask| mask.true_count()).unwrap_or_default()
+                selected = filter.mask(ROWS, &resolve).map(|mask| mask.true_count()).unwrap_or_default();
             });
             assert_eq!(passed, selected, "{text}");
             println!("{name:>8} {by_encoded:>8.1} {ready:>8.1} {by_column:>8.1} {passed:>8}  {text}");

@@ -230,6 +230,10 @@ impl Batch<'_> {
                     None => collect(self.rows, |row| row::answer_text(text_at(texts, row)?, &term.test)),
                 })
             }
+            (Test::In(members), Values::Timestamp(values, unit)) => Ok(collect(self.rows, |row| {
+                let at = values.is_valid(row).then(|| i128::from(values.value(row)) * nanos(*unit))?;
+                members.has_time(at)
+            })),
             (Test::In(members), _) => Ok(collect(self.rows, |row| {
                 let found = members.has_number(column.number_at(row)?);
                 (found || !members.null).then_some(found)
@@ -265,6 +269,9 @@ impl Batch<'_> {
             }
             (Values::Text(texts), Literal::Truth(truth)) => {
                 Ok(collect(self.rows, |row| Some(op.holds(row::truth(text_at(texts, row)?)?.cmp(truth)))))
+            }
+            (Values::Text(texts), literal) => {
+                Ok(collect(self.rows, |row| row::compare_text(text_at(texts, row)?, op, literal)))
             }
             (Values::Whole(values), Literal::Number(number)) => self.compare_whole(values, op, *number),
             (Values::Timestamp(values, unit), literal) => match timestamp(literal, *unit) {
@@ -350,7 +357,7 @@ fn values(array: &ArrayRef) -> Result<Values, ArrowError> {
     Ok(match (kind(array.data_type()), array.data_type()) {
         (Kind::Text, _) => Values::Text(cast(array, &DataType::Utf8View)?.as_string_view().clone()),
         (Kind::Null, _) => Values::Null,
-        (Kind::Other, _) => Values::Other,
+        (Kind::Other | Kind::Time | Kind::Interval, _) => Values::Other,
         (_, DataType::Dictionary(_, inner)) => values(&cast(array, inner)?)?,
         (Kind::Truth, _) => Values::Truth(array.as_boolean().clone()),
         (Kind::Timestamp(unit), _) => {

@@ -6,6 +6,7 @@ use arrow::datatypes::DataType;
 use crate::error::{Error, Problem};
 use crate::expr::{Term, Test, Value};
 use crate::properties::NotUtf8;
+use crate::types::Kind;
 use crate::value::{Scalar, Verdict};
 use crate::{Compiled, Dialect, Filter, Name, column, row, types};
 
@@ -166,8 +167,26 @@ impl Filter {
                 Error::new(text, term.span.clone(), Problem::UnknownName { name: name.clone() })
             })
         };
+        let computed = |term: &Term| {
+            let mut kinds = vec![Kind::Null; slots.len()];
+            for slot in term.slots() {
+                if let (Some((_, found)), Some(kind)) = (typed(slot, term)?, kinds.get_mut(slot)) {
+                    *kind = types::kind(&found);
+                }
+            }
+            let kind_of = |slot: usize| kinds.get(slot).copied().unwrap_or(Kind::Null);
+            match types::mismatch_computed(term, &kind_of) {
+                Some(problem) => Err(Error::new(text, term.span.clone(), problem)),
+                None => Ok(()),
+            }
+        };
         let check = |term: &Term| {
-            let Value::Slot(slot) = term.value else { return Ok(()) };
+            let Value::Slot(slot) = term.value else { return computed(term) };
+            if let Test::Against(_, right) = &term.test
+                && !matches!(right, Value::Slot(_))
+            {
+                return computed(term);
+            }
             let Some((name, found)) = typed(slot, term)? else { return Ok(()) };
             let other = match term.test {
                 Test::Against(_, Value::Slot(right)) => typed(right, term)?,

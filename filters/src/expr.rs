@@ -6,9 +6,12 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use regex::Regex;
+
 use crate::like::Pattern;
 use crate::number::Number;
 use crate::row;
+use crate::time;
 use crate::value::Scalar;
 
 mod compile;
@@ -46,6 +49,37 @@ pub(crate) enum Value {
     Minus(Box<Value>),
     /// A truth value, or null.
     Condition(Box<Condition>),
+    Arithmetic(Box<(Value, Arithmetic, Value)>),
+    Cast(Box<Value>, Type),
+    Call(Function, Vec<Value>),
+}
+
+/// What dialect `sluice` computes of two numbers, or of times and lengths of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+/// What a `CAST` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    Whole,
+    Number,
+    Text,
+    Truth,
+    Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Function {
+    Lower,
+    Upper,
+    Length,
+    Coalesce,
 }
 
 /// A test of one value.
@@ -71,6 +105,8 @@ pub(crate) enum Test {
     Contains(String),
     StartsWith(String),
     EndsWith(String),
+    /// Some part of the text matches.
+    Matches(Regex),
     /// As RocketMQ's engine does it.
     Engine(EngineTest),
 }
@@ -123,6 +159,10 @@ pub(crate) enum Literal {
     Truth(bool),
     Number(Number),
     Text(String),
+    /// In ns since 1970-01-01 UTC.
+    Time(i128),
+    /// A length of time in ns.
+    Interval(i128),
     /// A number of RocketMQ's, whose type counts.
     Int(i32),
     Long(i64),
@@ -130,7 +170,7 @@ pub(crate) enum Literal {
 }
 
 impl Literal {
-    /// The literal as a value of RocketMQ's.
+    /// The literal as a value.
     pub(crate) fn scalar(&self) -> Scalar<'_> {
         match self {
             Self::Null => Scalar::Null,
@@ -139,6 +179,8 @@ impl Literal {
             Self::Number(Number::Double(value)) | Self::Double(value) => Scalar::Double(*value),
             Self::Text(text) => Scalar::Text(text),
             Self::Int(value) => Scalar::Int(*value),
+            Self::Time(at) => Scalar::Time(*at),
+            Self::Interval(length) => Scalar::Interval(*length),
         }
     }
 }
@@ -170,6 +212,8 @@ pub(crate) struct Members {
     pub(crate) numbers: HashSet<(bool, u64)>,
     /// NULL is a member, so what is no other member is UNKNOWN.
     pub(crate) null: bool,
+    /// The members as times, in ns; `None` if one is none.
+    pub(crate) times: Option<Vec<i128>>,
 }
 
 impl Op {
@@ -209,8 +253,13 @@ impl Members {
         members
     }
 
-    /// Lays few texts in a row.
+    /// Sees what the members are as times, and lays few texts in a row.
     pub(crate) fn settle(&mut self) {
+        let numbers = self.numbers.iter().map(|(is_whole, bits)| {
+            let millis = i128::from(bits.cast_signed());
+            is_whole.then_some(millis * time::MILLI)
+        });
+        self.times = self.many.iter().map(|text| time::parse(text)).chain(numbers).collect();
         if self.many.len() <= FEW_MAX {
             self.few = self.many.drain().collect();
             self.few.sort_unstable();
@@ -223,6 +272,11 @@ impl Members {
 
     pub(crate) fn has_number(&self, number: Number) -> bool {
         self.numbers.contains(&number.key())
+    }
+
+    pub(crate) fn has_time(&self, at: i128) -> Option<bool> {
+        let found = self.times.as_ref()?.contains(&at);
+        (found || !self.null).then_some(found)
     }
 
     pub(crate) fn has_texts(&self) -> bool {
@@ -254,18 +308,27 @@ impl Term {
 impl Value {
     fn visit_terms<'a>(&'a self, visit: &mut dyn FnMut(&'a Term)) {
         match self {
-            Self::Slot(_) | Self::Literal(_) => {}
-            Self::Minus(value) => value.visit_terms(visit),
             Self::Condition(condition) => condition.visit(visit),
+            other => other.inner().for_each(|value| value.visit_terms(visit)),
         }
     }
 
     fn visit_slots(&self, visit: &mut dyn FnMut(usize)) {
         match self {
             Self::Slot(slot) => visit(*slot),
-            Self::Literal(_) | Self::Condition(_) => {}
-            Self::Minus(value) => value.visit_slots(visit),
+            other => other.inner().for_each(|value| value.visit_slots(visit)),
         }
+    }
+
+    /// The values that it is made of.
+    pub(crate) fn inner(&self) -> impl Iterator<Item = &Value> {
+        let (first, second, list): (_, _, &[Value]) = match self {
+            Self::Slot(_) | Self::Literal(_) | Self::Condition(_) => (None, None, &[]),
+            Self::Minus(value) | Self::Cast(value, _) => (Some(&**value), None, &[]),
+            Self::Arithmetic(sides) => (Some(&sides.0), Some(&sides.2), &[]),
+            Self::Call(_, values) => (None, None, values),
+        };
+        first.into_iter().chain(second).chain(list)
     }
 }
 

@@ -16,6 +16,11 @@
 //! | `[NOT] CONTAINS`, `STARTSWITH`, `ENDSWITH` | part of the text, case-sensitive; each text has the empty one |
 //! | `IS [NOT] NULL`, `TRUE`, `FALSE`, `UNKNOWN` | never UNKNOWN itself |
 //! | `NOT`, `AND`, `OR`, parentheses | loosest last; a name alone is a condition, see truth values |
+//! | `+ - * / %`, signs | exact in 64 bits, beyond that by doubles; UNKNOWN where there is no result, as for `x / 0`; `5 / 2` is 2.5 |
+//! | `lower upper length coalesce` | of text, `length` in code points; the first that is not null |
+//! | `regexp_like(x, 'pattern')` | some part of the text matches; linear time |
+//! | `CAST(x AS BIGINT)`, `DOUBLE`, `TEXT`, `BOOLEAN`, `TIMESTAMP` | null for what does not convert; `BIGINT` cuts the fraction off |
+//! | `TIMESTAMP '2013-01-31T12:00:00Z'`, `DATE '2013-01-31'`, `INTERVAL '5' MINUTE`, `INTERVAL '1 day 2 hours'` | times in UTC, and lengths of time from milliseconds to weeks |
 //!
 //! Properties are text, and what they are compared with says what they count as:
 //!
@@ -45,6 +50,7 @@ mod row;
 mod time;
 mod types;
 mod value;
+mod values;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -9,6 +9,7 @@ use crate::expr::{Condition, EngineTest, Literal, Members, Op, Term, Test, Value
 use crate::number::Number;
 use crate::time;
 use crate::value::{Scalar, Verdict};
+use crate::values::{Found, compute};
 
 /// Evaluates with three-valued logic, from left to right; a failure ends it.
 pub(crate) fn evaluate(condition: &Condition, values: &[Scalar<'_>]) -> Verdict {
@@ -47,34 +48,6 @@ pub(crate) fn evaluate(condition: &Condition, values: &[Scalar<'_>]) -> Verdict 
         },
         Condition::Constant(value) => (*value).into(),
     }
-}
-
-/// A computed value.
-pub(crate) enum Found<'a> {
-    Scalar(Scalar<'a>),
-}
-
-impl Found<'_> {
-    pub(crate) fn scalar(&self) -> Scalar<'_> {
-        match self {
-            Self::Scalar(scalar) => *scalar,
-        }
-    }
-}
-
-/// Computes a value; `None` if that fails.
-fn compute<'a>(value: &'a Value, values: &[Scalar<'a>]) -> Option<Found<'a>> {
-    Some(Found::Scalar(match value {
-        Value::Slot(slot) => at(values, *slot),
-        Value::Literal(literal) => literal.scalar(),
-        Value::Minus(value) => engine::minus(compute(value, values)?.scalar()),
-        Value::Condition(condition) => match evaluate(condition, values) {
-            Verdict::True => Scalar::Truth(true),
-            Verdict::False => Scalar::Truth(false),
-            Verdict::Unknown => Scalar::Null,
-            Verdict::Failed => return None,
-        },
-    }))
 }
 
 fn at<'a>(values: &[Scalar<'a>], slot: usize) -> Scalar<'a> {
@@ -181,6 +154,7 @@ pub(crate) fn answer_one(value: Scalar<'_>, test: &Test) -> Option<bool> {
         (test, Scalar::Text(text)) => answer_text(text, test),
         (Test::Holds, Scalar::Truth(value)) => Some(value),
         (Test::Compare(op, literal), value) => compare_literal(value, *op, literal),
+        (Test::In(members), Scalar::Time(at)) => members.has_time(at),
         (Test::In(members), value) => {
             let found = members.has_number(number(value)?);
             (found || !members.null).then_some(found)
@@ -200,6 +174,7 @@ pub(crate) fn answer_text(value: &str, test: &Test) -> Option<bool> {
         Test::Contains(part) => Some(value.contains(part.as_str())),
         Test::StartsWith(part) => Some(value.starts_with(part.as_str())),
         Test::EndsWith(part) => Some(value.ends_with(part.as_str())),
+        Test::Matches(pattern) => Some(pattern.is_match(value)),
         Test::Against(..) | Test::Engine(_) => None,
     }
 }
@@ -210,7 +185,10 @@ pub(crate) fn compare_text(text: &str, op: Op, literal: &Literal) -> Option<bool
         Literal::Text(other) => Some(op.holds(text.cmp(other))),
         Literal::Number(other) => Some(op.holds(Number::parse(text)?.compare(*other))),
         Literal::Truth(other) => Some(op.holds(truth(text)?.cmp(other))),
-        Literal::Null | Literal::Int(_) | Literal::Long(_) | Literal::Double(_) => None,
+        Literal::Time(other) => Some(op.holds(time::parse(text)?.cmp(other))),
+        Literal::Null | Literal::Interval(_) | Literal::Int(_) | Literal::Long(_) | Literal::Double(_) => {
+            None
+        }
     }
 }
 
@@ -220,6 +198,8 @@ fn compare_literal(value: Scalar<'_>, op: Op, literal: &Literal) -> Option<bool>
         (Scalar::Truth(value), Literal::Truth(literal)) => value.cmp(literal),
         (Scalar::Time(at), Literal::Number(number)) => time::compare_millis(at, *number),
         (Scalar::Time(at), Literal::Text(text)) => at.cmp(&time::parse(text)?),
+        (Scalar::Time(at), Literal::Time(literal)) => at.cmp(literal),
+        (Scalar::Interval(length), Literal::Interval(literal)) => length.cmp(literal),
         (value, Literal::Number(literal)) => number(value)?.compare(*literal),
         _ => return None,
     };

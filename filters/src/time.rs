@@ -30,3 +30,36 @@ pub(crate) fn compare_millis(at: i128, millis: Number) -> Ordering {
         }
     }
 }
+
+/// The length of a unit in ns; months and years have none.
+pub(crate) fn unit(word: &str) -> Option<i128> {
+    let word = word.to_ascii_lowercase();
+    Some(match word.strip_suffix('s').unwrap_or(&word) {
+        "millisecond" => MILLI,
+        "second" => SECOND,
+        "minute" => 60 * SECOND,
+        "hour" => 3_600 * SECOND,
+        "day" => 86_400 * SECOND,
+        "week" => 7 * 86_400 * SECOND,
+        _ => return None,
+    })
+}
+
+/// A length of time such as `5 minutes` or `1 day 2.5 hours`, in ns.
+pub(crate) fn parse_interval(text: &str) -> Option<i128> {
+    let mut words = text.split_ascii_whitespace();
+    let mut sum = None;
+    while let Some(count) = words.next() {
+        let unit = unit(words.next()?)?;
+        let part = match Number::parse(count)? {
+            Number::Whole(count) => i128::from(count).checked_mul(unit)?,
+            #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and that is refused")]
+            #[expect(clippy::cast_precision_loss, reason = "a unit is far below 2^53 ns")]
+            Number::Double(count) => {
+                Some((count * unit as f64).round() as i128).filter(|part| *part < i128::MAX)?
+            }
+        };
+        sum = Some(sum.unwrap_or(0i128).checked_add(part)?);
+    }
+    sum
+}

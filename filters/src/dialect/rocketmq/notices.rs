@@ -168,7 +168,7 @@ impl Parser<'_> {
                 let text = format!("nothing is delivered where {name} is there; write it on the left");
                 self.notice(span, Quirk::TruthText, text);
             }
-            Literal::Null | Literal::Number(_) | Literal::Text(_) => {}
+            _ => {}
         }
     }
 
