@@ -8,16 +8,21 @@ use std::cell::OnceCell;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Datum, Float64Array, Int64Array, StringViewArray, make_view,
 };
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer};
+use arrow::compute::cast;
 use arrow::compute::kernels::{boolean, cmp};
-use arrow::compute::{and_kleene, cast, or_kleene};
 use arrow::datatypes::{DataType, TimeUnit, UInt64Type};
 use arrow::error::ArrowError;
 
-use crate::expr::{Condition, Literal, Op, Term, Test};
+use crate::expr::{Condition, EngineTest, Literal, Op, Term, Test, Value};
 use crate::number::Number;
 use crate::row;
 use crate::types::{Kind, kind, timestamp};
+use crate::value::Scalar;
+pub(crate) use answers::Answers;
+use answers::{collect, collect_verdicts};
+
+mod answers;
 
 /// A text of up to this many bytes lies wholly in its view.
 const INLINE_BYTES_MAX: usize = 12;
@@ -85,6 +90,28 @@ impl Column {
     }
 }
 
+impl Column {
+    /// One row's value.
+    fn scalar_at(&self, row: usize) -> Scalar<'_> {
+        let found = match &self.values {
+            Values::Text(texts) => text_at(texts, row).map(Scalar::Text),
+            Values::Truth(values) => values.is_valid(row).then(|| Scalar::Truth(values.value(row))),
+            Values::Timestamp(values, unit) => {
+                values.is_valid(row).then(|| Scalar::Time(i128::from(values.value(row)) * nanos(*unit)))
+            }
+            Values::Whole(_) | Values::Double(_) | Values::Numbers(_) => {
+                self.number_at(row).map(|number| match number {
+                    Number::Whole(value) => Scalar::Long(value),
+                    Number::Double(value) => Scalar::Double(value),
+                })
+            }
+            Values::Null => None,
+            Values::Other => self.array.as_ref().filter(|array| array.is_valid(row)).map(|_| Scalar::Other),
+        };
+        found.unwrap_or(Scalar::Null)
+    }
+}
+
 /// Evaluates over columns of the same number of rows, whose types fit the terms.
 pub(crate) struct Batch<'a> {
     pub(crate) rows: usize,
@@ -95,48 +122,89 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// The condition for each row; null is UNKNOWN.
-    pub(crate) fn evaluate(&self, condition: &Condition) -> Result<BooleanArray, ArrowError> {
-        Ok(match condition {
-            Condition::Constant(None) => BooleanArray::new_null(self.rows),
-            Condition::Constant(Some(true)) => BooleanBuffer::new_set(self.rows).into(),
-            Condition::Constant(Some(false)) => BooleanBuffer::new_unset(self.rows).into(),
-            Condition::And(conditions) => {
-                self.join(conditions, and_kleene, |joined| joined.false_count() == self.rows)?
+    /// The condition for each row; null is UNKNOWN. What recurses is small, for the sake of the stack.
+    pub(crate) fn evaluate(&self, condition: &Condition) -> Result<Answers, ArrowError> {
+        match condition {
+            Condition::And(conditions) => self.join(conditions, true),
+            Condition::Or(conditions) => self.join(conditions, false),
+            Condition::Not(inner) | Condition::Is(inner, _) => {
+                self.evaluate(inner)?.map(|answers| around(condition, answers))
             }
-            Condition::Or(conditions) => {
-                self.join(conditions, or_kleene, |joined| joined.true_count() == self.rows)?
+            leaf => self.leaf(leaf),
+        }
+    }
+
+    /// A condition without conditions inside, or with such as are evaluated by row.
+    fn leaf(&self, condition: &Condition) -> Result<Answers, ArrowError> {
+        let term = match condition {
+            Condition::Term(term) => term,
+            Condition::Constant(Some(true)) => {
+                return Ok(BooleanArray::from(BooleanBuffer::new_set(self.rows)).into());
             }
-            Condition::Not(condition) => boolean::not(&self.evaluate(condition)?)?,
-            Condition::Is(condition, Some(true)) => passing(&self.evaluate(condition)?),
-            Condition::Is(condition, Some(false)) => passing(&boolean::not(&self.evaluate(condition)?)?),
-            Condition::Is(condition, None) => boolean::is_null(&self.evaluate(condition)?)?,
-            Condition::Term(term) => self.term(term)?,
+            Condition::Constant(Some(false)) => {
+                return Ok(BooleanArray::from(BooleanBuffer::new_unset(self.rows)).into());
+            }
+            _ => return Ok(BooleanArray::new_null(self.rows).into()),
+        };
+        Ok(match (&term.value, &term.test) {
+            (Value::Slot(slot), Test::Engine(test)) => self.engine(condition, *slot, test),
+            (Value::Slot(slot), Test::Against(op, Value::Slot(right))) => {
+                self.pair(*slot, *op, *right)?.into()
+            }
+            (Value::Slot(_), Test::Against(..)) => self.by_row(condition),
+            (Value::Slot(slot), _) => self.term(term, *slot)?.into(),
+            _ => self.by_row(condition),
         })
     }
 
     /// Joins conditions until none can change a row any more.
-    fn join(
-        &self,
-        conditions: &[Condition],
-        kernel: fn(&BooleanArray, &BooleanArray) -> Result<BooleanArray, ArrowError>,
-        settled: impl Fn(&BooleanArray) -> bool,
-    ) -> Result<BooleanArray, ArrowError> {
-        let Some((first, rest)) = conditions.split_first() else {
-            return Ok(BooleanArray::new_null(self.rows));
-        };
+    fn join(&self, conditions: &[Condition], all: bool) -> Result<Answers, ArrowError> {
+        let mut rest = conditions.iter();
+        let Some(first) = rest.next() else { return Ok(BooleanArray::new_null(self.rows).into()) };
         let mut joined = self.evaluate(first)?;
         for condition in rest {
-            if settled(&joined) {
+            if joined.are_settled(all) {
                 break;
             }
-            joined = kernel(&joined, &self.evaluate(condition)?)?;
+            joined = joined.join(self.evaluate(condition)?, all)?;
         }
         Ok(joined)
     }
 
-    fn term(&self, term: &Term) -> Result<BooleanArray, ArrowError> {
-        let column = self.column(term.slot);
+    /// A condition whose values nest: row by row.
+    fn by_row(&self, condition: &Condition) -> Answers {
+        let mut slots = Vec::new();
+        condition.visit(&mut |term| slots.extend(term.slots()));
+        slots.sort_unstable();
+        slots.dedup();
+        let mut values = vec![Scalar::Null; self.columns.len()];
+        collect_verdicts(self.rows, |row| {
+            for slot in &slots {
+                if let (Some(value), Some(column)) = (values.get_mut(*slot), self.column(*slot)) {
+                    *value = column.scalar_at(row);
+                }
+            }
+            row::evaluate(condition, &values)
+        })
+    }
+
+    /// A test of RocketMQ's.
+    fn engine(&self, condition: &Condition, slot: usize, test: &EngineTest) -> Answers {
+        let Some(column) = self.column(slot) else { return BooleanArray::new_null(self.rows).into() };
+        match (test, &column.values) {
+            (EngineTest::Against(..) | EngineTest::Between { .. }, _) => self.by_row(condition),
+            (test, Values::Text(texts)) => collect_verdicts(self.rows, |row| {
+                row::engine_answer(text_at(texts, row).map_or(Scalar::Null, Scalar::Text), test)
+            }),
+            (test, _) => {
+                let answer = row::engine_answer(Scalar::Null, test);
+                collect_verdicts(self.rows, |_| answer)
+            }
+        }
+    }
+
+    fn term(&self, term: &Term, slot: usize) -> Result<BooleanArray, ArrowError> {
+        let column = self.column(slot);
         let unknown = || Ok(BooleanArray::new_null(self.rows));
         let Some(column) = column else { return unknown() };
         match (&term.test, &column.values) {
@@ -144,11 +212,7 @@ impl Batch<'_> {
                 Some(array) => boolean::is_null(array),
                 None => Ok(BooleanBuffer::new_set(self.rows).into()),
             },
-            (Test::Compare(op, literal), values) => self.compare(term.slot, column, values, *op, literal),
-            (Test::Pair(op, right), _) => match self.column(*right) {
-                Some(right) => self.pair(column, *op, right),
-                None => unknown(),
-            },
+            (Test::Compare(op, literal), values) => self.compare(slot, column, values, *op, literal),
             (Test::Holds, Values::Truth(values)) => Ok(values.clone()),
             (Test::In(members), Values::Text(texts)) => {
                 if members.numbers.is_empty()
@@ -158,20 +222,24 @@ impl Batch<'_> {
                 {
                     return Ok(any_view(texts, &views));
                 }
-                Ok(match self.numbers(term.slot, column, texts) {
+                Ok(match self.numbers(slot, column, texts) {
                     Some(numbers) => collect(self.rows, |row| {
                         let number = || numbers.get(row).copied().flatten();
                         row::member(text_at(texts, row)?, members, number)
                     }),
-                    None => collect(self.rows, |row| row::answer(text_at(texts, row)?, &term.test)),
+                    None => collect(self.rows, |row| row::answer_text(text_at(texts, row)?, &term.test)),
                 })
             }
+            (Test::In(members), Values::Timestamp(values, unit)) => Ok(collect(self.rows, |row| {
+                let at = values.is_valid(row).then(|| i128::from(values.value(row)) * nanos(*unit))?;
+                members.has_time(at)
+            })),
             (Test::In(members), _) => Ok(collect(self.rows, |row| {
                 let found = members.has_number(column.number_at(row)?);
                 (found || !members.null).then_some(found)
             })),
             (_, Values::Text(texts)) => {
-                Ok(collect(self.rows, |row| row::answer(text_at(texts, row)?, &term.test)))
+                Ok(collect(self.rows, |row| row::answer_text(text_at(texts, row)?, &term.test)))
             }
             _ => unknown(),
         }
@@ -202,6 +270,9 @@ impl Batch<'_> {
             (Values::Text(texts), Literal::Truth(truth)) => {
                 Ok(collect(self.rows, |row| Some(op.holds(row::truth(text_at(texts, row)?)?.cmp(truth)))))
             }
+            (Values::Text(texts), literal) => {
+                Ok(collect(self.rows, |row| row::compare_text(text_at(texts, row)?, op, literal)))
+            }
             (Values::Whole(values), Literal::Number(number)) => self.compare_whole(values, op, *number),
             (Values::Timestamp(values, unit), literal) => match timestamp(literal, *unit) {
                 Some(number) => self.compare_whole(values, op, number),
@@ -230,7 +301,10 @@ impl Batch<'_> {
         }
     }
 
-    fn pair(&self, left: &Column, op: Op, right: &Column) -> Result<BooleanArray, ArrowError> {
+    fn pair(&self, left: usize, op: Op, right: usize) -> Result<BooleanArray, ArrowError> {
+        let (Some(left), Some(right)) = (self.column(left), self.column(right)) else {
+            return Ok(BooleanArray::new_null(self.rows));
+        };
         match (&left.values, &right.values) {
             (Values::Text(left), Values::Text(right)) => kernel(op, left, right),
             (Values::Whole(left), Values::Whole(right))
@@ -260,6 +334,16 @@ impl Batch<'_> {
     }
 }
 
+/// What `NOT` or `IS` makes of the answers of what is inside.
+fn around(condition: &Condition, inner: &BooleanArray) -> Result<BooleanArray, ArrowError> {
+    match condition {
+        Condition::Is(_, Some(true)) => Ok(passing(inner)),
+        Condition::Is(_, Some(false)) => Ok(passing(&boolean::not(inner)?)),
+        Condition::Is(_, None) => boolean::is_null(inner),
+        _ => boolean::not(inner),
+    }
+}
+
 /// The rows that pass: TRUE, with UNKNOWN as FALSE.
 pub(crate) fn passing(condition: &BooleanArray) -> BooleanArray {
     match condition.nulls() {
@@ -273,7 +357,7 @@ fn values(array: &ArrayRef) -> Result<Values, ArrowError> {
     Ok(match (kind(array.data_type()), array.data_type()) {
         (Kind::Text, _) => Values::Text(cast(array, &DataType::Utf8View)?.as_string_view().clone()),
         (Kind::Null, _) => Values::Null,
-        (Kind::Other, _) => Values::Other,
+        (Kind::Other | Kind::Time | Kind::Interval, _) => Values::Other,
         (_, DataType::Dictionary(_, inner)) => values(&cast(array, inner)?)?,
         (Kind::Truth, _) => Values::Truth(array.as_boolean().clone()),
         (Kind::Timestamp(unit), _) => {
@@ -292,6 +376,15 @@ fn values(array: &ArrayRef) -> Result<Values, ArrowError> {
         }
         (Kind::Number, _) => Values::Double(cast(array, &DataType::Float64)?.as_primitive().clone()),
     })
+}
+
+fn nanos(unit: TimeUnit) -> i128 {
+    match unit {
+        TimeUnit::Second => 1_000_000_000,
+        TimeUnit::Millisecond => 1_000_000,
+        TimeUnit::Microsecond => 1_000,
+        TimeUnit::Nanosecond => 1,
+    }
 }
 
 fn kernel(op: Op, left: &dyn Datum, right: &dyn Datum) -> Result<BooleanArray, ArrowError> {
@@ -325,24 +418,4 @@ fn any_view(texts: &StringViewArray, views: &[u128]) -> BooleanArray {
     });
     let values = BooleanBuffer::new(Buffer::from_vec::<u64>(words.collect()), 0, texts.len());
     BooleanArray::new(values, texts.nulls().cloned())
-}
-
-/// An array of what `test` says for each row.
-fn collect(rows: usize, test: impl Fn(usize) -> Option<bool>) -> BooleanArray {
-    let words = rows.div_ceil(64);
-    let mut values = Vec::with_capacity(words);
-    let mut known = Vec::with_capacity(words);
-    for start in (0..rows).step_by(64) {
-        let (mut value_word, mut known_word) = (0u64, 0u64);
-        for bit in 0..64.min(rows - start) {
-            if let Some(value) = test(start + bit) {
-                known_word |= 1 << bit;
-                value_word |= u64::from(value) << bit;
-            }
-        }
-        values.push(value_word.to_le());
-        known.push(known_word.to_le());
-    }
-    let bits = |words| BooleanBuffer::new(Buffer::from_vec::<u64>(words), 0, rows);
-    BooleanArray::new(bits(values), Some(NullBuffer::new(bits(known))))
 }

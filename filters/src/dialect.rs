@@ -11,6 +11,7 @@ use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
 use crate::error::{Error, Problem};
 
+pub(crate) mod rocketmq;
 pub(crate) mod sluice;
 
 /// Longest text of an expression, in bytes.
@@ -152,11 +153,12 @@ fn balance(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
 
 /// A token as an error shows it.
 fn quote(token: &Token) -> String {
+    if *token == Token::EOF { "the end".to_owned() } else { shown(&token.to_string()) }
+}
+
+/// A piece of text as an error shows it.
+pub(crate) fn shown(text: &str) -> String {
     const SHOWN_MAX: usize = 40;
-    if *token == Token::EOF {
-        return "the end".to_owned();
-    }
-    let text = token.to_string();
     match text.char_indices().nth(SHOWN_MAX) {
         Some((end, _)) => format!("`{}…`", text.get(..end).unwrap_or_default()),
         None => format!("`{text}`"),

@@ -52,6 +52,9 @@ pub enum Problem {
     /// Two names whose types never compare.
     #[error("{left} is {left_type} and {right} is {right_type}, which never compare")]
     Incomparable { left: Name, left_type: String, right: Name, right_type: String },
+    /// A computed value can never be compared like this, or is always null.
+    #[error("{reason}")]
+    Unfit { reason: &'static str },
     /// The caller resolved a name to a column of another length.
     #[error("column of {name} has {found} rows instead of {expected}")]
     Rows { name: Name, found: usize, expected: usize },

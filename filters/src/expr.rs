@@ -6,13 +6,24 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use regex::Regex;
+
 use crate::like::Pattern;
 use crate::number::Number;
 use crate::row;
+use crate::time;
+use crate::value::Scalar;
 
 mod compile;
 
 pub(crate) use compile::compile;
+
+/// Most terms (comparisons and other tests) of an expression.
+pub(crate) const TERMS_MAX: usize = 10_000;
+/// Most members of one `IN` list.
+pub(crate) const MEMBERS_MAX: usize = 10_000;
+/// Up to this many texts of a list are looked through one by one.
+const FEW_MAX: usize = 8;
 
 /// A three-valued condition. `None` stands for UNKNOWN.
 #[derive(Clone, Debug)]
@@ -28,11 +39,53 @@ pub(crate) enum Condition {
     Term(Box<Term>),
 }
 
-/// A test of one named value.
+/// A value that a test is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// A named value, by its place among the names: what most tests are about.
+    Slot(usize),
+    Literal(Literal),
+    /// RocketMQ's minus: null for all but numbers.
+    Minus(Box<Value>),
+    /// A truth value, or null.
+    Condition(Box<Condition>),
+    Arithmetic(Box<(Value, Arithmetic, Value)>),
+    Cast(Box<Value>, Type),
+    Call(Function, Vec<Value>),
+}
+
+/// What dialect `sluice` computes of two numbers, or of times and lengths of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+}
+
+/// What a `CAST` makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    Whole,
+    Number,
+    Text,
+    Truth,
+    Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Function {
+    Lower,
+    Upper,
+    Length,
+    Coalesce,
+}
+
+/// A test of one value.
 #[derive(Clone, Debug)]
 pub(crate) struct Term {
-    /// The value's place among the names.
-    pub(crate) slot: usize,
+    pub(crate) value: Value,
     pub(crate) test: Test,
     /// Where it stands, in bytes of the text.
     pub(crate) span: Range<usize>,
@@ -45,10 +98,44 @@ pub(crate) enum Test {
     /// The value is a truth value, and this is it.
     Holds,
     Compare(Op, Literal),
-    /// Against another named value.
-    Pair(Op, usize),
+    /// Against another value.
+    Against(Op, Value),
     In(Members),
     Like(Pattern),
+    Contains(String),
+    StartsWith(String),
+    EndsWith(String),
+    /// Some part of the text matches.
+    Matches(Regex),
+    /// As RocketMQ's engine does it.
+    Engine(EngineTest),
+}
+
+/// What RocketMQ's engine asks of a value, see [`crate::engine`]. Its `IS NULL` and `IN` are those of [`Test`].
+#[derive(Clone, Debug)]
+pub(crate) enum EngineTest {
+    /// A condition by itself: never TRUE.
+    Holds,
+    Compare(Op, Literal),
+    /// With the literal on the left.
+    CompareLeft(Literal, Op),
+    Against(Op, Value),
+    /// Two comparisons of a value that is more than a name, joined by AND, or by OR if negated.
+    Between {
+        low: Value,
+        high: Value,
+        negated: bool,
+    },
+    /// FALSE for what is no text, and for an empty part.
+    Search {
+        part: Part,
+        negated: bool,
+    },
+}
+
+/// A part of a text, and where it is looked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
     Contains(String),
     StartsWith(String),
     EndsWith(String),
@@ -72,6 +159,46 @@ pub(crate) enum Literal {
     Truth(bool),
     Number(Number),
     Text(String),
+    /// In ns since 1970-01-01 UTC.
+    Time(i128),
+    /// A length of time in ns.
+    Interval(i128),
+    /// A number of RocketMQ's, whose type counts.
+    Int(i32),
+    Long(i64),
+    Double(f64),
+}
+
+impl Literal {
+    /// The literal as a value.
+    pub(crate) fn scalar(&self) -> Scalar<'_> {
+        match self {
+            Self::Null => Scalar::Null,
+            Self::Truth(value) => Scalar::Truth(*value),
+            Self::Number(Number::Whole(value)) | Self::Long(value) => Scalar::Long(*value),
+            Self::Number(Number::Double(value)) | Self::Double(value) => Scalar::Double(*value),
+            Self::Text(text) => Scalar::Text(text),
+            Self::Int(value) => Scalar::Int(*value),
+            Self::Time(at) => Scalar::Time(*at),
+            Self::Interval(length) => Scalar::Interval(*length),
+        }
+    }
+}
+
+impl Part {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Contains(part) | Self::StartsWith(part) | Self::EndsWith(part) => part.is_empty(),
+        }
+    }
+
+    pub(crate) fn is_in(&self, text: &str) -> bool {
+        match self {
+            Self::Contains(part) => text.contains(part.as_str()),
+            Self::StartsWith(part) => text.starts_with(part.as_str()),
+            Self::EndsWith(part) => text.ends_with(part.as_str()),
+        }
+    }
 }
 
 /// The members of an `IN` list.
@@ -85,6 +212,8 @@ pub(crate) struct Members {
     pub(crate) numbers: HashSet<(bool, u64)>,
     /// NULL is a member, so what is no other member is UNKNOWN.
     pub(crate) null: bool,
+    /// The members as times, in ns; `None` if one is none.
+    pub(crate) times: Option<Vec<i128>>,
 }
 
 impl Op {
@@ -117,6 +246,26 @@ impl Op {
 }
 
 impl Members {
+    /// A list of texts.
+    pub(crate) fn of_texts(texts: HashSet<String>) -> Self {
+        let mut members = Self { many: texts, ..Self::default() };
+        members.settle();
+        members
+    }
+
+    /// Sees what the members are as times, and lays few texts in a row.
+    pub(crate) fn settle(&mut self) {
+        let numbers = self.numbers.iter().map(|(is_whole, bits)| {
+            let millis = i128::from(bits.cast_signed());
+            is_whole.then_some(millis * time::MILLI)
+        });
+        self.times = self.many.iter().map(|text| time::parse(text)).chain(numbers).collect();
+        if self.many.len() <= FEW_MAX {
+            self.few = self.many.drain().collect();
+            self.few.sort_unstable();
+        }
+    }
+
     pub(crate) fn has_text(&self, text: &str) -> bool {
         self.few.iter().any(|member| member == text) || self.many.contains(text)
     }
@@ -125,13 +274,66 @@ impl Members {
         self.numbers.contains(&number.key())
     }
 
+    pub(crate) fn has_time(&self, at: i128) -> Option<bool> {
+        let found = self.times.as_ref()?.contains(&at);
+        (found || !self.null).then_some(found)
+    }
+
     pub(crate) fn has_texts(&self) -> bool {
         !self.few.is_empty() || !self.many.is_empty()
     }
 }
 
+impl Term {
+    /// The values that it reads.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
+        let [second, third] = match &self.test {
+            Test::Against(_, value) | Test::Engine(EngineTest::Against(_, value)) => [Some(value), None],
+            Test::Engine(EngineTest::Between { low, high, .. }) => [Some(low), Some(high)],
+            _ => [None, None],
+        };
+        std::iter::once(&self.value).chain(second).chain(third)
+    }
+
+    /// The slots that it reads, but not those of conditions inside.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = usize> {
+        let mut slots = Vec::new();
+        for value in self.values() {
+            value.visit_slots(&mut |slot| slots.push(slot));
+        }
+        slots.into_iter()
+    }
+}
+
+impl Value {
+    fn visit_terms<'a>(&'a self, visit: &mut dyn FnMut(&'a Term)) {
+        match self {
+            Self::Condition(condition) => condition.visit(visit),
+            other => other.inner().for_each(|value| value.visit_terms(visit)),
+        }
+    }
+
+    fn visit_slots(&self, visit: &mut dyn FnMut(usize)) {
+        match self {
+            Self::Slot(slot) => visit(*slot),
+            other => other.inner().for_each(|value| value.visit_slots(visit)),
+        }
+    }
+
+    /// The values that it is made of.
+    pub(crate) fn inner(&self) -> impl Iterator<Item = &Value> {
+        let (first, second, list): (_, _, &[Value]) = match self {
+            Self::Slot(_) | Self::Literal(_) | Self::Condition(_) => (None, None, &[]),
+            Self::Minus(value) | Self::Cast(value, _) => (Some(&**value), None, &[]),
+            Self::Arithmetic(sides) => (Some(&sides.0), Some(&sides.2), &[]),
+            Self::Call(_, values) => (None, None, values),
+        };
+        first.into_iter().chain(second).chain(list)
+    }
+}
+
 impl Condition {
-    /// Calls `visit` for each term.
+    /// Calls `visit` for each term, those inside of values too.
     pub(crate) fn visit<'a>(&'a self, visit: &mut dyn FnMut(&'a Term)) {
         match self {
             Self::Constant(_) => {}
@@ -141,7 +343,12 @@ impl Condition {
                 }
             }
             Self::Not(condition) | Self::Is(condition, _) => condition.visit(visit),
-            Self::Term(term) => visit(term),
+            Self::Term(term) => {
+                visit(term);
+                for value in term.values() {
+                    value.visit_terms(visit);
+                }
+            }
         }
     }
 
@@ -183,6 +390,30 @@ impl Condition {
             kept.insert(0, Self::Constant(constant));
         }
         match kept.len() {
+            1 => kept.remove(0),
+            _ if all => Self::And(kept),
+            _ => Self::Or(kept),
+        }
+    }
+
+    /// As [`Condition::join`], but for conditions that may fail: none is moved, and one is left out only
+    /// where it can't be reached or can't matter.
+    pub(crate) fn join_in_order(conditions: Vec<Self>, all: bool) -> Self {
+        let mut kept = Vec::with_capacity(conditions.len());
+        for condition in conditions {
+            match condition {
+                Self::Constant(Some(value)) if value == all => {}
+                Self::Constant(Some(value)) => {
+                    kept.push(Self::Constant(Some(value)));
+                    break;
+                }
+                Self::And(inner) if all => kept.extend(inner),
+                Self::Or(inner) if !all => kept.extend(inner),
+                other => kept.push(other),
+            }
+        }
+        match kept.len() {
+            0 => Self::Constant(Some(all)),
             1 => kept.remove(0),
             _ if all => Self::And(kept),
             _ => Self::Or(kept),

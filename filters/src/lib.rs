@@ -16,6 +16,11 @@
 //! | `[NOT] CONTAINS`, `STARTSWITH`, `ENDSWITH` | part of the text, case-sensitive; each text has the empty one |
 //! | `IS [NOT] NULL`, `TRUE`, `FALSE`, `UNKNOWN` | never UNKNOWN itself |
 //! | `NOT`, `AND`, `OR`, parentheses | loosest last; a name alone is a condition, see truth values |
+//! | `+ - * / %`, signs | exact in 64 bits, beyond that by doubles; UNKNOWN where there is no result, as for `x / 0`; `5 / 2` is 2.5 |
+//! | `lower upper length coalesce` | of text, `length` in code points; the first that is not null |
+//! | `regexp_like(x, 'pattern')` | some part of the text matches; linear time |
+//! | `CAST(x AS BIGINT)`, `DOUBLE`, `TEXT`, `BOOLEAN`, `TIMESTAMP` | null for what does not convert; `BIGINT` cuts the fraction off |
+//! | `TIMESTAMP '2013-01-31T12:00:00Z'`, `DATE '2013-01-31'`, `INTERVAL '5' MINUTE`, `INTERVAL '1 day 2 hours'` | times in UTC, and lengths of time from milliseconds to weeks |
 //!
 //! Properties are text, and what they are compared with says what they count as:
 //!
@@ -29,24 +34,33 @@
 //! with text in RFC 3339. A comparison that can never work for a column's type is an error of
 //! [`Filter::check`].
 
+#![expect(clippy::doc_markdown, reason = "RocketMQ is a name, not code")]
+
 mod column;
 mod dialect;
+mod engine;
 mod error;
+mod evaluate;
 mod expr;
 mod like;
+mod notice;
 mod number;
+mod properties;
 mod row;
+mod time;
 mod types;
+mod value;
+mod values;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray};
-use arrow::datatypes::DataType;
-
 pub use crate::error::{Error, Problem};
-use crate::expr::{Condition, Literal, Term, Test};
+use crate::expr::{Condition, Literal, Test, Value};
+pub use crate::notice::{Notice, Quirk};
+use crate::properties::Layout;
+pub use crate::value::{Scalar, Verdict};
 
 /// The language that an expression is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +68,9 @@ use crate::expr::{Condition, Literal, Term, Test};
 pub enum Dialect {
     /// Standard SQL over properties, envelope columns and fields.
     Sluice,
+    /// The language of RocketMQ's own filter, exactly as its engine reads it, for subscriptions of its
+    /// clients; see [`Filter::notices`]. All names are properties.
+    RocketMq,
 }
 
 /// What an expression names.
@@ -106,37 +123,83 @@ struct Compiled {
     condition: Condition,
     /// By slot: whether its texts are compared with numbers more than once.
     reused: Vec<bool>,
+    /// Where the slots' values lie in encoded properties.
+    layout: Layout,
+    /// Whether no slot needs anything else.
+    only_properties: bool,
+    dialect: Dialect,
+    notices: Vec<Notice>,
 }
 
 impl Filter {
-    /// Compiles a text; all of it must be the expression. Bounded: 64 KiB of text, 128 levels of nesting,
-    /// 10,000 terms, 10,000 members in a list, 4 KiB in a pattern.
+    /// Compiles a text. Bounded: 64 KiB of text, 128 levels of nesting (1,000 in dialect `rocketmq`), 10,000
+    /// terms, 10,000 members in a list, 4 KiB in a pattern. All of the text must be the expression, but in
+    /// dialect `rocketmq`.
     pub fn parse(text: &str, dialect: Dialect) -> Result<Self, Error> {
-        let tree = match dialect {
-            Dialect::Sluice => dialect::sluice::parse(text)?,
+        let (condition, slots, notices) = match dialect {
+            Dialect::Sluice => {
+                let tree = dialect::sluice::parse(text)?;
+                let (condition, slots) = expr::compile(text, &tree)?;
+                (condition, slots, Vec::new())
+            }
+            Dialect::RocketMq => {
+                let parsed = dialect::rocketmq::parse(text)?;
+                (parsed.condition, parsed.names, parsed.notices)
+            }
         };
-        let (condition, slots) = expr::compile(text, &tree)?;
-        Ok(Self::new(text.into(), slots.into(), condition))
+        Ok(Self::new(text.into(), slots.into(), condition, dialect, notices))
     }
 
-    fn new(text: Arc<str>, slots: Arc<[Name]>, condition: Condition) -> Self {
+    fn new(
+        text: Arc<str>,
+        slots: Arc<[Name]>,
+        condition: Condition,
+        dialect: Dialect,
+        notices: Vec<Notice>,
+    ) -> Self {
         let mut names = BTreeSet::new();
         let mut numeric = vec![0u32; slots.len()];
-        let mut count = |slot: usize| {
-            if let Some(uses) = numeric.get_mut(slot) {
+        let mut count = |value: &Value| {
+            if let Value::Slot(slot) = value
+                && let Some(uses) = numeric.get_mut(*slot)
+            {
                 *uses += 1;
             }
         };
         condition.visit(&mut |term| {
-            names.extend(term_slots(term).filter_map(|slot| slots.get(slot).cloned()));
+            names.extend(term.slots().filter_map(|slot| slots.get(slot).cloned()));
             match &term.test {
-                Test::Compare(_, Literal::Number(_)) => count(term.slot),
-                Test::In(members) if !members.numbers.is_empty() => count(term.slot),
+                Test::Compare(_, Literal::Number(_)) => count(&term.value),
+                Test::In(members) if !members.numbers.is_empty() => count(&term.value),
                 _ => {}
             }
         });
         let reused = numeric.into_iter().map(|uses| uses > 1).collect();
-        Self { compiled: Arc::new(Compiled { text, slots, names, condition, reused }) }
+        let layout = Layout::new(&slots);
+        let only_properties = slots.iter().all(|name| matches!(name, Name::Property(_)));
+        Self {
+            compiled: Arc::new(Compiled {
+                text,
+                slots,
+                names,
+                condition,
+                reused,
+                layout,
+                only_properties,
+                dialect,
+                notices,
+            }),
+        }
+    }
+
+    /// The language that it was written in.
+    pub fn dialect(&self) -> Dialect {
+        self.compiled.dialect
+    }
+
+    /// Where the expression is read otherwise than SQL reads it; only dialect `rocketmq` has any.
+    pub fn notices(&self) -> &[Notice] {
+        &self.compiled.notices
     }
 
     /// The text that it was compiled from. The halves of [`Filter::split`] keep the whole text, to which
@@ -156,124 +219,26 @@ impl Filter {
         let has_field = |condition: &Condition| {
             let mut found = false;
             condition.visit(&mut |term| {
-                found |= term_slots(term)
-                    .any(|slot| matches!(self.compiled.slots.get(slot), Some(Name::Field(_))));
+                found |=
+                    term.slots().any(|slot| matches!(self.compiled.slots.get(slot), Some(Name::Field(_))));
             });
             found
         };
+        if !has_field(&self.compiled.condition) {
+            return (Some(self.clone()), None);
+        }
         let (fields, plain): (Vec<_>, Vec<_>) = match &self.compiled.condition {
             Condition::And(terms) => terms.iter().cloned().partition(has_field),
-            whole => [whole.clone()].into_iter().partition(has_field),
+            whole => (vec![whole.clone()], Vec::new()),
         };
         let half = |terms: Vec<Condition>| {
-            let Compiled { text, slots, .. } = &*self.compiled;
-            (!terms.is_empty()).then(|| Self::new(text.clone(), slots.clone(), Condition::join(terms, true)))
+            let Compiled { text, slots, dialect, .. } = &*self.compiled;
+            if terms.is_empty() {
+                return None;
+            }
+            let condition = Condition::join(terms, true);
+            Some(Self::new(text.clone(), slots.clone(), condition, *dialect, Vec::new()))
         };
         (half(plain), half(fields))
     }
-
-    /// Checks names and types before there are rows. `data_type` says what a name is; a property that it
-    /// doesn't know is text, any other name that it doesn't know is an error.
-    pub fn check(&self, data_type: &dyn Fn(&Name) -> Option<DataType>) -> Result<(), Error> {
-        self.check_terms(&|_, name| match (data_type(name), name) {
-            (None, Name::Property(_)) => Some(DataType::Utf8View),
-            (found, _) => found,
-        })
-    }
-
-    /// Evaluates over columns of `rows` rows: null is UNKNOWN. `resolve` gives the column of a name; a
-    /// property without one is null in every row, any other name without one is an error, as is a type
-    /// that doesn't fit.
-    pub fn columns(
-        &self,
-        rows: usize,
-        resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
-    ) -> Result<BooleanArray, Error> {
-        let Compiled { slots, names, condition, reused, .. } = &*self.compiled;
-        let mut columns = Vec::with_capacity(slots.len());
-        for name in slots.iter() {
-            columns.push(if names.contains(name) { self.resolve(name, rows, resolve)? } else { None });
-        }
-        self.check_terms(&|slot, _| Some(columns.get(slot)?.as_ref()?.data_type().clone()))?;
-        let batch = column::Batch { rows, columns, reused };
-        batch.evaluate(condition).map_err(|error| self.fail_all(error.into()))
-    }
-
-    /// As [`Filter::columns`], but a selection: TRUE where a row passes, never null.
-    pub fn mask(
-        &self,
-        rows: usize,
-        resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
-    ) -> Result<BooleanArray, Error> {
-        Ok(column::passing(&self.columns(rows, resolve)?))
-    }
-
-    /// Evaluates over one message; `None` is UNKNOWN. `property` gives a property's value. Terms over
-    /// envelope columns and fields are UNKNOWN.
-    pub fn row<'a>(&self, property: &dyn Fn(&str) -> Option<&'a str>) -> Option<bool> {
-        row::evaluate(&self.compiled.condition, &self.compiled.slots, property)
-    }
-
-    /// The column of a name; `None` if a name has none that needs one.
-    fn resolve(
-        &self,
-        name: &Name,
-        rows: usize,
-        resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
-    ) -> Result<Option<column::Column>, Error> {
-        let array = resolve(name);
-        match (&array, name) {
-            (None, Name::Envelope(_) | Name::Field(_)) => return Ok(None),
-            (Some(array), _) if array.len() != rows => {
-                let problem = Problem::Rows { name: name.clone(), found: array.len(), expected: rows };
-                return Err(self.fail_all(problem));
-            }
-            _ => {}
-        }
-        column::Column::new(array).map(Some).map_err(|error| self.fail_all(error.into()))
-    }
-
-    /// Checks each term by the types of slots and their names.
-    fn check_terms(&self, data_type: &dyn Fn(usize, &Name) -> Option<DataType>) -> Result<(), Error> {
-        let Compiled { text, slots, condition, .. } = &*self.compiled;
-        let typed = |slot: usize, term: &Term| {
-            let Some(name) = slots.get(slot) else { return Ok(None) };
-            data_type(slot, name).map(|found| Some((name, found))).ok_or_else(|| {
-                Error::new(text, term.span.clone(), Problem::UnknownName { name: name.clone() })
-            })
-        };
-        let check = |term: &Term| {
-            let Some((name, found)) = typed(term.slot, term)? else { return Ok(()) };
-            let other = match term.test {
-                Test::Pair(_, right) => typed(right, term)?,
-                _ => None,
-            };
-            let other = other.as_ref().map(|(name, found)| (*name, found));
-            match types::mismatch(name, &found, &term.test, other) {
-                Some(problem) => Err(Error::new(text, term.span.clone(), problem)),
-                None => Ok(()),
-            }
-        };
-        let mut result = Ok(());
-        condition.visit(&mut |term| {
-            if result.is_ok() {
-                result = check(term);
-            }
-        });
-        result
-    }
-
-    /// An error that no single place has.
-    fn fail_all(&self, problem: Problem) -> Error {
-        Error::new(&self.compiled.text, 0..self.compiled.text.len(), problem)
-    }
-}
-
-/// The slots that a term reads.
-fn term_slots(term: &Term) -> impl Iterator<Item = usize> + use<> {
-    let right = match term.test {
-        Test::Pair(_, right) => Some(right),
-        _ => None,
-    };
-    std::iter::once(term.slot).chain(right)
 }

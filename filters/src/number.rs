@@ -5,6 +5,9 @@
 //! integer is ever rounded. Everything else is the nearest double.
 
 use std::cmp::Ordering;
+use std::mem;
+
+use crate::expr::Arithmetic;
 
 /// One more than the largest `i64`, which a double holds exactly.
 const WHOLE_END: f64 = 9_223_372_036_854_775_808.0;
@@ -97,6 +100,53 @@ impl Number {
         }
     }
 
+    /// The result of arithmetic: exact for whole numbers as long as it fits 64 bits, else by doubles. `None`
+    /// for a division by zero.
+    pub(crate) fn calculate(self, op: Arithmetic, other: Self) -> Option<Self> {
+        if let (Self::Whole(a), Self::Whole(b)) = (self, other) {
+            let exact = match op {
+                Arithmetic::Add => a.checked_add(b),
+                Arithmetic::Subtract => a.checked_sub(b),
+                Arithmetic::Multiply => a.checked_mul(b),
+                Arithmetic::Divide | Arithmetic::Remainder if b == 0 => return None,
+                Arithmetic::Divide => {
+                    a.checked_rem(b).filter(|rest| *rest == 0).and_then(|_| a.checked_div(b))
+                }
+                Arithmetic::Remainder => Some(a.wrapping_rem(b)),
+            };
+            if let Some(exact) = exact {
+                return Some(Self::Whole(exact));
+            }
+        }
+        let (a, b) = (self.as_f64(), other.as_f64());
+        Self::from_f64(match op {
+            Arithmetic::Add => a + b,
+            Arithmetic::Subtract => a - b,
+            Arithmetic::Multiply => a * b,
+            Arithmetic::Divide | Arithmetic::Remainder if b == 0.0 => return None,
+            Arithmetic::Divide => a / b,
+            Arithmetic::Remainder => a % b,
+        })
+    }
+
+    /// Without its fraction; `None` beyond 64 bits.
+    pub(crate) fn truncate(self) -> Option<Self> {
+        match self {
+            Self::Whole(_) => Some(self),
+            Self::Double(value) => {
+                Self::from_f64(value.trunc()).filter(|value| matches!(value, Self::Whole(_)))
+            }
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "the nearest double is meant")]
+    fn as_f64(self) -> f64 {
+        match self {
+            Self::Whole(value) => value as f64,
+            Self::Double(value) => value,
+        }
+    }
+
     /// A key that is equal exactly for equal numbers.
     pub(crate) fn key(self) -> (bool, u64) {
         match self {
@@ -141,12 +191,15 @@ fn parse_exponent(text: &[u8]) -> Option<i32> {
     Some(if negative { -exponent } else { exponent })
 }
 
-/// The digits of a decimal form without trailing zeros of its fraction.
+/// The digits of a decimal form without its trailing zeros. More than 64 bits of them are no whole number of
+/// 64 bits, whatever the exponent.
 #[derive(Default)]
 struct Scan {
     any: bool,
     value: u64,
+    /// Digits after the point.
     scale: i32,
+    /// Zeros behind the value's digits.
     zeros: i32,
     overflow: bool,
 }
@@ -155,21 +208,24 @@ impl Scan {
     fn digit(&mut self, digit: u8, in_fraction: bool) {
         self.any = true;
         if in_fraction {
-            self.zeros = self.zeros.saturating_add(1);
-            if digit == 0 {
+            self.scale = self.scale.saturating_add(1);
+        }
+        self.zeros = self.zeros.saturating_add(1);
+        if digit == 0 {
+            return;
+        }
+        for _ in 0..mem::take(&mut self.zeros) {
+            if self.value == 0 && !self.overflow {
+                break;
+            }
+            self.push(0);
+            if self.overflow {
                 return;
             }
-            for _ in 0..self.zeros {
-                self.push(0);
-                if self.overflow {
-                    return;
-                }
-            }
-            self.scale = self.scale.saturating_add(self.zeros);
-            self.zeros = 0;
-            self.value = self.value.saturating_add(u64::from(digit));
-        } else {
-            self.push(digit);
+        }
+        match self.value.checked_add(u64::from(digit)) {
+            Some(value) => self.value = value,
+            None => self.overflow = true,
         }
     }
 
@@ -186,7 +242,7 @@ impl Scan {
             return None;
         }
         let mut value = self.value;
-        let mut power = exponent.saturating_sub(self.scale);
+        let mut power = exponent.saturating_sub(self.scale).saturating_add(self.zeros);
         if value == 0 {
             return Some(0);
         }
@@ -219,6 +275,12 @@ mod tests {
         }
         assert_eq!(Number::parse("9223372036854775807"), Some(Number::Whole(i64::MAX)));
         assert_eq!(Number::parse("-9223372036854775808.0"), Some(Number::Whole(i64::MIN)));
+        assert_eq!(Number::parse("9223372036854775807000000e-6"), Some(Number::Whole(i64::MAX)));
+        assert_eq!(Number::parse("-500000000000000000000000000e-26"), Some(Number::Whole(-5)));
+        assert_eq!(
+            Number::parse("9007199254740993000000000000000.000e-15"),
+            Some(Number::Whole(9_007_199_254_740_993))
+        );
         assert_eq!(Number::parse("1e18"), Some(Number::Whole(1_000_000_000_000_000_000)));
         assert_eq!(Number::parse("9007199254740993.0"), Some(Number::Whole(9_007_199_254_740_993)));
     }

@@ -52,6 +52,53 @@ fn long_chains_and_deep_nesting_fit_a_small_stack() {
     }
 }
 
+/// Texts of dialect `rocketmq` whose nesting has `depth` levels.
+fn rocketmq_nests(depth: usize) -> Vec<String> {
+    let nested = |open: &str, inner: &str, close: &str| {
+        format!("{}{inner}{}", open.repeat(depth), close.repeat(depth))
+    };
+    vec![
+        nested("(", "a = 1", ")"),
+        nested("NOT ", "a", ""),
+        nested("- + ", "a", "") + " = 1",
+        nested("b = (", "a = 1", ")"),
+        nested("NOT (c = 1 OR ", "a = 1", ")"),
+        nested("(", "a = 1", " AND b = 1) IS NULL"),
+        format!("a = 1{}", " = b".repeat(depth)),
+        format!("a{}", " IS NULL".repeat(depth)),
+        nested("-(", "a = 1", ") BETWEEN 1 AND 2"),
+        nested("b BETWEEN -(", "a = 1", ") AND 2"),
+    ]
+}
+
+#[test]
+fn rocketmq_nesting_ends_before_a_small_stack_does() {
+    let run = || {
+        for nests in [99, 149, 297, 298, 32_000].map(rocketmq_nests) {
+            for text in nests {
+                let text = text.get(..60_000).unwrap_or(&text);
+                if let Ok(filter) = Filter::parse(text, Dialect::RocketMq) {
+                    filter.matches(b"a\x011\x02b\x01x");
+                    filter.columns(3, &|_| None).unwrap();
+                }
+            }
+        }
+        for text in rocketmq_nests(99) {
+            assert!(Filter::parse(&text, Dialect::RocketMq).is_ok(), "{text}");
+        }
+        let max = |text: &str| match *Filter::parse(text, Dialect::RocketMq).unwrap_err().problem {
+            Problem::Limit { max, .. } => max,
+            problem => panic!("{problem}"),
+        };
+        let parens = |depth: usize| format!("{}a = 1{}", "(".repeat(depth), ")".repeat(depth));
+        assert!(Filter::parse(&parens(1_000), Dialect::RocketMq).is_ok());
+        assert_eq!(max(&parens(1_001)), 1_000);
+        assert_eq!(max(&format!("a = 1{}", " = b".repeat(300))), 300);
+    };
+    let thread = std::thread::Builder::new().stack_size(1 << 20);
+    thread.spawn(run).unwrap().join().unwrap();
+}
+
 #[test]
 fn long_chains_of_what_does_not_chain_end_at_the_second() {
     for text in ["a=a".to_owned() + &"=a".repeat(20_000), "a".to_owned() + &" IS NULL".repeat(8_000)] {

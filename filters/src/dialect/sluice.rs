@@ -4,11 +4,11 @@
 //! written here, each error knows its place, and no construct of the big SQL grammar (some of which are
 //! tried several ways, in exponential time when nested) can be reached.
 //!
-//! From tightest to loosest: comparisons, `BETWEEN`, `IN`, `LIKE`, `CONTAINS` and the like (none of which
+//! From tightest to loosest: signs; `*`, `/`, `%`; `+`, `-`; comparisons, `BETWEEN`, `IN`, `LIKE`, `CONTAINS` and the like (none of which
 //! chains); `IS`; `NOT`; `AND`; `OR`. Chains of `AND` and of `OR` become balanced trees, so that nothing
 //! recurses deeper than [`DEPTH_MAX`] and a logarithm.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use sqlparser::ast::{BinaryOperator, Expr, Ident, UnaryOperator, Value, ValueWithSpan};
@@ -21,6 +21,9 @@ use super::{
     quote, tokenize,
 };
 use crate::error::{Error, Problem};
+use values::{arithmetic_precedence, is_value};
+
+pub(crate) mod values;
 
 /// What a name of other characters than an identifier's needs.
 const QUOTE_HINT: &str = "; a name with such a character is written in double quotes: \"a-b\"";
@@ -37,10 +40,10 @@ pub(crate) fn parse(text: &str) -> Result<Expr, Error> {
         let problem = Problem::Limit { what: "an expression's length in bytes", max: TEXT_BYTES_MAX };
         return Err(Error::new(text, 0..0, problem));
     }
-    let grammar = Grammar { text_len: text.len(), problem: RefCell::default() };
+    let grammar = Grammar { text_len: text.len(), problem: RefCell::default(), operations: Cell::new(0) };
     let tokens = tokenize(text, &grammar)?;
     let mut parser = Parser::new(&grammar).with_recursion_limit(DEPTH_MAX).with_tokens_with_locations(tokens);
-    let parsed = condition(&mut parser).and_then(|expr| match &parser.peek_token_ref().token {
+    let parsed = grammar.condition(&mut parser).and_then(|expr| match &parser.peek_token_ref().token {
         Token::EOF => Ok(expr),
         _ => Err(grammar.expected("an operator, AND, OR or the end", parser.peek_token_ref())),
     });
@@ -61,6 +64,7 @@ pub(crate) fn parse(text: &str) -> Result<Expr, Error> {
 /// What an operator does, as far as the parser cares.
 enum Operator {
     Compare(BinaryOperator),
+    Arithmetic(BinaryOperator),
     Is,
     In,
     Between,
@@ -78,6 +82,8 @@ struct Grammar {
     text_len: usize,
     /// The error that a hook met; `sqlparser`'s own carry no place.
     problem: RefCell<Option<(Range<usize>, Problem)>>,
+    /// Operators and functions of the value or comparison that is being read.
+    operations: Cell<usize>,
 }
 
 impl sqlparser::dialect::Dialect for Grammar {
@@ -122,6 +128,7 @@ impl sqlparser::dialect::Dialect for Grammar {
     fn get_next_precedence(&self, parser: &Parser) -> Option<Result<u8, ParserError>> {
         Some(Ok(match operator(parser) {
             Some((_, Operator::Is)) => PRECEDENCE_IS,
+            Some((_, Operator::Arithmetic(op))) => arithmetic_precedence(&op).unwrap_or(PRECEDENCE_COMPARE),
             Some(_) => PRECEDENCE_COMPARE,
             None => 0,
         }))
@@ -129,14 +136,38 @@ impl sqlparser::dialect::Dialect for Grammar {
 }
 
 impl Grammar {
+    /// `condition := all { OR all }`, `all := term { AND term }`
+    fn condition(&self, parser: &mut Parser) -> Result<Expr, ParserError> {
+        let mut any = Vec::new();
+        loop {
+            let mut all = vec![self.term(parser)?];
+            while parser.parse_keyword(Keyword::AND) {
+                all.push(self.term(parser)?);
+            }
+            any.push(balance(all, &BinaryOperator::And));
+            if !parser.parse_keyword(Keyword::OR) {
+                return Ok(balance(any, &BinaryOperator::Or));
+            }
+        }
+    }
+
+    fn term(&self, parser: &mut Parser) -> Result<Expr, ParserError> {
+        let expr = parser.parse_subexpr(0)?;
+        // A value in parentheses may be part of a bigger one.
+        if !is_value(&expr) {
+            self.operations.set(0);
+        }
+        Ok(expr)
+    }
+
     fn prefix(&self, parser: &mut Parser) -> Result<Expr, ParserError> {
         let token = parser.next_token();
         match token.token {
             Token::LParen => {
-                let inner = condition(parser)?;
+                let inner = self.condition(parser)?;
                 let close = parser.next_token();
                 match close.token {
-                    Token::RParen if is_operand(&inner) => Ok(inner),
+                    Token::RParen if is_value(&inner) => Ok(inner),
                     Token::RParen => Ok(Expr::Nested(Box::new(inner))),
                     _ => Err(self.expected("an operator, AND, OR or `)`", &close)),
                 }
@@ -167,27 +198,6 @@ impl Grammar {
         }
     }
 
-    /// A number after its signs.
-    fn signed(&self, parser: &mut Parser, first: &TokenWithSpan) -> Result<Expr, ParserError> {
-        let mut negative = first.token == Token::Minus;
-        loop {
-            let token = parser.next_token();
-            match token.token {
-                Token::Plus => {}
-                Token::Minus => negative = !negative,
-                Token::Number(text, false) => {
-                    let text = if negative { format!("-{text}") } else { text };
-                    let span = first.span.union(&token.span);
-                    return Ok(Expr::Value(Value::Number(text, false).with_span(span)));
-                }
-                Token::Word(_) | Token::LParen => {
-                    return Err(self.unsupported(first, "arithmetic with", QUOTE_HINT));
-                }
-                _ => return Err(self.expected("a number", &token)),
-            }
-        }
-    }
-
     /// `name`, `"any name"`, `$name` or `$.a.b`, whose first word was taken.
     fn name(&self, parser: &mut Parser, word: &Word, token: &TokenWithSpan) -> Result<Expr, ParserError> {
         let ident = Ident { value: word.value.clone(), quote_style: word.quote_style, span: token.span };
@@ -206,8 +216,13 @@ impl Grammar {
             return Err(self.expected("a name, a number or text", token));
         }
         match &next.token {
-            Token::LParen => Err(self.unsupported(token, "a function like", "")),
-            // `DATE '2013-01-01'`, `CASE WHEN`, `SELECT x`: words of a bigger language.
+            Token::LParen => self.call(parser, word, token),
+            Token::SingleQuotedString(_)
+                if matches!(word.keyword, Keyword::DATE | Keyword::TIMESTAMP | Keyword::INTERVAL) =>
+            {
+                self.typed_text(parser, word.keyword)
+            }
+            // `CASE WHEN`, `SELECT x`: words of a bigger language.
             Token::SingleQuotedString(_) | Token::Number(..) | Token::Word(_)
                 if is_foreign(word.keyword) && operator(parser).is_none() && !is_joint(next) =>
             {
@@ -245,7 +260,7 @@ impl Grammar {
         let mut token = parser.next_token();
         if let Operator::Foreign = operator {
             let hint = match token.token {
-                Token::Minus | Token::Div | Token::Colon => QUOTE_HINT,
+                Token::Colon => QUOTE_HINT,
                 Token::DoubleEq => "; equality is written =",
                 _ => "",
             };
@@ -254,11 +269,12 @@ impl Grammar {
         if negated {
             token = parser.next_token();
         }
-        if !is_operand(left) {
+        if !is_value(left) {
             return Err(self.unsupported(&token, "a condition on the left of", IS_HINT));
         }
         let expr = Box::new(left.clone());
         Ok(Some(match operator {
+            Operator::Arithmetic(op) => self.arithmetic(parser, expr, &token, op)?,
             Operator::Compare(op) => {
                 Expr::BinaryOp { left: expr, op, right: Box::new(self.operand(parser)?) }
             }
@@ -322,7 +338,7 @@ impl Grammar {
     fn operand(&self, parser: &mut Parser) -> Result<Expr, ParserError> {
         let first = parser.peek_token_ref().clone();
         let expr = parser.parse_subexpr(PRECEDENCE_COMPARE)?;
-        if is_operand(&expr) { Ok(expr) } else { Err(self.expected("a name, a number or text", &first)) }
+        if is_value(&expr) { Ok(expr) } else { Err(self.expected("a name, a number or text", &first)) }
     }
 
     fn list(&self, parser: &mut Parser) -> Result<Vec<Expr>, ParserError> {
@@ -333,10 +349,11 @@ impl Grammar {
         let mut list = Vec::new();
         loop {
             let first = parser.peek_token_ref().clone();
-            match self.prefix(parser)? {
-                value @ Expr::Value(_) => list.push(value),
-                _ => return Err(self.expected("text or a number", &first)),
+            let member = parser.parse_subexpr(PRECEDENCE_COMPARE)?;
+            if !is_value(&member) {
+                return Err(self.expected("a name, text or a number", &first));
             }
+            list.push(member);
             let next = parser.next_token();
             match next.token {
                 Token::Comma => {}
@@ -377,21 +394,6 @@ impl Grammar {
     }
 }
 
-/// `condition := all { OR all }`, `all := term { AND term }`
-fn condition(parser: &mut Parser) -> Result<Expr, ParserError> {
-    let mut any = Vec::new();
-    loop {
-        let mut all = vec![parser.parse_subexpr(0)?];
-        while parser.parse_keyword(Keyword::AND) {
-            all.push(parser.parse_subexpr(0)?);
-        }
-        any.push(balance(all, &BinaryOperator::And));
-        if !parser.parse_keyword(Keyword::OR) {
-            return Ok(balance(any, &BinaryOperator::Or));
-        }
-    }
-}
-
 /// The operator that comes next, and whether `NOT` stands before it.
 fn operator(parser: &Parser) -> Option<(bool, Operator)> {
     let mut token = parser.peek_token_ref();
@@ -409,6 +411,11 @@ fn operator(parser: &Parser) -> Option<(bool, Operator)> {
             _ => Operator::Text(TEXT_OPERATORS.iter().find(|name| word.value.eq_ignore_ascii_case(name))?),
         },
         _ if negated => return None,
+        Token::Plus => Operator::Arithmetic(BinaryOperator::Plus),
+        Token::Minus => Operator::Arithmetic(BinaryOperator::Minus),
+        Token::Mul => Operator::Arithmetic(BinaryOperator::Multiply),
+        Token::Div => Operator::Arithmetic(BinaryOperator::Divide),
+        Token::Mod => Operator::Arithmetic(BinaryOperator::Modulo),
         Token::Eq => Operator::Compare(BinaryOperator::Eq),
         Token::Neq => Operator::Compare(BinaryOperator::NotEq),
         Token::Lt => Operator::Compare(BinaryOperator::Lt),
@@ -426,10 +433,6 @@ fn operator(parser: &Parser) -> Option<(bool, Operator)> {
         _ => Operator::Foreign,
     };
     Some((negated, operator))
-}
-
-fn is_operand(expr: &Expr) -> bool {
-    matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_))
 }
 
 /// Words that open a construct of a bigger language, where something follows them that no name has.

@@ -2,32 +2,30 @@
 //!
 //! Constants are folded by the same rules as [`crate::row`] applies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use sqlparser::ast::{BinaryOperator, Expr, Ident, UnaryOperator, Value, ValueWithSpan};
+use regex::{Regex, RegexBuilder};
+use sqlparser::ast::{self, BinaryOperator, Expr, Ident, Spanned, UnaryOperator, ValueWithSpan};
 use sqlparser::tokenizer::Span;
 
-use super::{Condition, Literal, Members, Op, Term, Test};
-use crate::dialect::{TEXT_OPERATORS, bytes};
+use super::{Condition, Function, Literal, MEMBERS_MAX, Members, Op, TERMS_MAX, Term, Test, Type, Value};
+use crate::dialect::sluice::values::{REGEXP_LIKE, is_value};
+use crate::dialect::{TEXT_OPERATORS, bytes, shown};
 use crate::error::{Error, Problem};
 use crate::like::Pattern;
-use crate::number::Number;
-use crate::{Name, row};
+use crate::{Name, row, time};
 
-/// Most terms (comparisons and other tests) of an expression.
-const TERMS_MAX: usize = 10_000;
-/// Most members of one `IN` list.
-const MEMBERS_MAX: usize = 10_000;
+mod values;
+
 /// Longest pattern of a `LIKE`, in bytes.
 const PATTERN_BYTES_MAX: usize = 4 * 1024;
-
-/// Up to this many texts of a list are looked through one by one.
-const FEW_MAX: usize = 8;
+/// Most memory of a compiled regular expression, in bytes.
+const REGEX_BYTES_MAX: usize = 1 << 20;
 
 /// Compiles a syntax tree; the names are in the order of their first occurrence.
 pub(crate) fn compile(text: &str, expr: &Expr) -> Result<(Condition, Vec<Name>), Error> {
-    let mut compiler = Compiler { text, slots: HashMap::new(), terms: 0 };
+    let mut compiler = Compiler { text, slots: HashMap::new(), times: HashSet::new(), terms: 0 };
     let condition = compiler.condition(expr)?;
     let mut names: Vec<(Name, usize)> = compiler.slots.into_iter().collect();
     names.sort_by_key(|(_, slot)| *slot);
@@ -37,18 +35,15 @@ pub(crate) fn compile(text: &str, expr: &Expr) -> Result<(Condition, Vec<Name>),
 struct Compiler<'a> {
     text: &'a str,
     slots: HashMap<Name, usize>,
+    /// Slots of the envelope's times.
+    times: HashSet<usize>,
     terms: usize,
 }
 
 /// One side of a comparison, with its place.
 struct Operand {
-    kind: OperandKind,
+    value: Value,
     span: Range<usize>,
-}
-
-enum OperandKind {
-    Slot(usize),
-    Literal(Literal),
 }
 
 impl Compiler<'_> {
@@ -81,7 +76,7 @@ impl Compiler<'_> {
             Expr::BinaryOp { left, op: BinaryOperator::Custom(name), right } => {
                 self.search(left, name, right)
             }
-            Expr::BinaryOp { left, op, right } => {
+            Expr::BinaryOp { left, op, right } if comparison(op).is_some() => {
                 let left = self.operand(left)?;
                 let right = self.operand(right)?;
                 self.compare(&left, comparison(op), &right)
@@ -124,20 +119,19 @@ impl Compiler<'_> {
     /// A name or literal that stands where a condition is wanted.
     fn truth(&mut self, expr: &Expr) -> Result<Condition, Error> {
         let operand = self.operand(expr)?;
-        match operand.kind {
-            OperandKind::Slot(slot) => self.term(slot, Test::Holds, operand.span),
-            OperandKind::Literal(Literal::Truth(value)) => Ok(Condition::Constant(Some(value))),
-            OperandKind::Literal(Literal::Null) => Ok(Condition::Constant(None)),
-            OperandKind::Literal(Literal::Number(_) | Literal::Text(_)) => {
-                let found = format!("`{}`", self.text.get(operand.span.clone()).unwrap_or_default());
-                Err(self.fail(operand.span, Problem::Syntax { expected: "a condition", found }))
+        match operand.value {
+            Value::Literal(Literal::Truth(value)) => Ok(Condition::Constant(Some(value))),
+            Value::Literal(Literal::Null) => Ok(Condition::Constant(None)),
+            Value::Slot(_) | Value::Cast(_, Type::Truth) | Value::Call(Function::Coalesce, _) => {
+                self.term(operand.value, Test::Holds, operand.span)
             }
+            _ => Err(self.found(operand.span, "a condition")),
         }
     }
 
     /// `IS NULL`: of a value whether it is there, of a condition whether it is UNKNOWN.
     fn is_null(&mut self, expr: &Expr) -> Result<Condition, Error> {
-        if matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_) | Expr::Value(_)) {
+        if is_value(expr) {
             self.is_null_operand(expr)
         } else {
             self.condition(expr).map(|condition| condition.is(None))
@@ -146,9 +140,9 @@ impl Compiler<'_> {
 
     fn is_null_operand(&mut self, expr: &Expr) -> Result<Condition, Error> {
         let operand = self.operand(expr)?;
-        match operand.kind {
-            OperandKind::Slot(slot) => self.term(slot, Test::IsNull, operand.span),
-            OperandKind::Literal(literal) => Ok(Condition::Constant(Some(matches!(literal, Literal::Null)))),
+        match operand.value {
+            Value::Literal(literal) => Ok(Condition::Constant(Some(matches!(literal, Literal::Null)))),
+            value => self.term(value, Test::IsNull, operand.span),
         }
     }
 
@@ -159,7 +153,7 @@ impl Compiler<'_> {
             return Err(self.fail(span, problem));
         };
         for side in [left, right] {
-            if let OperandKind::Literal(Literal::Truth(_)) = side.kind
+            if let Value::Literal(Literal::Truth(_)) = side.value
                 && op.is_order()
             {
                 let problem =
@@ -167,54 +161,73 @@ impl Compiler<'_> {
                 return Err(self.fail(side.span.clone(), problem));
             }
         }
-        match (&left.kind, &right.kind) {
-            (OperandKind::Slot(left), OperandKind::Slot(right)) => {
-                self.term(*left, Test::Pair(op, *right), span)
-            }
-            (OperandKind::Slot(slot), OperandKind::Literal(literal)) => {
-                self.term(*slot, Test::Compare(op, literal.clone()), span)
-            }
-            (OperandKind::Literal(literal), OperandKind::Slot(slot)) => {
-                self.term(*slot, Test::Compare(op.flipped(), literal.clone()), span)
-            }
-            (OperandKind::Literal(left), OperandKind::Literal(right)) => {
+        match (&left.value, &right.value) {
+            (Value::Literal(left), Value::Literal(right)) => {
                 fold(left, op, right).map(Condition::Constant).ok_or_else(|| {
-                    let what = "a number against TRUE or FALSE".to_owned();
+                    let has_truth = [left, right].iter().any(|literal| matches!(literal, Literal::Truth(_)));
+                    let what = if has_truth {
+                        "a number against TRUE or FALSE"
+                    } else {
+                        "a comparison of these literals"
+                    };
+                    let what = what.to_owned();
                     self.fail(span, Problem::Unsupported { what, hint: "" })
                 })
             }
+            (value, Value::Literal(literal)) => {
+                let literal = self.as_time(value, literal);
+                self.term(value.clone(), Test::Compare(op, literal), span)
+            }
+            (Value::Literal(literal), value) => {
+                let literal = self.as_time(value, literal);
+                self.term(value.clone(), Test::Compare(op.flipped(), literal), span)
+            }
+            (left, right) => self.term(left.clone(), Test::Against(op, right.clone()), span),
         }
     }
 
-    fn list(&mut self, expr: &Expr, list: &[Expr]) -> Result<Condition, Error> {
-        let (slot, mut span) = self.named(expr, "a name before IN")?;
-        if list.len() > MEMBERS_MAX {
-            return Err(self.fail(span, Problem::Limit { what: "a list's length", max: MEMBERS_MAX }));
+    /// The literal against a value; a text against an envelope's time is read as a time once.
+    fn as_time(&self, value: &Value, literal: &Literal) -> Literal {
+        if let (Value::Slot(slot), Literal::Text(text)) = (value, literal)
+            && self.times.contains(slot)
+            && let Some(at) = time::parse(text)
+        {
+            return Literal::Time(at);
         }
+        literal.clone()
+    }
+
+    /// `IN`: numbers and texts are looked up, all else is compared.
+    fn list(&mut self, expr: &Expr, list: &[Expr]) -> Result<Condition, Error> {
+        let mut left = self.operand(expr)?;
+        if list.len() > MEMBERS_MAX {
+            return Err(self.fail(left.span, Problem::Limit { what: "a list's length", max: MEMBERS_MAX }));
+        }
+        let is_constant = matches!(left.value, Value::Literal(_));
         let mut members = Members::default();
+        let mut found = Vec::new();
         for member in list {
             let member = self.operand(member)?;
-            span.end = span.end.max(member.span.end);
-            match member.kind {
-                OperandKind::Literal(Literal::Null) => members.null = true,
-                OperandKind::Literal(Literal::Number(number)) => {
+            left.span.end = left.span.end.max(member.span.end);
+            match member.value {
+                Value::Literal(Literal::Truth(_)) => {
+                    return Err(self.found(member.span, "a name, text or a number"));
+                }
+                Value::Literal(Literal::Null) if !is_constant => members.null = true,
+                Value::Literal(Literal::Number(number)) if !is_constant => {
                     members.numbers.insert(number.key());
                 }
-                OperandKind::Literal(Literal::Text(text)) => {
+                Value::Literal(Literal::Text(text)) if !is_constant => {
                     members.many.insert(text);
                 }
-                OperandKind::Literal(Literal::Truth(_)) | OperandKind::Slot(_) => {
-                    let found = format!("`{}`", self.text.get(member.span.clone()).unwrap_or_default());
-                    let problem = Problem::Syntax { expected: "text or a number", found };
-                    return Err(self.fail(member.span, problem));
-                }
+                _ => found.push(self.compare(&left, Some(Op::Eq), &member)?),
             }
         }
-        if members.many.len() <= FEW_MAX {
-            members.few = members.many.drain().collect();
-            members.few.sort_unstable();
+        if members.null || !members.numbers.is_empty() || !members.many.is_empty() {
+            members.settle();
+            found.push(self.term(left.value, Test::In(members), left.span)?);
         }
-        self.term(slot, Test::In(members), span)
+        Ok(Condition::join(found, false))
     }
 
     fn like(
@@ -224,7 +237,7 @@ impl Compiler<'_> {
         escape: Option<&ValueWithSpan>,
         fold: bool,
     ) -> Result<Condition, Error> {
-        let (slot, mut span) = self.named(expr, "a name before LIKE")?;
+        let (value, mut span) = self.tested(expr, "a name before LIKE")?;
         let (pattern, place) = self.literal_text(pattern)?;
         span.end = place.end;
         if pattern.len() > PATTERN_BYTES_MAX {
@@ -233,7 +246,7 @@ impl Compiler<'_> {
         }
         let escape = match escape {
             None => None,
-            Some(ValueWithSpan { value: Value::SingleQuotedString(text), span }) => {
+            Some(ValueWithSpan { value: ast::Value::SingleQuotedString(text), span }) => {
                 let mut chars = text.chars();
                 let (Some(c), None) = (chars.next(), chars.next()) else {
                     let problem = Problem::Pattern { reason: "ESCAPE takes exactly one character" };
@@ -244,7 +257,7 @@ impl Compiler<'_> {
             Some(other) => return Err(self.not_text(other.span)),
         };
         match Pattern::new(pattern, escape, fold) {
-            Ok(pattern) => self.term(slot, Test::Like(pattern), span),
+            Ok(pattern) => self.term(value, Test::Like(pattern), span),
             Err(reason) => Err(self.fail(place, Problem::Pattern { reason })),
         }
     }
@@ -252,27 +265,29 @@ impl Compiler<'_> {
     /// `CONTAINS`, `STARTSWITH` or `ENDSWITH`.
     fn search(&mut self, left: &Expr, operator: &str, right: &Expr) -> Result<Condition, Error> {
         let [contains, starts_with, _] = TEXT_OPERATORS;
-        let (slot, mut span) = self.named(left, "a name before this operator")?;
+        let (value, mut span) = self.tested(left, "a name before this operator")?;
         let (part, place) = self.literal_text(right)?;
         span.end = place.end;
         let part = part.to_owned();
-        let test = if operator == contains {
+        let test = if operator == REGEXP_LIKE {
+            Test::Matches(self.regex(&part, place)?)
+        } else if operator == contains {
             Test::Contains(part)
         } else if operator == starts_with {
             Test::StartsWith(part)
         } else {
             Test::EndsWith(part)
         };
-        self.term(slot, test, span)
+        self.term(value, test, span)
     }
 
     fn literal_text<'a>(&self, expr: &'a Expr) -> Result<(&'a str, Range<usize>), Error> {
         match expr {
-            Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text), span }) => {
+            Expr::Value(ValueWithSpan { value: ast::Value::SingleQuotedString(text), span }) => {
                 Ok((text, bytes(*span)))
             }
             Expr::Value(other) => Err(self.not_text(other.span)),
-            _ => Err(self.not_text(Span::empty())),
+            other => Err(self.not_text(other.span())),
         }
     }
 
@@ -281,61 +296,50 @@ impl Compiler<'_> {
         self.fail(bytes(span), Problem::Syntax { expected: "text in single quotes", found })
     }
 
-    fn named(&mut self, expr: &Expr, expected: &'static str) -> Result<(usize, Range<usize>), Error> {
+    /// A pattern of `regexp_like`, in time linear in the text; bounded in size and nesting.
+    fn regex(&self, pattern: &str, place: Range<usize>) -> Result<Regex, Error> {
+        if pattern.len() > PATTERN_BYTES_MAX {
+            let problem = Problem::Limit { what: "a pattern's length in bytes", max: PATTERN_BYTES_MAX };
+            return Err(self.fail(place, problem));
+        }
+        let built = RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).nest_limit(50).build();
+        built.map_err(|error| {
+            let reason = match error {
+                regex::Error::CompiledTooBig(_) => "it needs too much memory",
+                _ => "it is no regular expression (look-around and back references are none here)",
+            };
+            self.fail(place, Problem::Pattern { reason })
+        })
+    }
+
+    /// A value that a test is about, and which is no literal.
+    fn tested(&mut self, expr: &Expr, expected: &'static str) -> Result<(Value, Range<usize>), Error> {
         let operand = self.operand(expr)?;
-        match operand.kind {
-            OperandKind::Slot(slot) => Ok((slot, operand.span)),
-            OperandKind::Literal(_) => {
-                let found = format!("`{}`", self.text.get(operand.span.clone()).unwrap_or_default());
-                Err(self.fail(operand.span, Problem::Syntax { expected, found }))
-            }
+        match operand.value {
+            Value::Literal(_) => Err(self.found(operand.span, expected)),
+            value => Ok((value, operand.span)),
         }
     }
 
-    fn operand(&mut self, expr: &Expr) -> Result<Operand, Error> {
-        let (kind, span) = match expr {
-            Expr::Identifier(ident) => (OperandKind::Slot(self.slot(name(ident))), bytes(ident.span)),
-            Expr::CompoundIdentifier(path) => {
-                let span = Span::union_iter(path.iter().map(|ident| ident.span));
-                let fields = path.iter().skip(1).map(|ident| ident.value.clone()).collect();
-                (OperandKind::Slot(self.slot(Name::Field(fields))), bytes(span))
-            }
-            Expr::Value(ValueWithSpan { value, span }) => {
-                let span = bytes(*span);
-                let literal = match value {
-                    Value::Null => Literal::Null,
-                    Value::Boolean(value) => Literal::Truth(*value),
-                    Value::SingleQuotedString(text) => Literal::Text(text.clone()),
-                    Value::Number(text, _) => match Number::parse(text) {
-                        Some(number) if number.is_finite() => Literal::Number(number),
-                        _ => return Err(self.fail(span, Problem::OutOfRange { text: text.clone() })),
-                    },
-                    other => {
-                        let problem = Problem::Unsupported { what: other.to_string(), hint: "" };
-                        return Err(self.fail(span, problem));
-                    }
-                };
-                (OperandKind::Literal(literal), span)
-            }
-            other => {
-                let problem = Problem::Unsupported { what: other.to_string(), hint: "" };
-                return Err(self.fail(0..self.text.len(), problem));
-            }
-        };
-        Ok(Operand { kind, span })
+    fn found(&self, span: Range<usize>, expected: &'static str) -> Error {
+        let found = shown(self.text.get(span.clone()).unwrap_or_default());
+        self.fail(span, Problem::Syntax { expected, found })
     }
 
     fn slot(&mut self, name: Name) -> usize {
         let next = self.slots.len();
+        if matches!(&name, Name::Envelope(column) if column.ends_with("_timestamp")) {
+            self.times.insert(next);
+        }
         *self.slots.entry(name).or_insert(next)
     }
 
-    fn term(&mut self, slot: usize, test: Test, span: Range<usize>) -> Result<Condition, Error> {
+    fn term(&mut self, value: Value, test: Test, span: Range<usize>) -> Result<Condition, Error> {
         self.terms += 1;
         if self.terms > TERMS_MAX {
             return Err(self.fail(span, Problem::Limit { what: "the number of terms", max: TERMS_MAX }));
         }
-        Ok(Condition::Term(Box::new(Term { slot, test, span })))
+        Ok(Condition::Term(Box::new(Term { value, test, span })))
     }
 
     fn fail(&self, span: Range<usize>, problem: Problem) -> Error {
@@ -370,8 +374,6 @@ fn fold(left: &Literal, op: Op, right: &Literal) -> Option<Option<bool>> {
         (Literal::Null, _) | (_, Literal::Null) => Some(None),
         (Literal::Text(text), literal) => Some(row::compare_text(text, op, literal)),
         (literal, Literal::Text(text)) => Some(row::compare_text(text, op.flipped(), literal)),
-        (Literal::Number(left), Literal::Number(right)) => Some(Some(op.holds(left.compare(*right)))),
-        (Literal::Truth(left), Literal::Truth(right)) => Some(Some(op.holds(left.cmp(right)))),
-        (Literal::Number(_), Literal::Truth(_)) | (Literal::Truth(_), Literal::Number(_)) => None,
+        (left, right) => row::compare(left.scalar(), op, right.scalar()).map(Some),
     }
 }
