@@ -108,7 +108,7 @@ pub(crate) fn open(
     if !recovery.clean {
         let whole_to = if settled { u64::MAX } else { checked };
         if let Some(behind) = scan.whole_behind(whole_to)? {
-            return Err(damaged(&segment::path(&commit_log, scan.segment_start(end)), &scan, behind));
+            return Err(damaged(&scan, behind));
         }
     }
 
@@ -118,14 +118,7 @@ pub(crate) fn open(
     if index.reset_broken()? || voided {
         let mut whole = Scan::new(commit_log.clone(), first, segment_bytes, first);
         whole.ours = ours;
-        whole.run(end, &mut |found| {
-            add_mark(&mut tables.positions, found);
-            index.add(&found.record, true)
-        })?;
-        if whole.at < end {
-            let reason = format!("the log is torn at {}, before its last checkpoint", whole.at);
-            return Err(Error::Damaged { path: commit_log, reason });
-        }
+        read_again(whole, end, &mut tables.positions, &mut index)?;
     }
     if index.skipped > 0 {
         tracing::warn!(records = index.skipped, "left records out that no queue can show");
@@ -176,14 +169,36 @@ pub(crate) fn open(
 }
 
 /// The error for a log that is broken at its scanned end, and goes on at a log offset behind that.
-fn damaged(segment: &Path, scan: &Scan, behind: u64) -> Error {
+fn damaged(scan: &Scan, behind: u64) -> Error {
     let (end, at) = (scan.at, scan.at - scan.segment_start(scan.at));
     let reason = format!(
         "the record at log offset {end} is not whole, but the one at {behind} is, so this is no torn end; nothing was \
          changed. Put back this file from a copy; or give up all from that place on: shorten this file to {at} bytes, \
          remove those of the commit log that follow, and open the store again"
     );
-    Error::Damaged { path: segment.to_owned(), reason }
+    Error::Damaged { path: scan.path(), reason }
+}
+
+/// Reads the whole log up to its end for what is broken or void.
+fn read_again(
+    mut scan: Scan,
+    end: u64,
+    positions: &mut Positions,
+    index: &mut Index<'_>,
+) -> Result<(), Error> {
+    scan.run(end, &mut |found| {
+        add_mark(positions, found);
+        index.add(&found.record, true)
+    })?;
+    if scan.at < end {
+        let reason =
+            "a record before the last checkpoint is not whole, and a consume queue or chain needs it";
+        return Err(Error::Damaged {
+            path: scan.path(),
+            reason: format!("{reason}: log offset {}", scan.at),
+        });
+    }
+    Ok(())
 }
 
 /// Segments there are: start and length of the file, rising.

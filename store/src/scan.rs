@@ -127,6 +127,11 @@ impl Scan {
         self.window.get(at, if u64::from(size) <= room { size as usize } else { 0 })
     }
 
+    /// The segment that it stands in.
+    pub(crate) fn path(&self) -> PathBuf {
+        segment::path(&self.commit_log, self.segment_start(self.at))
+    }
+
     /// Log offset at which the segment of a log offset begins.
     pub(crate) fn segment_start(&self, at: u64) -> u64 {
         at - (at - self.base) % self.segment_bytes
