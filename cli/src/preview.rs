@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
@@ -75,9 +76,12 @@ fn one(parsed: &ParsedPipeline, arguments: &PreviewArguments, out: &mut impl Wri
             let store = store.with_context(|| format!("cannot open the store {}", dir.display()))?;
             let topic = TopicName::new(&config.name)?;
             match store.filter(|s| s.topic(&topic).is_some()) {
-                Some(store) => {
-                    document.source.open(document.name.as_str(), || anyhow::Ok(store), Vec::new())?
-                }
+                Some(store) => document.source.open(
+                    document.name.as_str(),
+                    || anyhow::Ok(store),
+                    Vec::new(),
+                    &Arc::default(),
+                )?,
                 None => {
                     writeln!(
                         out,
@@ -90,7 +94,8 @@ fn one(parsed: &ParsedPipeline, arguments: &PreviewArguments, out: &mut impl Wri
         }
         _ => {
             let clock = crate::clock();
-            let shared = Shared { embedded: Embedded::new(PathBuf::new(), None, clock.clone()), clock };
+            let embedded = Embedded::new(PathBuf::new(), None, clock.clone());
+            let shared = Shared { embedded, clock, stop: Arc::default() };
             build::source(parsed, &shared, Vec::new())?
         }
     };

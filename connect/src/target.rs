@@ -209,7 +209,7 @@ impl<'a> TargetHalf<'a> {
             },
         };
         let (mut next, incarnation) = position.unwrap_or((queue.origin, queue.incarnation.clone()));
-        if incarnation != queue.incarnation {
+        if !self.confirmer.same(&queue.topic, queue.queue, &incarnation, &queue.incarnation)? {
             return Err(TaskError::new(
                 Class::Config,
                 format!(
@@ -231,7 +231,7 @@ impl<'a> TargetHalf<'a> {
         let until = redo.as_ref().map(|plan| plan.end);
         let range = Range { start: next, end: next };
         let open = Open {
-            incarnation,
+            incarnation: queue.incarnation,
             range,
             fates: Fates::default(),
             rejects: Vec::new(),

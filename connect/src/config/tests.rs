@@ -178,7 +178,7 @@ fn types_of_expressions_are_checked_at_their_place_in_the_value() {
         &with(&format!("{declared}\nsteps: [{{where: $.id = 1}}, {{where: $.nam = 'x'}}]")),
         &["6:36: steps.[1].where: there is no $.nam; did you mean `$.name`?"],
     );
-    check(&with(&format!("{declared} OR $.id = 'x'")), &["5:18: where: $.id is Int64, which compares"]);
+    check(&with(&format!("{declared} OR $.id = 'x'")), &["5:17: where: $.id is Int64, which compares"]);
     parsed(&with(&format!("{declared} OR $.id = 5"))).unwrap();
     parsed(&with("decode: {format: json}\nwhere: $.nope = 1")).unwrap();
 }
