@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, anyhow, bail};
 use sluice_connect::config::Then;
 use sluice_connect::pipeline::{Clock, Pipeline};
-use sluice_connect::progress::Progress;
+use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::steps::Steps;
 use sluice_connect::task::{Class, SourceTask, TaskError, TransactTask};
 use sluice_sinks::topic::TopicSink;
@@ -57,12 +57,15 @@ impl Embedded {
 pub(crate) struct Shared {
     pub(crate) embedded: Embedded,
     pub(crate) clock: Clock,
+    pub(crate) stop: Arc<Stop>,
 }
 
-/// The pipelines of a run that write a topic, with their progress.
+/// The pipelines of a run that write a topic, also as their dead letters, with their progress.
 pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], topic: &str) -> Feeders {
     all.iter()
-        .filter(|(p, _)| p.document.sink.topic() == Some(topic))
+        .filter(|(p, _)| {
+            p.document.sink.topic() == Some(topic) || p.document.errors.dead_letter.as_deref() == Some(topic)
+        })
         .map(|(_, progress)| progress.clone())
         .collect()
 }
@@ -74,7 +77,7 @@ pub(crate) fn source(
     feeders: Feeders,
 ) -> Result<Box<dyn SourceTask>> {
     let name = parsed.document.name.as_str();
-    parsed.document.source.open(name, || shared.embedded.store(), feeders)
+    parsed.document.source.open(name, || shared.embedded.store(), feeders, &shared.stop)
 }
 
 /// Makes all tasks of a document. `text` is that of an earlier config, if not the document's own.

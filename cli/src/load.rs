@@ -26,10 +26,25 @@ pub(crate) fn parse(text: &str) -> Result<Vec<ParsedPipeline>, Vec<Problem>> {
 
 /// What is wrong between a document's parts, as far as it shows without opening anything.
 fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
-    let Pipeline { source, sink, delivery, decode, .. } = &parsed.document;
+    let Pipeline { source, sink, delivery, decode, errors, .. } = &parsed.document;
     let mut found: Vec<Problem> =
         source.problems().into_iter().map(|(path, m)| at(parsed, "source", &path, m)).collect();
-    found.extend(sink.problems(decode.as_ref()).into_iter().map(|(path, m)| at(parsed, "sink", &path, m)));
+    let properties = source.properties();
+    let in_sink = sink.problems(decode.as_ref(), properties.as_deref());
+    found.extend(in_sink.into_iter().map(|(path, m)| at(parsed, "sink", &path, m)));
+    if let Some(properties) = &properties {
+        found.extend(parsed.unknown_properties(properties));
+    }
+    if let SourceConfig::Topic(config) = source {
+        let loops = |topic: Option<&str>| topic == Some(&config.name);
+        let message = "the pipeline would read what it writes, for ever: name another topic";
+        if loops(sink.topic()) {
+            found.push(parsed.problem(&["sink", "topic", "name"], message));
+        }
+        if loops(errors.dead_letter.as_deref()) {
+            found.push(parsed.problem(&["errors", "dead_letter"], message));
+        }
+    }
     if *delivery == Delivery::ExactlyOnce && !sink.keeps_positions() {
         let message = "this sink keeps no positions: write `delivery: at_least_once`";
         found.push(parsed.problem(&["sink"], message));

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
@@ -81,9 +82,12 @@ fn one(
             let store = store.with_context(|| format!("cannot open the store {}", dir.display()))?;
             let topic = TopicName::new(&config.name)?;
             match store.filter(|s| s.topic(&topic).is_some()) {
-                Some(store) => {
-                    document.source.open(document.name.as_str(), || anyhow::Ok(store), Vec::new())?
-                }
+                Some(store) => document.source.open(
+                    document.name.as_str(),
+                    || anyhow::Ok(store),
+                    Vec::new(),
+                    &Arc::default(),
+                )?,
                 None => {
                     let feeds = |p: &&ParsedPipeline| p.document.sink.topic() == Some(topic.as_str());
                     let way_out = all.iter().find(feeds).map_or_else(String::new, |feeder| {
@@ -100,7 +104,8 @@ fn one(
         }
         _ => {
             let clock = crate::clock();
-            let shared = Shared { embedded: Embedded::new(PathBuf::new(), None, clock.clone()), clock };
+            let embedded = Embedded::new(PathBuf::new(), None, clock.clone());
+            let shared = Shared { embedded, clock, stop: Arc::default() };
             build::source(parsed, &shared, Vec::new())?
         }
     };

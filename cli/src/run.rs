@@ -65,11 +65,11 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let clock = crate::clock();
     let flush = (!arguments.no_broker).then_some(flush);
     let embedded = Embedded::new(arguments.store.data_dir.clone(), flush, clock.clone());
-    let shared = Shared { embedded, clock };
+    let stop = Arc::new(Stop::default());
+    let shared = Shared { embedded, clock, stop: Arc::clone(&stop) };
     check(&all, arguments, &shared)?;
     make_topics(&all, &shared)?;
 
-    let stop = Arc::new(Stop::default());
     let signalled = listen(&stop)?;
     #[expect(clippy::disallowed_methods, reason = "elapsed time is shown to a person")]
     let started = Instant::now();

@@ -152,6 +152,27 @@ fn a_bad_config_is_refused_before_anything_is_written() {
     check("properties: [origin, delay]", "properties: [orign]", &["load", "orign"]);
     check("decode: {format: json}", "errors: {then: skip}", &["pipeline.yaml", "$.origin"]);
     check(
+        "origin IN ('EWR', 'JFK')",
+        "$queue_offset = 'abc'",
+        &["pipeline.yaml:11:9: where: $queue_offset is Int64, which compares with numbers only"],
+    );
+    check(
+        "sink:",
+        "where: orgin = 'EWR'\nsink:",
+        &["pipeline.yaml:5:8: where: the source gives no property `orgin`; did you mean `origin`?"],
+    );
+
+    let from_file = "name: a\nsource:\n  file: {path: in.csv, format: csv, properties: [origin]}\nsink:\n  parquet: {path: lake, partition: [orgin]}\n";
+    let said = place.refused(from_file);
+    assert!(said.contains("\"orgin\" is no property of the source; did you mean \"origin\"?"), "{said}");
+    let looping = |dead: &str, sink: &str| {
+        place.refused(&format!(
+            "name: a\nsource:\n  topic: {{name: t}}\nsink:\n  topic: {{name: {sink}}}\nerrors: {{then: dead_letter, dead_letter: {dead}}}\n"
+        ))
+    };
+    assert!(looping("d", "t").contains("5:17: sink.topic.name: the pipeline would read what it writes"));
+    assert!(looping("t", "s").contains("6:42: errors.dead_letter: the pipeline would read what it writes"));
+    check(
         "decode: {format: json}",
         "decode: {format: json, schema: {mode: declared, fields: {id: int64}}}",
         &["pipeline.yaml:14", "$.origin"],
@@ -357,6 +378,55 @@ fn a_changed_file_under_an_old_name_blocks() {
     assert_eq!(summary["load"]["state"], "blocked");
     assert!(summary["load"]["error"].as_str().unwrap().contains("in.csv"), "{summary}");
     assert_eq!(place.tail("t").len(), 5);
+}
+
+#[test]
+fn a_small_file_that_grows_goes_on_where_it_was_read_to() {
+    let place = Place::new();
+    let both = format!(
+        "{TWO}---
+name: direct
+source:
+  file: {{path: in.csv, format: csv}}
+sink:
+  arrow: {{path: direct}}
+"
+    );
+    place.write("in.csv", CSV);
+    place.run(&both);
+    for round in 1..3 {
+        place.write("in.csv", format!("{CSV}{}", "9,EWR,50\n".repeat(round)));
+        let summary = place.run(&both);
+        for (name, rows) in [("load", 1), ("lake", 1), ("direct", 1)] {
+            assert_eq!(summary[name]["fates"]["written"], rows, "{summary}");
+        }
+    }
+    place.write("in.csv", CSV.trim_end());
+    assert_eq!(place.run(&both)["load"]["state"], "blocked", "a shorter file is another one");
+}
+
+#[test]
+fn a_topic_of_dead_letters_is_fed_by_their_pipeline() {
+    let place = Place::new();
+    place.write("in.csv", "id,n\n1,1\n2\n3,3\n");
+    let summary = place.run(
+        "
+name: letters
+source:
+  topic: {name: dlq, until: caught_up}
+sink:
+  topic: {name: seen}
+---
+name: load
+source:
+  file: {path: in.csv, format: csv}
+sink:
+  topic: {name: t}
+errors: {then: dead_letter, dead_letter: dlq}
+",
+    );
+    assert_eq!(summary["load"]["fates"]["dead"], 1, "{summary}");
+    assert_eq!(summary["letters"]["fates"]["written"], 1, "{summary}");
 }
 
 /// A run that goes on until it is stopped.

@@ -258,7 +258,7 @@ impl<'a> TargetHalf<'a> {
             },
         };
         let (mut next, incarnation) = position.unwrap_or((queue.origin, queue.incarnation.clone()));
-        if incarnation != queue.incarnation {
+        if !self.confirmer.same(&queue.topic, queue.queue, &incarnation, &queue.incarnation)? {
             return Err(TaskError::new(
                 Class::Config,
                 format!(
@@ -290,7 +290,7 @@ impl<'a> TargetHalf<'a> {
         let without_schema = redo.as_ref().is_some_and(|plan| plan.schema.is_empty());
         let range = Range { start: next, end: next };
         let open = Open {
-            incarnation,
+            incarnation: queue.incarnation,
             range,
             fates: Fates::default(),
             rejects: Vec::new(),

@@ -191,6 +191,11 @@ pub trait Confirm: Send + Sync {
     /// Tells the source that the target has everything below `end`: for display, and where a target has
     /// no position of its own.
     fn confirm(&self, topic: &str, queue: i32, end: i64) -> Result<(), TaskError>;
+    /// Whether the topic that was read under the recorded incarnation is the one that is there now. An error
+    /// says why it can not be read on although it is.
+    fn same(&self, _topic: &str, _queue: i32, recorded: &str, current: &str) -> Result<bool, TaskError> {
+        Ok(recorded == current)
+    }
     /// The last confirmed offset, if the source keeps one.
     fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError>;
 }

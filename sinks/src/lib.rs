@@ -86,8 +86,9 @@ impl SinkConfig {
         }
     }
 
-    /// What is wrong with the settings, as far as it shows without opening anything.
-    pub fn problems(&self, decode: Option<&Decode>) -> Vec<KeyProblem> {
+    /// What is wrong with the settings, as far as it shows without opening anything. `properties` are the
+    /// names of all that the source gives, where they are known.
+    pub fn problems(&self, decode: Option<&Decode>, properties: Option<&[String]>) -> Vec<KeyProblem> {
         if let Self::Topic(config) = self {
             let name = TopicName::new(&config.name).err().map(|e| (vec!["topic", "name"], e.to_string()));
             let queues = !(1..=topic::QUEUES_MAX).contains(&config.queues);
@@ -125,9 +126,8 @@ impl SinkConfig {
         }
         let declared =
             decode.filter(|d| d.schema.mode == SchemaMode::Declared).and_then(|d| d.schema.fields.as_ref());
-        if let Some(schema) = declared.and_then(|f| sluice_formats::json::schema_from_fields(&f.0).ok())
-            && let Err(error) = partition.check(Some(&schema), None)
-        {
+        let schema = declared.and_then(|f| sluice_formats::json::schema_from_fields(&f.0).ok());
+        if let Err(error) = partition.check(schema.as_deref(), properties) {
             found.push((at, error.to_string()));
         }
         found

@@ -150,8 +150,11 @@ impl Partition {
             if let (PartitionColumn::Property(name), Some(properties)) = (column, properties)
                 && !properties.contains(name)
             {
-                let known = nearest(name, properties.iter().map(String::as_str), "");
-                return Err(refused(format!("is no property of the source{known}")));
+                let mut hint = nearest(name, properties.iter().map(String::as_str), "");
+                if hint.is_empty() {
+                    hint = format!("; write \"$.{name}\" for a field of the decoded body");
+                }
+                return Err(refused(format!("is no property of the source{hint}")));
             }
         }
         Ok(())

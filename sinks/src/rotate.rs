@@ -66,7 +66,7 @@ pub(crate) fn file_name(
 
 /// A size with its unit that is not 0.
 pub(crate) fn positive_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
-    let bytes = ByteSize::deserialize(deserializer)?;
+    let bytes = sluice_connect::config::size(deserializer)?;
     if bytes.as_u64() == 0 {
         Err(Error::custom("a size of 0 bytes, expected at least 1B"))
     } else {

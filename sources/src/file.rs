@@ -2,34 +2,38 @@
 //!
 //! Each file is a chain of its own: its path below the pattern's fixed part is the topic, the queue is 0,
 //! and a record's number from 0 is its offset (records that do not fit count, the CSV header does not). So a
-//! file that is new in the pattern renumbers nothing. The incarnation is the 64-bit FNV-1a hash of the
-//! file's first 4 KiB as they stand on disk. Ends when the files have been read; never watches them.
+//! file that is new in the pattern renumbers nothing, and one that grows goes on where it was read to. Ends
+//! when the files have been read; never watches them.
 
+mod config;
 mod csv;
+mod incarnation;
 mod input;
 mod lines;
 mod number;
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use sluice_connect::progress::Stop;
 use sluice_connect::task::{
     Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, SourceQueue, SourceTask, TaskError,
 };
 
+pub use self::config::{FileConfig, FileFormat};
 use self::csv::CsvRecords;
+use self::incarnation::{SameFiles, incarnation};
 use self::input::Input;
 use self::lines::LineRecords;
 use crate::envelope::{Mapping, Rows};
 
 /// A longer record is a reject, in bytes as it stands in the (unpacked) file.
 pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How often the way to a position looks whether a stop is asked for, in records.
+const STOP_RECORDS: i64 = 1024;
 
 /// What a reject keeps of its record, in bytes.
 const HEAD_BYTES_MAX: usize = REJECT_BODY_BYTES_MAX;
@@ -41,77 +45,11 @@ const FILES_MAX: usize = 65_536;
 /// each time. The one read longest ago is closed first.
 const OPEN_FILES_MAX: usize = 64;
 
-/// Bytes of a file that its incarnation is made of.
-const INCARNATION_BYTES: u64 = 4096;
-
-/// Settings of source `file`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileConfig {
-    /// A path, or a pattern with `*`, `?`, `[…]` and `**`. It must match, and what it matches must be readable.
-    pub path: String,
-    /// What stands in the files.
-    pub format: FileFormat,
-    /// CSV fields with this text are null; `[""]` if not given. An empty field in quotes is empty too.
-    #[serde(default)]
-    pub nulls: Option<Vec<String>>,
-    /// Columns that become properties of the same name; a null is no property.
-    #[serde(default)]
-    pub properties: Vec<String>,
-    /// Columns whose values, joined by one blank, become the keys.
-    #[serde(default)]
-    pub keys: Vec<String>,
-    /// The column that becomes the tag.
-    #[serde(default)]
-    pub tag: Option<String>,
-}
-
-/// What stands in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FileFormat {
-    /// Comma-separated values with a header.
-    Csv,
-    /// One JSON object a line.
-    Ndjson,
-}
-
-impl FileConfig {
-    /// What is wrong with the settings as far as they alone can tell; touches no file.
-    pub fn check(&self) -> Result<(), TaskError> {
-        let wrong = |message: String| Err(TaskError::new(Class::Config, message));
-        if let Err(e) = glob::Pattern::new(&self.path) {
-            return wrong(format!(
-                "pattern `{}` is not valid at character {}: {}",
-                self.path,
-                e.pos + 1,
-                e.msg
-            ));
-        }
-        if self.format == FileFormat::Ndjson && self.nulls.is_some() {
-            return wrong("`nulls` is for format csv; NDJSON has a null of its own".to_owned());
-        }
-        for (list, columns) in [("properties", &self.properties), ("keys", &self.keys)] {
-            let mut seen = HashSet::new();
-            if let Some(column) = columns.iter().find(|column| !seen.insert(*column)) {
-                return wrong(format!("`{list}` has `{column}` twice"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Columns that become properties, keys or tag, each once.
-    fn columns(&self) -> Vec<String> {
-        let mut seen = HashSet::new();
-        let all = self.properties.iter().chain(&self.keys).chain(&self.tag);
-        all.filter(|column| seen.insert(*column)).cloned().collect()
-    }
-}
-
 /// Reads files of records.
 pub struct FileSource {
     config: FileConfig,
     needs: Needs,
+    stop: Arc<Stop>,
     files: Vec<SourceFile>,
     /// Open files, the one read last at the end.
     cursors: Vec<Cursor>,
@@ -148,7 +86,14 @@ enum Records {
 impl FileSource {
     /// A source that has not looked at any file yet.
     pub fn new(config: FileConfig) -> Self {
-        Self { config, needs: Needs::default(), files: Vec::new(), cursors: Vec::new() }
+        let (needs, stop) = (Needs::default(), Arc::default());
+        Self { config, needs, stop, files: Vec::new(), cursors: Vec::new() }
+    }
+
+    /// The same, ending early when `stop` is asked for.
+    #[must_use]
+    pub fn with_stop(self, stop: Arc<Stop>) -> Self {
+        Self { stop, ..self }
     }
 
     /// The files that the pattern matches now, by path.
@@ -245,14 +190,16 @@ impl FileSource {
         })
     }
 
-    /// The file's cursor at `start`: the open one if it stands there, else a new one.
+    /// The file's cursor at `start`: the open one if it has not passed it, else a new one. It stands before
+    /// `start` if a stop is asked for.
     fn cursor_at(&mut self, file: usize, start: i64) -> Result<Cursor, TaskError> {
         let open = self.cursors.iter().position(|c| c.file == file).map(|at| self.cursors.remove(at));
-        if let Some(cursor) = open.filter(|cursor| cursor.next == start) {
-            return Ok(cursor);
-        }
-        let mut cursor = self.open_cursor(file)?;
-        while cursor.next < start {
+        let mut cursor = match open {
+            Some(cursor) if cursor.next < start => cursor,
+            _ => self.open_cursor(file)?,
+        };
+        // Reading up to the position may take long.
+        while cursor.next < start && !(cursor.next % STOP_RECORDS == 0 && self.stop.is_asked()) {
             if let Next::End = cursor.records.next()? {
                 let path = self.files[file].path.display();
                 return Err(TaskError::new(
@@ -298,6 +245,9 @@ impl SourceTask for FileSource {
             return Ok(Read::Idle);
         }
         let mut cursor = self.cursor_at(file, range.start)?;
+        if cursor.next < range.start {
+            return Ok(Read::Idle);
+        }
         let Cursor { next, records, mapping, body_bytes, .. } = &mut cursor;
         let mut rows = Rows::new(&self.needs, mapping, *body_bytes);
         while *next < range.end && (*next == range.start || !rows.is_full(bytes_max)) {
@@ -341,7 +291,8 @@ impl SourceTask for FileSource {
     }
 
     fn confirmer(&self) -> Arc<dyn Confirm> {
-        Arc::new(Unconfirmed)
+        let files = self.files.iter().map(|file| (Arc::clone(&file.topic), file.path.clone()));
+        Arc::new(SameFiles(files.collect()))
     }
 }
 
@@ -389,23 +340,6 @@ impl Records {
     }
 }
 
-/// A source that has nothing to secure and keeps no positions: what it gives can always be made again.
-pub(crate) struct Unconfirmed;
-
-impl Confirm for Unconfirmed {
-    fn secure(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
-        Ok(())
-    }
-
-    fn confirm(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
-        Ok(())
-    }
-
-    fn confirmed(&self, _topic: &str, _queue: i32) -> Result<Option<i64>, TaskError> {
-        Ok(None)
-    }
-}
-
 /// The folders of a pattern before its first wildcard.
 fn fixed_part(pattern: &str) -> &Path {
     let wildcard = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
@@ -417,22 +351,6 @@ fn below(path: &Path, folder: &Path) -> PathBuf {
     let named = |path: &Path| path.components().filter(|c| *c != Component::CurDir).collect::<PathBuf>();
     let path = named(path);
     path.strip_prefix(named(folder)).map(Path::to_path_buf).unwrap_or(path)
-}
-
-/// The FNV-1a hash of the file's beginning, in hex. Two CRCs with different seeds would not do: they are
-/// functions of each other.
-fn incarnation(path: &Path) -> Result<String, TaskError> {
-    let failed = |e| TaskError::io(format!("cannot read {}", path.display()), e);
-    let mut head = Vec::new();
-    File::open(path).map_err(failed)?.take(INCARNATION_BYTES).read_to_end(&mut head).map_err(failed)?;
-    Ok(format!("{:016x}", fnv1a(&head)))
-}
-
-/// The 64-bit FNV-1a hash; its constants are the published ones.
-pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The first names of a header, for an error.

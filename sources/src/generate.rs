@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use sluice_connect::config::hash;
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, SourceQueue, SourceTask, TaskError};
 
 use crate::envelope::{Mapping, Rows};
-use crate::file::{Unconfirmed, fnv1a};
+use crate::unconfirmed::Unconfirmed;
 
 /// The one topic of this source.
 pub const TOPIC: &str = "generate";
@@ -83,7 +84,7 @@ impl GenerateSource {
     /// A source of the rows that the settings describe.
     pub fn new(config: GenerateConfig, clock: Clock) -> Self {
         let mapping = Mapping {
-            properties: vec![("group".to_owned(), GROUP), ("value".to_owned(), VALUE)],
+            properties: PROPERTIES.map(|(name, place)| (name.to_owned(), place)).to_vec(),
             ..Mapping::default()
         };
         Self { config, clock, needs: Needs::default(), mapping, started: None, given: 0, body_bytes: 0 }
@@ -109,7 +110,7 @@ impl SourceTask for GenerateSource {
 
     fn queues(&mut self) -> Result<Vec<SourceQueue>, TaskError> {
         let settings = [self.config.seed.to_be_bytes(), self.config.rows.to_be_bytes()].concat();
-        let incarnation = format!("{:016x}", fnv1a(&settings));
+        let incarnation = hash(&settings);
         Ok(vec![SourceQueue { topic: TOPIC.into(), queue: 0, incarnation, first: 0, origin: 0 }])
     }
 
@@ -160,6 +161,9 @@ impl SourceTask for GenerateSource {
 
 const GROUP: usize = 0;
 const VALUE: usize = 1;
+
+/// The properties of each row, with their places.
+pub(crate) const PROPERTIES: [(&str, usize); 2] = [("group", GROUP), ("value", VALUE)];
 
 const COLOURS: [&str; 8] = ["amber", "azure", "coral", "green", "ivory", "lilac", "ochre", "white"];
 const ANIMALS: [&str; 8] = ["badger", "crane", "falcon", "heron", "lynx", "otter", "salmon", "wolf"];

@@ -8,11 +8,12 @@ pub mod file;
 mod filtered;
 pub mod generate;
 pub mod topic;
+mod unconfirmed;
 
 use std::sync::Arc;
 
 use serde::Deserialize;
-use sluice_connect::progress::Progress;
+use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::task::{SourceTask, TaskError};
 use sluice_protocol::id::{GroupName, TopicName};
 use sluice_store::Store;
@@ -44,7 +45,7 @@ impl SourceConfig {
     pub fn problems(&self) -> Vec<KeyProblem> {
         let at = |path: &[&'static str], error: &dyn std::fmt::Display| (path.to_vec(), error.to_string());
         match self {
-            Self::File(config) => config.check().err().iter().map(|e| at(&["file"], e)).collect(),
+            Self::File(config) => config.problem().iter().map(|(key, m)| at(&["file", key], m)).collect(),
             Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
@@ -54,16 +55,26 @@ impl SourceConfig {
         }
     }
 
+    /// The names of all properties that its rows have, where the settings alone say them.
+    pub fn properties(&self) -> Option<Vec<String>> {
+        match self {
+            Self::File(config) => Some(config.properties.clone()),
+            Self::Generate(_) => Some(generate::PROPERTIES.map(|(name, _)| name.to_owned()).to_vec()),
+            Self::Topic(_) => None,
+        }
+    }
+
     /// Makes the source's task. `store` is asked for only by sources that need the embedded broker;
-    /// `feeders` are the pipelines of this run that write what it reads.
+    /// `feeders` are the pipelines of this run that write what it reads, and `stop` ends long work early.
     pub fn open<E: From<TaskError>>(
         &self,
         pipeline: &str,
         store: impl FnOnce() -> Result<Store, E>,
         feeders: Feeders,
+        stop: &Arc<Stop>,
     ) -> Result<Box<dyn SourceTask>, E> {
         Ok(match self {
-            Self::File(config) => Box::new(FileSource::new(config.clone())),
+            Self::File(config) => Box::new(FileSource::new(config.clone()).with_stop(Arc::clone(stop))),
             Self::Topic(config) => Box::new(TopicSource::new(config, pipeline, store()?, feeders)?),
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))

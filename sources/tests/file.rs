@@ -222,6 +222,77 @@ fn an_open_quote_hides_no_rows() {
 }
 
 #[test]
+fn a_quote_inside_a_field_opens_nothing() {
+    for (last, body) in [
+        ("1,5\"", r#"{"id":1,"size":"5\""}"#),
+        ("1,\"5\"", r#"{"id":1,"size":5}"#),
+        ("1,\"a\"b\"", r#"{"id":1,"size":"ab\""}"#),
+        ("1,\"\"\"\"", r#"{"id":1,"size":"\""}"#),
+    ] {
+        for end in ["", "\n"] {
+            let (rows, rejects) = read_file(FileFormat::Csv, format!("id,size\n{last}{end}").as_bytes());
+            assert_eq!(told(&rejects), [], "{last}{end:?}");
+            assert_eq!(rows, [(0, body.to_owned())], "{last}{end:?}");
+        }
+    }
+    for open in ["1,\"5", "1,\"5\"\"", "\"1,5\n"] {
+        let (rows, rejects) = read_file(FileFormat::Csv, format!("id,size\n{open}").as_bytes());
+        assert_eq!((rows.len(), rejects.len()), (0, 1), "{open}");
+    }
+}
+
+#[test]
+fn a_property_that_a_topic_would_not_give_back_is_refused() {
+    let folder = folder(&[("a", b"DELAY\n1\n")]);
+    let config = config(folder.path(), "a", FileFormat::Csv);
+    let told =
+        config_error(open(FileConfig { properties: vec!["DELAY".to_owned()], ..config }, &bodies_only()));
+    assert!(told.contains("`DELAY` is a property with a meaning of its own"), "{told}");
+}
+
+#[test]
+fn the_way_to_a_position_ends_when_a_stop_is_asked_for() {
+    let folder = folder(&[("a", "a\n".repeat(5000).as_bytes())]);
+    let stop = Arc::new(sluice_connect::progress::Stop::default());
+    let config = config(folder.path(), "a", FileFormat::Csv);
+    let mut source = FileSource::new(config).with_stop(Arc::clone(&stop));
+    source.open(&bodies_only()).unwrap();
+    let range = Range { start: 4000, end: i64::MAX };
+    assert!(matches!(source.read("a", 0, range, 1 << 20).unwrap(), Read::Slice(_)));
+    stop.ask();
+    assert!(matches!(source.read("a", 0, Range { start: 3000, ..range }, 1 << 20).unwrap(), Read::Idle));
+}
+
+#[test]
+fn a_file_that_grows_stays_the_same_and_any_other_does_not() {
+    let line = b"1234567\n";
+    let check = |before: &[u8], after: &[u8]| {
+        let folder = folder(&[("a", before)]);
+        let opened = || open(config(folder.path(), "a", FileFormat::Ndjson), &bodies_only()).unwrap();
+        let recorded = opened().queues().unwrap()[0].incarnation.clone();
+        fs::write(folder.path().join("a"), after).unwrap();
+        let mut source = opened();
+        let current = source.queues().unwrap()[0].incarnation.clone();
+        source.confirmer().same("a", 0, &recorded, &current).map_err(|e| e.to_string())
+    };
+    assert_eq!(check(line, &line.repeat(2)), Ok(true));
+    assert_eq!(check(&line.repeat(512), &line.repeat(600)), Ok(true));
+    assert_eq!(check(b"", line), Ok(true));
+    assert_eq!(check(line, line), Ok(true));
+    assert_eq!(check(&line.repeat(2), line), Ok(false));
+    assert_eq!(check(line, b"1234560\nx"), Ok(false));
+    assert_eq!(check(&line.repeat(600), b"x"), Ok(false));
+    assert!(check(b"1234", line).unwrap_err().contains("its last line had no end"));
+    assert_eq!(check(&gzip(line), &gzip(line).repeat(2)), Ok(true));
+    // A position of an earlier version has the hash alone.
+    let folder = folder(&[("a", line)]);
+    let source = open(config(folder.path(), "a", FileFormat::Ndjson), &bodies_only()).unwrap();
+    let old = sluice_connect::config::hash(line);
+    assert!(source.confirmer().same("a", 0, &old, "8-x").unwrap());
+    assert!(!source.confirmer().same("a", 0, "0", "8-x").unwrap());
+}
+
+#[test]
 fn an_ndjson_line_is_a_body_as_it_stands_or_a_reject() {
     let file =
         b"{\"a\": 1 , \"b\":[1]}\r\n\n  \t\n [1]\n{\"a\":}\n{\"a\":\"\xff\"}\n{} {}\n\t{\"z\":{}} \nnull\n{}";
@@ -522,7 +593,7 @@ fn the_incarnation_is_the_files_first_4_kib() {
     assert_eq!(found[0], found[1], "what follows does not count");
     assert_ne!(found[0], found[2]);
     // The published value of FNV-1a for no bytes: positions stored by one build must hold in the next.
-    assert_eq!(found[3], "cbf29ce484222325");
+    assert_eq!(found[3], "0-cbf29ce484222325");
 }
 
 #[test]

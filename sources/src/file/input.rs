@@ -12,7 +12,8 @@ use sluice_connect::task::TaskError;
 /// The window before a long record makes it grow, in bytes.
 const WINDOW_BYTES: usize = 256 * 1024;
 
-const GZIP: [u8; 2] = [0x1f, 0x8b];
+/// How gzip data begins.
+pub(super) const GZIP: [u8; 2] = [0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What [`Input::fill`] found.
