@@ -2,8 +2,6 @@
 //!
 //! Exit codes: 0 done, 1 a config or the work failed, 2 wrong usage, 130 ended by Ctrl-C.
 
-#![expect(clippy::print_stdout, reason = "a command line prints")]
-
 mod build;
 mod load;
 mod preview;
