@@ -3,11 +3,13 @@
 //! The layout is `protocol`'s: `name 0x01 value 0x02`, repeated; the last 0x02 may be missing. An entry
 //! without name or value counts as none, a value may hold 0x01, and the last entry of a name counts.
 
-use std::mem;
+use std::ops::Range;
 
 use crate::Name;
 use crate::value::Scalar;
 
+/// Bytes that are looked through together, one for each bit of a word.
+const BLOCK: usize = 64;
 /// Marks a free place.
 const FREE: u16 = u16::MAX;
 
@@ -66,102 +68,90 @@ impl Layout {
         not_utf8_counts: bool,
         values: &mut [Scalar<'a>],
     ) -> Result<(), NotUtf8> {
-        let mut entry = Entry { start: 0, name_end: None };
-        let (words, tail) = encoded.as_chunks::<8>();
+        let mut is_utf8 = true;
+        let mut start = 0;
+        let mut name_end = None;
         let mut base = 0;
-        for word in words {
-            let word = u64::from_le_bytes(*word);
-            // The high bit of each byte below 3; bytes above such a one may be marked too.
-            let mut marks = word.wrapping_sub(0x0303_0303_0303_0303) & !word & 0x8080_8080_8080_8080;
+        for block in encoded.chunks(BLOCK) {
+            let mut marks = separators(block);
             while marks != 0 {
-                let byte = marks.trailing_zeros() / 8;
+                let at = base + marks.trailing_zeros() as usize;
                 marks &= marks - 1;
-                let at = base + byte as usize;
-                self.separator(
-                    (word >> (byte * 8) & 0xff) as u8,
-                    at,
-                    encoded,
-                    &mut entry,
-                    not_utf8_counts,
-                    values,
-                )?;
+                match encoded.get(at) {
+                    Some(1) if name_end.is_none() => name_end = Some(at),
+                    Some(2) => {
+                        if let Some(name_end) = name_end.take() {
+                            is_utf8 &= self.entry(encoded, start..at, name_end, values);
+                        }
+                        start = at + 1;
+                    }
+                    _ => {}
+                }
             }
-            base += 8;
+            base += BLOCK;
         }
-        for (at, byte) in tail.iter().enumerate() {
-            self.separator(*byte, base + at, encoded, &mut entry, not_utf8_counts, values)?;
+        if let Some(name_end) = name_end {
+            is_utf8 &= self.entry(encoded, start..encoded.len(), name_end, values);
         }
-        self.entry(&entry, encoded.len(), encoded, not_utf8_counts, values)
+        if is_utf8 || !not_utf8_counts { Ok(()) } else { Err(NotUtf8) }
     }
 
-    #[inline]
-    fn separator<'a>(
-        &self,
-        byte: u8,
-        at: usize,
-        encoded: &'a [u8],
-        entry: &mut Entry,
-        not_utf8_counts: bool,
-        values: &mut [Scalar<'a>],
-    ) -> Result<(), NotUtf8> {
-        match byte {
-            1 if entry.name_end.is_none() => entry.name_end = Some(at),
-            2 => {
-                let ended = mem::replace(entry, Entry { start: at + 1, name_end: None });
-                return self.entry(&ended, at, encoded, not_utf8_counts, values);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
+    /// Puts an entry's value into its slot; whether it was UTF-8, if it was wanted.
     #[inline]
     fn entry<'a>(
         &self,
-        entry: &Entry,
-        end: usize,
         encoded: &'a [u8],
-        not_utf8_counts: bool,
+        entry: Range<usize>,
+        name_end: usize,
         values: &mut [Scalar<'a>],
-    ) -> Result<(), NotUtf8> {
-        let Some(name_end) = entry.name_end else { return Ok(()) };
+    ) -> bool {
         let len = name_end - entry.start;
-        if len == 0 || name_end + 1 == end {
-            return Ok(());
-        }
         let head = head(encoded, entry.start, len);
         let mut place = place(head, len, self.table.len());
         loop {
-            let Some((slot, key)) = self
-                .table
-                .get(place)
-                .and_then(|slot| Some((usize::from(*slot), self.keys.get(usize::from(*slot))?)))
-            else {
-                return Ok(());
-            };
+            let slot = self.table.get(place).map_or(usize::MAX, |slot| usize::from(*slot));
+            let Some(key) = self.keys.get(slot) else { return true };
             if key.head == head
                 && key.len == len
                 && (len <= 8 || encoded.get(entry.start + 8..name_end) == Some(&key.rest))
             {
-                let value = encoded.get(name_end + 1..end).map(str::from_utf8);
-                return match (value, values.get_mut(slot)) {
-                    (Some(Ok(text)), Some(value)) => {
-                        *value = Scalar::Text(text);
-                        Ok(())
-                    }
-                    (Some(Err(_)), _) if not_utf8_counts => Err(NotUtf8),
-                    _ => Ok(()),
-                };
+                let Some(value) = encoded.get(name_end + 1..entry.end) else { return true };
+                let text = str::from_utf8(value);
+                if let (Ok(text), false, Some(place)) =
+                    (text, value.is_empty() || len == 0, values.get_mut(slot))
+                {
+                    *place = Scalar::Text(text);
+                }
+                return text.is_ok();
             }
-            place = (place + 1) % self.table.len();
+            place = (place + 1) & (self.table.len() - 1);
         }
     }
 }
 
-/// An entry that is being read.
-struct Entry {
-    start: usize,
-    name_end: Option<usize>,
+/// The bytes below 3 of up to 64, as bits.
+#[inline]
+fn separators(block: &[u8]) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    const UP_TO_128: u64 = 0x7d7d_7d7d_7d7d_7d7d;
+    let small = |word: u64| {
+        // The high bit of each byte below 3, gathered by a product that shifts each to its place on top.
+        let marks = !((word & LOW) + UP_TO_128 | word | LOW);
+        (marks >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
+    };
+    let (words, rest) = block.as_chunks::<8>();
+    let mut marks = 0;
+    for (at, word) in words.iter().enumerate() {
+        marks |= small(u64::from_le_bytes(*word)) << (8 * at);
+    }
+    if !rest.is_empty() {
+        let mut last = [u8::MAX; 8];
+        for (to, from) in last.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        marks |= small(u64::from_le_bytes(last)) << (8 * words.len());
+    }
+    marks
 }
 
 /// The first eight bytes of a name, those that it lacks as 0.
