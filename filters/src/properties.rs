@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use wide::{CmpEq, u8x16};
+
 use crate::Name;
 use crate::value::Scalar;
 
@@ -20,6 +22,8 @@ pub(crate) struct Layout {
     table: Vec<u16>,
     /// By slot.
     keys: Vec<Key>,
+    /// The lengths of the names, modulo 64, as bits.
+    lens: u64,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +61,8 @@ impl Layout {
             }
             keys.push(key);
         }
-        Self { table, keys }
+        let lens = keys.iter().filter(|key| key.len > 0).fold(0, |lens, key| lens | 1 << (key.len & 63));
+        Self { table, keys, lens }
     }
 
     /// Puts the value of each name into its slot. Values that are not UTF-8 are none, or an error if they
@@ -68,30 +73,37 @@ impl Layout {
         not_utf8_counts: bool,
         values: &mut [Scalar<'a>],
     ) -> Result<(), NotUtf8> {
+        // Many values are looked at as text in one go.
+        let whole = if self.keys.len() > 2 { str::from_utf8(encoded).ok() } else { None };
         let mut is_utf8 = true;
         let mut start = 0;
         let mut name_end = None;
         let mut base = 0;
         for block in encoded.chunks(BLOCK) {
-            let mut marks = separators(block);
-            while marks != 0 {
-                let at = base + marks.trailing_zeros() as usize;
-                marks &= marks - 1;
-                match encoded.get(at) {
-                    Some(1) if name_end.is_none() => name_end = Some(at),
-                    Some(2) => {
-                        if let Some(name_end) = name_end.take() {
-                            is_utf8 &= self.entry(encoded, start..at, name_end, values);
-                        }
-                        start = at + 1;
-                    }
-                    _ => {}
+            let (mut names, mut entries) = separators(block);
+            while entries != 0 {
+                let bit = entries.trailing_zeros();
+                entries &= entries - 1;
+                // What lies before the end of the entry is its name's end, if that is not known yet.
+                let before = names & !(u64::MAX << bit);
+                names &= u64::MAX << bit;
+                let at = base + bit as usize;
+                let found = match name_end.take() {
+                    None if before != 0 => Some(base + before.trailing_zeros() as usize),
+                    known => known,
+                };
+                if let Some(name_end) = found {
+                    is_utf8 &= self.entry(encoded, whole, start..at, name_end, values);
                 }
+                start = at + 1;
+            }
+            if names != 0 && name_end.is_none() {
+                name_end = Some(base + names.trailing_zeros() as usize);
             }
             base += BLOCK;
         }
         if let Some(name_end) = name_end {
-            is_utf8 &= self.entry(encoded, start..encoded.len(), name_end, values);
+            is_utf8 &= self.entry(encoded, whole, start..encoded.len(), name_end, values);
         }
         if is_utf8 || !not_utf8_counts { Ok(()) } else { Err(NotUtf8) }
     }
@@ -101,11 +113,15 @@ impl Layout {
     fn entry<'a>(
         &self,
         encoded: &'a [u8],
+        whole: Option<&'a str>,
         entry: Range<usize>,
         name_end: usize,
         values: &mut [Scalar<'a>],
     ) -> bool {
         let len = name_end - entry.start;
+        if self.lens >> (len & 63) & 1 == 0 {
+            return true;
+        }
         let head = head(encoded, entry.start, len);
         let mut place = place(head, len, self.table.len());
         loop {
@@ -115,43 +131,45 @@ impl Layout {
                 && key.len == len
                 && (len <= 8 || encoded.get(entry.start + 8..name_end) == Some(&key.rest))
             {
-                let Some(value) = encoded.get(name_end + 1..entry.end) else { return true };
-                let text = str::from_utf8(value);
-                if let (Ok(text), false, Some(place)) =
-                    (text, value.is_empty() || len == 0, values.get_mut(slot))
-                {
+                if len == 0 || name_end + 1 == entry.end {
+                    return true;
+                }
+                let value = name_end + 1..entry.end;
+                let text = match whole {
+                    Some(whole) => whole.get(value),
+                    None => encoded.get(value).and_then(|value| str::from_utf8(value).ok()),
+                };
+                if let (Some(text), Some(place)) = (text, values.get_mut(slot)) {
                     *place = Scalar::Text(text);
                 }
-                return text.is_ok();
+                return text.is_some();
             }
             place = (place + 1) & (self.table.len() - 1);
         }
     }
 }
 
-/// The bytes below 3 of up to 64, as bits.
+/// The bytes that end names and entries, among up to 64, as bits.
 #[inline]
-fn separators(block: &[u8]) -> u64 {
-    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-    const UP_TO_128: u64 = 0x7d7d_7d7d_7d7d_7d7d;
-    let small = |word: u64| {
-        // The high bit of each byte below 3, gathered by a product that shifts each to its place on top.
-        let marks = !((word & LOW) + UP_TO_128 | word | LOW);
-        (marks >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
+fn separators(block: &[u8]) -> (u64, u64) {
+    let mut found = (0, 0);
+    let (lanes, rest) = block.as_chunks::<16>();
+    let mut take = |bytes: [u8; 16], at: usize| {
+        let bytes = u8x16::new(bytes);
+        found.0 |= u64::from(bytes.simd_eq(u8x16::splat(1)).to_bitmask()) << (16 * at);
+        found.1 |= u64::from(bytes.simd_eq(u8x16::splat(2)).to_bitmask()) << (16 * at);
     };
-    let (words, rest) = block.as_chunks::<8>();
-    let mut marks = 0;
-    for (at, word) in words.iter().enumerate() {
-        marks |= small(u64::from_le_bytes(*word)) << (8 * at);
+    for (at, lane) in lanes.iter().enumerate() {
+        take(*lane, at);
     }
     if !rest.is_empty() {
-        let mut last = [u8::MAX; 8];
-        for (to, from) in last.iter_mut().zip(rest) {
-            *to = *from;
+        let mut last = [0; 16];
+        if let Some(last) = last.get_mut(..rest.len()) {
+            last.copy_from_slice(rest);
         }
-        marks |= small(u64::from_le_bytes(last)) << (8 * words.len());
+        take(last, lanes.len());
     }
-    marks
+    found
 }
 
 /// The first eight bytes of a name, those that it lacks as 0.

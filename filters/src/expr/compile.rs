@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use memchr::memmem::Finder;
 use regex::{Regex, RegexBuilder};
 use sqlparser::ast::{self, BinaryOperator, Expr, Ident, Spanned, UnaryOperator, ValueWithSpan};
 use sqlparser::tokenizer::Span;
@@ -272,7 +273,7 @@ impl Compiler<'_> {
         let test = if operator == REGEXP_LIKE {
             Test::Matches(self.regex(&part, place)?)
         } else if operator == contains {
-            Test::Contains(part)
+            Test::Contains(Finder::new(&part).into_owned())
         } else if operator == starts_with {
             Test::StartsWith(part)
         } else {
