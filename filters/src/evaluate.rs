@@ -129,7 +129,7 @@ impl Filter {
     }
 
     /// Fills the slots of all names but properties.
-    fn others<'a>(&self, values: &mut [Scalar<'a>], other: &dyn Fn(&Name) -> Scalar<'a>) {
+    pub(crate) fn others<'a>(&self, values: &mut [Scalar<'a>], other: &dyn Fn(&Name) -> Scalar<'a>) {
         if self.compiled.only_properties {
             return;
         }

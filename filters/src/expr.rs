@@ -103,7 +103,7 @@ pub(crate) enum Test {
     Against(Op, Value),
     In(Members),
     Like(Pattern),
-    Contains(Finder<'static>),
+    Contains(Box<Finder<'static>>),
     StartsWith(String),
     EndsWith(String),
     /// Some part of the text matches.
@@ -137,7 +137,7 @@ pub(crate) enum EngineTest {
 /// A part of a text, and where it is looked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
-    Contains(Finder<'static>),
+    Contains(Box<Finder<'static>>),
     StartsWith(String),
     EndsWith(String),
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use wide::{CmpEq, u8x16};
+use wide::u8x16;
 
 use crate::Name;
 use crate::value::Scalar;

@@ -366,7 +366,7 @@ impl<'a> Parser<'a> {
         self.notice_not(&node);
         self.notice_search(&span, text.is_empty());
         let part = match word {
-            Word::Contains => Part::Contains(Finder::new(&text).into_owned()),
+            Word::Contains => Part::Contains(Box::new(Finder::new(&text).into_owned())),
             Word::StartsWith => Part::StartsWith(text),
             _ => Part::EndsWith(text),
         };
