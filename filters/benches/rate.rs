@@ -56,6 +56,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|at| Arc::new(StringViewArray::from_iter_values(rows.iter().map(|row| &row[at]))) as ArrayRef)
         .collect();
     let at = |name: &str| NAMES.iter().position(|known| *known == name);
+    // For `interop/filter_bench/run`, which prints the table.
+    let plain = std::env::args().any(|arg| arg == "--plain");
     println!("ns an evaluation, over {ROWS} messages of 8 properties in {} bytes", encoded[0].len());
     println!("{:>8} {:>8} {:>8} {:>8} {:>8}  expression", "dialect", "encoded", "ready", "column", "passed");
     for (dialect, name) in [(Dialect::RocketMq, "rocketmq"), (Dialect::Sluice, "sluice")] {
@@ -77,6 +79,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 selected = filter.mask(ROWS, &resolve).map(|mask| mask.true_count()).unwrap_or_default();
             });
             assert_eq!(passed, selected, "{text}");
+            if plain {
+                println!("rust {name} {by_encoded:.1} {ready:.1} {by_column:.1} {passed} {text}");
+                continue;
+            }
             println!("{name:>8} {by_encoded:>8.1} {ready:>8.1} {by_column:>8.1} {passed:>8}  {text}");
         }
     }

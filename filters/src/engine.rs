@@ -15,6 +15,7 @@ use number::{double_text, int_text, long_text};
 
 /// Compares two values, both at hand. Two nulls are equal, a value never equals a null on its right, and
 /// every other comparison with a null is unknown.
+#[inline]
 pub(crate) fn compare(left: Scalar<'_>, op: Op, right: Scalar<'_>) -> Verdict {
     match (left, right) {
         (Scalar::Null, Scalar::Null) if !op.is_order() => (op == Op::Eq).into(),
@@ -33,6 +34,7 @@ pub(crate) fn compare(left: Scalar<'_>, op: Op, right: Scalar<'_>) -> Verdict {
 struct NotConverted;
 
 /// The order of two values; `None` if they are never equal.
+#[inline]
 fn order(left: Scalar<'_>, op: Op, right: Scalar<'_>) -> Result<Option<Ordering>, NotConverted> {
     let found = match (left, right) {
         (Scalar::Text(left), Scalar::Text(right)) if !op.is_order() => left.cmp(right),

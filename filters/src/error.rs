@@ -19,6 +19,8 @@ pub struct Error {
     pub line: usize,
     /// Column of the place in characters, from 1.
     pub column: usize,
+    /// The line of the place.
+    line_text: Box<str>,
 }
 
 /// The kinds of [`Error`].
@@ -71,7 +73,29 @@ impl Error {
         let before = text.get(..span.start).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
-        Self { problem: Box::new(problem), span, line, column }
+        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line_text = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default().into();
+        Self { problem: Box::new(problem), span, line, column, line_text }
+    }
+
+    /// The line of the place, a caret under the place, and what is wrong with its hint; no line end behind.
+    /// A long line is cut around the place.
+    pub fn render(&self) -> String {
+        const BEFORE_MAX: usize = 60;
+        const SHOWN_MAX: usize = 100;
+        let skipped = (self.column - 1).saturating_sub(BEFORE_MAX);
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let shown: String = self.line_text.chars().skip(skipped).take(SHOWN_MAX).map(plain).collect();
+        let before = self.column - 1 - skipped;
+        let place = self.line_text.chars().skip(self.column - 1).take(SHOWN_MAX - before);
+        let mut bytes = self.span.len();
+        let carets = place.take_while(|c| {
+            let inside = bytes > 0;
+            bytes = bytes.saturating_sub(c.len_utf8());
+            inside
+        });
+        let carets = "^".repeat(carets.count().max(1));
+        format!("{shown}\n{}{carets}\n{}", " ".repeat(before), self.problem)
     }
 
     /// What is wrong, without the place.

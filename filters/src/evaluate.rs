@@ -10,9 +10,9 @@ use crate::types::Kind;
 use crate::value::{Scalar, Verdict};
 use crate::{Compiled, Dialect, Filter, Name, column, row, types};
 
-/// Up to this many names their values lie on the stack.
-const FEW_NAMES: usize = 8;
-/// As [`FEW_NAMES`], in a bigger place; beyond they are allocated.
+/// Up to so many names, their values lie on the stack, in the smallest of these places that holds them.
+const FEW_NAMES: usize = 4;
+const SOME_NAMES: usize = 16;
 const MANY_NAMES: usize = 64;
 
 impl Filter {
@@ -122,13 +122,14 @@ impl Filter {
         };
         match self.compiled.slots.len() {
             len @ ..=FEW_NAMES => run(&mut [Scalar::Null; FEW_NAMES][..len]),
+            len @ ..=SOME_NAMES => run(&mut [Scalar::Null; SOME_NAMES][..len]),
             len @ ..=MANY_NAMES => run(&mut [Scalar::Null; MANY_NAMES][..len]),
             len => run(&mut vec![Scalar::Null; len]),
         }
     }
 
     /// Fills the slots of all names but properties.
-    fn others<'a>(&self, values: &mut [Scalar<'a>], other: &dyn Fn(&Name) -> Scalar<'a>) {
+    pub(crate) fn others<'a>(&self, values: &mut [Scalar<'a>], other: &dyn Fn(&Name) -> Scalar<'a>) {
         if self.compiled.only_properties {
             return;
         }

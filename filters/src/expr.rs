@@ -6,6 +6,7 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use memchr::memmem::Finder;
 use regex::Regex;
 
 use crate::like::Pattern;
@@ -102,7 +103,7 @@ pub(crate) enum Test {
     Against(Op, Value),
     In(Members),
     Like(Pattern),
-    Contains(String),
+    Contains(Box<Finder<'static>>),
     StartsWith(String),
     EndsWith(String),
     /// Some part of the text matches.
@@ -136,7 +137,7 @@ pub(crate) enum EngineTest {
 /// A part of a text, and where it is looked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
-    Contains(String),
+    Contains(Box<Finder<'static>>),
     StartsWith(String),
     EndsWith(String),
 }
@@ -188,13 +189,14 @@ impl Literal {
 impl Part {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
-            Self::Contains(part) | Self::StartsWith(part) | Self::EndsWith(part) => part.is_empty(),
+            Self::Contains(part) => part.needle().is_empty(),
+            Self::StartsWith(part) | Self::EndsWith(part) => part.is_empty(),
         }
     }
 
     pub(crate) fn is_in(&self, text: &str) -> bool {
         match self {
-            Self::Contains(part) => text.contains(part.as_str()),
+            Self::Contains(part) => part.find(text.as_bytes()).is_some(),
             Self::StartsWith(part) => text.starts_with(part.as_str()),
             Self::EndsWith(part) => text.ends_with(part.as_str()),
         }

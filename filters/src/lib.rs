@@ -41,6 +41,7 @@ mod dialect;
 mod engine;
 mod error;
 mod evaluate;
+mod explain;
 mod expr;
 mod like;
 mod notice;
@@ -57,6 +58,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use crate::error::{Error, Problem};
+pub use crate::explain::{Explain, Line, Warning};
 use crate::expr::{Condition, Literal, Test, Value};
 pub use crate::notice::{Notice, Quirk};
 use crate::properties::Layout;
@@ -195,6 +197,13 @@ impl Filter {
     /// The language that it was written in.
     pub fn dialect(&self) -> Dialect {
         self.compiled.dialect
+    }
+
+    /// Where a text means something else to RocketMQ's own filter than it does here: nothing, if both dialects
+    /// take it and agree on every message. An error is that of the dialect that does not take it.
+    pub fn differences(text: &str) -> Result<Vec<Notice>, Error> {
+        Self::parse(text, Dialect::Sluice)?;
+        Ok(Self::parse(text, Dialect::RocketMq)?.compiled.notices.clone())
     }
 
     /// Where the expression is read otherwise than SQL reads it; only dialect `rocketmq` has any.

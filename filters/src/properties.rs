@@ -3,11 +3,15 @@
 //! The layout is `protocol`'s: `name 0x01 value 0x02`, repeated; the last 0x02 may be missing. An entry
 //! without name or value counts as none, a value may hold 0x01, and the last entry of a name counts.
 
-use std::mem;
+use std::ops::Range;
+
+use wide::u8x16;
 
 use crate::Name;
 use crate::value::Scalar;
 
+/// Bytes that are looked through together, one for each bit of a word.
+const BLOCK: usize = 64;
 /// Marks a free place.
 const FREE: u16 = u16::MAX;
 
@@ -18,6 +22,8 @@ pub(crate) struct Layout {
     table: Vec<u16>,
     /// By slot.
     keys: Vec<Key>,
+    /// The lengths of the names, modulo 64, as bits.
+    lens: u64,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +61,8 @@ impl Layout {
             }
             keys.push(key);
         }
-        Self { table, keys }
+        let lens = keys.iter().filter(|key| key.len > 0).fold(0, |lens, key| lens | 1 << (key.len & 63));
+        Self { table, keys, lens }
     }
 
     /// Puts the value of each name into its slot. Values that are not UTF-8 are none, or an error if they
@@ -66,102 +73,103 @@ impl Layout {
         not_utf8_counts: bool,
         values: &mut [Scalar<'a>],
     ) -> Result<(), NotUtf8> {
-        let mut entry = Entry { start: 0, name_end: None };
-        let (words, tail) = encoded.as_chunks::<8>();
+        // Many values are looked at as text in one go.
+        let whole = if self.keys.len() > 2 { str::from_utf8(encoded).ok() } else { None };
+        let mut is_utf8 = true;
+        let mut start = 0;
+        let mut name_end = None;
         let mut base = 0;
-        for word in words {
-            let word = u64::from_le_bytes(*word);
-            // The high bit of each byte below 3; bytes above such a one may be marked too.
-            let mut marks = word.wrapping_sub(0x0303_0303_0303_0303) & !word & 0x8080_8080_8080_8080;
-            while marks != 0 {
-                let byte = marks.trailing_zeros() / 8;
-                marks &= marks - 1;
-                let at = base + byte as usize;
-                self.separator(
-                    (word >> (byte * 8) & 0xff) as u8,
-                    at,
-                    encoded,
-                    &mut entry,
-                    not_utf8_counts,
-                    values,
-                )?;
+        for block in encoded.chunks(BLOCK) {
+            let (mut names, mut entries) = separators(block);
+            while entries != 0 {
+                let bit = entries.trailing_zeros();
+                entries &= entries - 1;
+                // What lies before the end of the entry is its name's end, if that is not known yet.
+                let before = names & !(u64::MAX << bit);
+                names &= u64::MAX << bit;
+                let at = base + bit as usize;
+                let found = match name_end.take() {
+                    None if before != 0 => Some(base + before.trailing_zeros() as usize),
+                    known => known,
+                };
+                if let Some(name_end) = found {
+                    is_utf8 &= self.entry(encoded, whole, start..at, name_end, values);
+                }
+                start = at + 1;
             }
-            base += 8;
+            if names != 0 && name_end.is_none() {
+                name_end = Some(base + names.trailing_zeros() as usize);
+            }
+            base += BLOCK;
         }
-        for (at, byte) in tail.iter().enumerate() {
-            self.separator(*byte, base + at, encoded, &mut entry, not_utf8_counts, values)?;
+        if let Some(name_end) = name_end {
+            is_utf8 &= self.entry(encoded, whole, start..encoded.len(), name_end, values);
         }
-        self.entry(&entry, encoded.len(), encoded, not_utf8_counts, values)
+        if is_utf8 || !not_utf8_counts { Ok(()) } else { Err(NotUtf8) }
     }
 
-    #[inline]
-    fn separator<'a>(
-        &self,
-        byte: u8,
-        at: usize,
-        encoded: &'a [u8],
-        entry: &mut Entry,
-        not_utf8_counts: bool,
-        values: &mut [Scalar<'a>],
-    ) -> Result<(), NotUtf8> {
-        match byte {
-            1 if entry.name_end.is_none() => entry.name_end = Some(at),
-            2 => {
-                let ended = mem::replace(entry, Entry { start: at + 1, name_end: None });
-                return self.entry(&ended, at, encoded, not_utf8_counts, values);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
+    /// Puts an entry's value into its slot; whether it was UTF-8, if it was wanted.
     #[inline]
     fn entry<'a>(
         &self,
-        entry: &Entry,
-        end: usize,
         encoded: &'a [u8],
-        not_utf8_counts: bool,
+        whole: Option<&'a str>,
+        entry: Range<usize>,
+        name_end: usize,
         values: &mut [Scalar<'a>],
-    ) -> Result<(), NotUtf8> {
-        let Some(name_end) = entry.name_end else { return Ok(()) };
+    ) -> bool {
         let len = name_end - entry.start;
-        if len == 0 || name_end + 1 == end {
-            return Ok(());
+        if self.lens >> (len & 63) & 1 == 0 {
+            return true;
         }
         let head = head(encoded, entry.start, len);
         let mut place = place(head, len, self.table.len());
         loop {
-            let Some((slot, key)) = self
-                .table
-                .get(place)
-                .and_then(|slot| Some((usize::from(*slot), self.keys.get(usize::from(*slot))?)))
-            else {
-                return Ok(());
-            };
+            let slot = self.table.get(place).map_or(usize::MAX, |slot| usize::from(*slot));
+            let Some(key) = self.keys.get(slot) else { return true };
             if key.head == head
                 && key.len == len
                 && (len <= 8 || encoded.get(entry.start + 8..name_end) == Some(&key.rest))
             {
-                let value = encoded.get(name_end + 1..end).map(str::from_utf8);
-                return match (value, values.get_mut(slot)) {
-                    (Some(Ok(text)), Some(value)) => {
-                        *value = Scalar::Text(text);
-                        Ok(())
-                    }
-                    (Some(Err(_)), _) if not_utf8_counts => Err(NotUtf8),
-                    _ => Ok(()),
+                if len == 0 || name_end + 1 == entry.end {
+                    return true;
+                }
+                let value = name_end + 1..entry.end;
+                let text = match whole {
+                    Some(whole) => whole.get(value),
+                    None => encoded.get(value).and_then(|value| str::from_utf8(value).ok()),
                 };
+                if let (Some(text), Some(place)) = (text, values.get_mut(slot)) {
+                    *place = Scalar::Text(text);
+                }
+                return text.is_some();
             }
-            place = (place + 1) % self.table.len();
+            place = (place + 1) & (self.table.len() - 1);
         }
     }
 }
 
-/// An entry that is being read.
-struct Entry {
-    start: usize,
-    name_end: Option<usize>,
+/// The bytes that end names and entries, among up to 64, as bits.
+#[inline]
+fn separators(block: &[u8]) -> (u64, u64) {
+    let mut found = (0, 0);
+    let (lanes, rest) = block.as_chunks::<16>();
+    let mut take = |bytes: [u8; 16], at: usize| {
+        let bytes = u8x16::new(bytes);
+        found.0 |= u64::from(bytes.simd_eq(u8x16::splat(1)).to_bitmask()) << (16 * at);
+        found.1 |= u64::from(bytes.simd_eq(u8x16::splat(2)).to_bitmask()) << (16 * at);
+    };
+    for (at, lane) in lanes.iter().enumerate() {
+        take(*lane, at);
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 16];
+        if let Some(last) = last.get_mut(..rest.len()) {
+            last.copy_from_slice(rest);
+        }
+        take(last, lanes.len());
+    }
+    found
 }
 
 /// The first eight bytes of a name, those that it lacks as 0.

@@ -21,6 +21,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use memchr::memmem::Finder;
+
 use super::TEXT_BYTES_MAX;
 use crate::Name;
 use crate::error::{Error, Problem};
@@ -364,7 +366,7 @@ impl<'a> Parser<'a> {
         self.notice_not(&node);
         self.notice_search(&span, text.is_empty());
         let part = match word {
-            Word::Contains => Part::Contains(text),
+            Word::Contains => Part::Contains(Box::new(Finder::new(&text).into_owned())),
             Word::StartsWith => Part::StartsWith(text),
             _ => Part::EndsWith(text),
         };

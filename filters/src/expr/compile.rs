@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use memchr::memmem::Finder;
 use regex::{Regex, RegexBuilder};
 use sqlparser::ast::{self, BinaryOperator, Expr, Ident, Spanned, UnaryOperator, ValueWithSpan};
 use sqlparser::tokenizer::Span;
@@ -223,6 +224,11 @@ impl Compiler<'_> {
                 _ => found.push(self.compare(&left, Some(Op::Eq), &member)?),
             }
         }
+        // The closing parenthesis has no place in the tree.
+        let rest = self.text.get(left.span.end..).unwrap_or_default();
+        if rest.trim_start().starts_with(')') {
+            left.span.end += rest.len() - rest.trim_start().len() + 1;
+        }
         if members.null || !members.numbers.is_empty() || !members.many.is_empty() {
             members.settle();
             found.push(self.term(left.value, Test::In(members), left.span)?);
@@ -272,7 +278,7 @@ impl Compiler<'_> {
         let test = if operator == REGEXP_LIKE {
             Test::Matches(self.regex(&part, place)?)
         } else if operator == contains {
-            Test::Contains(part)
+            Test::Contains(Box::new(Finder::new(&part).into_owned()))
         } else if operator == starts_with {
             Test::StartsWith(part)
         } else {
