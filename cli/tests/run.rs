@@ -429,6 +429,34 @@ errors: {then: dead_letter, dead_letter: dlq}
     assert_eq!(summary["letters"]["fates"]["written"], 1, "{summary}");
 }
 
+#[test]
+fn a_slice_with_thousands_of_partition_values_goes_into_several_plans() {
+    let place = Place::new();
+    let rows: String = (0..2500).map(|id| format!("{id},{}\n", id % 1250)).collect();
+    place.write("in.csv", format!("id,tail\n{rows}"));
+    let config = "
+name: lake
+source:
+  file: {path: in.csv, format: csv, properties: [tail]}
+where: tail <> '7'
+sink:
+  arrow: {path: lake, partition: [tail]}
+";
+    let summary = place.run(config);
+    assert_eq!(summary["lake"]["error"], Value::Null, "{summary}");
+    assert_eq!(
+        (&summary["lake"]["fates"]["written"], &summary["lake"]["fates"]["filtered"]),
+        (&2498.into(), &2.into())
+    );
+    // A plan that stands and has no files is made again from the same rows.
+    for file in files(&place.path("lake"), "arrow").into_iter().chain(files(&place.path("lake"), "done")) {
+        fs::remove_file(file).unwrap();
+    }
+    let again = place.run(config);
+    assert_eq!(again["lake"]["error"], Value::Null, "{again}");
+    assert!(!files(&place.path("lake"), "arrow").is_empty());
+}
+
 /// A run that goes on until it is stopped.
 struct Running(Child);
 

@@ -349,6 +349,14 @@ impl<'a> TargetHalf<'a> {
                     open.since_ms = (self.clock)();
                 }
                 let fill = sink.put(chain, &slice)?;
+                if let Some(offset) = fill.cut {
+                    let message = format!("{chain}: the rows can not be cut at {offset}");
+                    let (head, tail) =
+                        slice.split(offset).ok_or_else(|| TaskError::new(Class::Config, message))?;
+                    self.take(chain, head)?;
+                    self.publish(chain)?;
+                    return self.take(chain, tail);
+                }
                 open.range.end = slice.range.end;
                 open.fates.add(&fates);
                 if self.then == Then::DeadLetter {

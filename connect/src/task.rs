@@ -126,6 +126,32 @@ impl Slice {
     pub fn output(&self) -> &RecordBatch {
         self.decoded.as_ref().unwrap_or(&self.envelope)
     }
+
+    /// The slice as two, before and from an offset inside of it. `None` if it has offsets of two kinds that
+    /// gave nothing, because it does not say which lie where.
+    pub fn split(mut self, offset: i64) -> Option<(Self, Self)> {
+        if self.filtered > 0 && self.absent > 0 {
+            return None;
+        }
+        let rows = crate::batch::offsets(&self.envelope).partition_point(|o| *o < offset);
+        let rejects = self.rejects.split_off(self.rejects.partition_point(|r| r.offset < offset));
+        let mut tail = self.clone();
+        tail.rejects = rejects;
+        (self.range.end, tail.range.start) = (offset, offset);
+        let cut = |batch: &RecordBatch| (batch.slice(0, rows), batch.slice(rows, batch.num_rows() - rows));
+        (self.envelope, tail.envelope) = cut(&self.envelope);
+        if let Some(decoded) = &self.decoded {
+            let (head, rest) = cut(decoded);
+            (self.decoded, tail.decoded) = (Some(head), Some(rest));
+        }
+        for part in [&mut self, &mut tail] {
+            let offsets = u64::try_from(part.range.end - part.range.start).unwrap_or(0);
+            let gone = offsets - part.envelope.num_rows() as u64 - part.rejects.len() as u64;
+            part.filtered = if part.absent > 0 { 0 } else { gone };
+            part.absent = if part.absent > 0 { gone } else { 0 };
+        }
+        Some((self, tail))
+    }
 }
 
 /// A record that does not fit, with the reason.
@@ -218,6 +244,9 @@ pub struct Fill {
     pub bytes: u64,
     /// A limit was reached: the plan ends here.
     pub full: bool,
+    /// Set if nothing was taken, because the plan must end within the slice: before this offset, which is
+    /// above the slice's start.
+    pub cut: Option<i64>,
 }
 
 /// Whether a plan stands.

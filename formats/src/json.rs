@@ -8,7 +8,7 @@
 //! |---|---|
 //! | Boolean | `true`, `false` |
 //! | Int64 | numbers without a fraction, up to 64 bits; `1.0` and `1e3` as far as a float is exact (2^53) |
-//! | Float64 | numbers; one written as an integer only if the float holds it exactly |
+//! | Float64 | numbers; one written as an integer, of any length, only if the float holds it exactly |
 //! | Utf8 | strings; with [`ANY`] in its metadata also every other value, as its JSON text |
 //! | Timestamp(ms, UTC) | RFC 3339 text, no finer than a millisecond |
 //! | List, Struct | arrays and objects of the above |
@@ -19,6 +19,8 @@ mod column;
 mod declare;
 mod decode;
 mod infer;
+mod number;
+mod object;
 mod time;
 
 use std::fmt::Write;
@@ -45,6 +47,11 @@ pub const FIELDS_MAX: usize = 4_096;
 struct Trouble {
     reason: Option<String>,
     path: Vec<Step>,
+    /// A number beyond 64 bits came as a float: it may be an integer that was rounded, and only its text
+    /// can tell.
+    wide: bool,
+    /// The row is read again by the texts of its numbers.
+    by_text: bool,
 }
 
 enum Step {

@@ -264,6 +264,40 @@ fn a_row_that_does_not_fit_is_a_reject_with_its_path_and_leaves_no_cell_behind()
 }
 
 #[test]
+fn integers_beyond_64_bits_are_never_rounded() {
+    let (wide, exact) = ("12345678901234567890123", "1180591620717411303424");
+    let schema = inferred(&[&format!(
+        r#"{{"wide": {wide}, "exact": {exact}, "float": 1e300, "in": {{"list": [1, -{wide}]}}}}"#
+    )]);
+    let types: Vec<String> = schema.fields().iter().map(|f| written(f)).collect();
+    assert_eq!(types, ["any", "float64", "float64", "struct<list: list<any>>"]);
+    let body = format!(r#"{{"wide": {wide}, "exact": {exact}, "in": {{"list": [-{wide}]}}}}"#);
+    let decoded = decode(&schema, &[body.as_bytes()]);
+    assert!(decoded.rejects.is_empty(), "{:?}", decoded.rejects);
+    assert_eq!(decoded.batch.column(0).as_string::<i32>().value(0), wide);
+    assert_eq!(decoded.batch.column(1).as_primitive::<Float64Type>().value(0), 2f64.powi(70));
+
+    let schema = declared(&[("a", "float64"), ("b", "list<float64>"), ("c", "int64")]).unwrap();
+    let decoded = decode(
+        &schema,
+        &[
+            format!(r#"{{"a": {wide}}}"#).as_bytes(),
+            format!(r#"{{"a": 1e300, "b": [1.5, {exact}, null]}}"#).as_bytes(),
+            format!(r#"{{"b": [1e300, {wide}]}}"#).as_bytes(),
+            format!(r#"{{"a": 1e300, "c": "x"}}"#).as_bytes(),
+            br#"{"a": 2.5}"#,
+        ],
+    );
+    let expected = [
+        (0, format!("$.a: expected float64, which can't hold {wide} exactly")),
+        (2, format!("$.b[1]: expected float64, which can't hold {wide} exactly")),
+        (3, "$.c: expected int64, got \"x\"".to_owned()),
+    ];
+    assert_eq!(decoded.rejects, expected);
+    assert_eq!(decoded.batch.num_rows(), 2);
+}
+
+#[test]
 fn no_body_is_a_reject() {
     let mut decoder = Decoder::new(declared(&[("a", "int64")]).unwrap()).unwrap();
     let decoded = decoder.decode(&mut [None, Some(br#"{"a":1}"#.as_slice()), None].into_iter()).unwrap();

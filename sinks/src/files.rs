@@ -114,13 +114,15 @@ impl FileSink {
         &self.partition
     }
 
-    fn write(&mut self, chain: &Chain, open: &mut OpenPlan, slice: &Slice) -> Result<(), TaskError> {
+    /// Writes all rows of the slice; or none, and gives the offset of the first row that would need a file
+    /// too many.
+    fn write(&mut self, chain: &Chain, open: &mut OpenPlan, slice: &Slice) -> Result<Option<i64>, TaskError> {
         if open.end.is_some_and(|end| end != slice.range.start) {
             return Err(broken(chain, "a slice does not begin where the last one ended"));
         }
-        open.end = Some(slice.range.end);
         if slice.envelope.num_rows() == 0 {
-            return Ok(());
+            open.end = Some(slice.range.end);
+            return Ok(None);
         }
         let schema = slice.output().schema();
         match &open.schema {
@@ -134,10 +136,16 @@ impl FileSink {
                 open.schema = Some(schema);
             }
         }
-        for part in self.partition.split(slice)? {
+        let parts = self.partition.split(slice)?;
+        let mut new = parts.iter().filter(|part| !open.places.contains_key(&part.values));
+        if let Some(part) = new.nth(FILES_MAX - open.files.len()) {
+            return Ok(Some(part.first));
+        }
+        open.end = Some(slice.range.end);
+        for part in parts {
             self.write_part(chain, open, &part)?;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn write_part(&mut self, chain: &Chain, open: &mut OpenPlan, part: &Part) -> Result<(), TaskError> {
@@ -159,14 +167,6 @@ impl FileSink {
     /// Begins the file of a partition and gives its place.
     fn open_file(&mut self, chain: &Chain, open: &mut OpenPlan, part: &Part) -> Result<usize, TaskError> {
         let place = open.files.len();
-        if place == FILES_MAX {
-            let message = format!(
-                "the rows of {chain} at offset {} have over {FILES_MAX} partition values; choose partition \
-                 columns with fewer",
-                part.first
-            );
-            return Err(TaskError::new(Class::Config, message));
-        }
         let temp = self.chains.temp_file(&chain.pipeline)?;
         let writer = self.format.writer(self.disk.clone(), &temp, part.rows.schema())?;
         let values = part.values.clone();
@@ -341,15 +341,18 @@ impl SinkTask for FileSink {
 
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError> {
         let mut open = self.open_plan(chain)?;
-        if let Err(e) = self.write(chain, &mut open, slice) {
-            self.work.insert(chain.clone(), Work::Failed { temps: open.temps() });
-            return Err(e);
-        }
+        let cut = match self.write(chain, &mut open, slice) {
+            Ok(cut) => cut,
+            Err(e) => {
+                self.work.insert(chain.clone(), Work::Failed { temps: open.temps() });
+                return Err(e);
+            }
+        };
         let bytes = open.files.iter().map(|file| file.writer.encoded()).sum();
         let full = self.rotate.is_full(bytes, open.rows, open.files.len());
         self.work.insert(chain.clone(), Work::Open(open));
         self.bound_memory()?;
-        Ok(Fill { bytes, full })
+        Ok(Fill { bytes, full, cut })
     }
 
     fn age_max(&self) -> Duration {

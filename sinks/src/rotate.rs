@@ -15,7 +15,7 @@ use crate::name;
 /// A plan is full at this number of files, because each open one holds memory.
 pub const FILES_FULL: usize = 64;
 
-/// A plan never has more files; one slice with more partition values is an error.
+/// A plan never has more files; a slice with more partition values goes into several plans.
 pub const FILES_MAX: usize = 1024;
 
 /// When a plan ends: at the end of the slice that reaches the first of these limits.

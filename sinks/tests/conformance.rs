@@ -157,13 +157,17 @@ fn a_plan_is_full_at_its_rows_and_at_its_files() {
 }
 
 #[test]
-fn too_many_partition_values_are_an_error_and_not_a_thousand_files() {
+fn a_slice_with_too_many_partition_values_is_not_taken_and_says_where_the_plan_must_end() {
     for kind in KINDS {
         let target = TempDir::new().unwrap();
         let mut sink = begun(kind, &target, &["$.id"]);
-        let (class, message) = class(sink.put(&chain(), &slice(0, 1025)));
-        assert_eq!(class, Class::Config);
-        assert!(message.contains("over 1024 partition values"), "{message}");
+        assert_eq!(sink.put(&chain(), &slice(0, 1)).unwrap().cut, None);
+        assert_eq!(sink.put(&chain(), &slice(1, 1100)).unwrap().cut, Some(1024));
+        let (head, tail) = slice(1, 1100).split(1024).unwrap();
+        let fill = sink.put(&chain(), &head).unwrap();
+        assert_eq!((fill.cut, fill.full), (None, true));
+        assert_eq!(tail.range.start, 1024);
+        assert_eq!(sink.files(&chain(), 0).unwrap().len(), 1024);
     }
 }
 

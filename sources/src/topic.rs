@@ -3,6 +3,8 @@
 //! The filter runs on the properties that it names before anything else is built; a body is a view over
 //! the bytes that the store handed out, and is touched only for the rows that pass.
 
+mod inflate;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,11 @@ use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
 use sluice_protocol::record::{self, Record};
 use sluice_store::Store;
+
+use self::inflate::inflate;
+
+/// Unpacked bodies of one slice, in bytes; a longer one is alone.
+const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Settings of source `topic`.
 #[derive(Clone, Debug, Deserialize)]
@@ -194,13 +201,51 @@ struct Row<'a> {
     run: usize,
     body_start: usize,
     record: Record<'a>,
+    /// The body, if it is stored compressed.
+    inflated: Option<Bytes>,
 }
 
-/// Builds the slice of `range` from the records of a read.
-pub fn slice(runs: &[sluice_store::Run], range: Range, needs: &Needs) -> Result<Slice, TaskError> {
+/// Builds the slice of `range` from the records of a read. It ends early where unpacked bodies become too
+/// much for one.
+pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Result<Slice, TaskError> {
+    let read = rows(runs, range)?;
+    let mask = needs.filter.as_ref().map(|filter| mask(filter, &read)).transpose()?;
+    let wants_body = needs.columns.contains(&"body");
+    let (mut rows, mut rejects) = (Vec::with_capacity(read.len()), Vec::new());
+    let (mut accounted, mut filtered, mut unpacked) = (0_i64, 0_u64, 0_usize);
+    for (number, mut row) in read.into_iter().enumerate() {
+        if mask.as_ref().is_some_and(|mask| !mask.value(number)) {
+            filtered += 1;
+        } else if !row.record.check_body_crc() {
+            rejects.push(reject(&row, "the body does not match its checksum"));
+        } else if wants_body && row.record.sys_flag & message::sys_flag::COMPRESSED != 0 {
+            match inflate(row.record.body, row.record.sys_flag) {
+                Err(reason) => rejects.push(reject(&row, &reason)),
+                Ok(body) if accounted > 0 && unpacked + body.len() > UNPACKED_BYTES_MAX => {
+                    range.end = row.record.queue_offset;
+                    break;
+                }
+                Ok(body) => {
+                    unpacked += body.len();
+                    row.inflated = Some(body.into());
+                    rows.push(row);
+                }
+            }
+        } else {
+            rows.push(row);
+        }
+        accounted += 1;
+    }
+    let absent = u64::try_from(range.end - range.start - accounted).unwrap_or(0);
+    let rejected: usize = rejects.iter().map(|r: &Reject| r.body.len()).sum();
+    let bytes = rows.iter().map(|r| r.record.size).sum::<usize>() + unpacked + rejected;
+    let envelope = envelope(runs, &rows, needs)?;
+    Ok(Slice { range, envelope, decoded: None, filtered, absent, rejects, bytes })
+}
+
+/// The records of a range, in rising offset.
+fn rows(runs: &[sluice_store::Run], range: Range) -> Result<Vec<Row<'_>>, TaskError> {
     let mut rows = Vec::new();
-    let mut rejects = Vec::new();
-    let mut accounted = 0_i64;
     for (number, run) in runs.iter().enumerate() {
         let mut at = 0;
         for record in record::records(&run.bytes) {
@@ -211,37 +256,12 @@ pub fn slice(runs: &[sluice_store::Run], range: Range, needs: &Needs) -> Result<
             let start = at;
             at += record.size;
             if (range.start..range.end).contains(&record.queue_offset) {
-                accounted += 1;
-                rows.push(Row { run: number, body_start: start + record.body_start, record });
+                let body_start = start + record.body_start;
+                rows.push(Row { run: number, body_start, record, inflated: None });
             }
         }
     }
-    let absent = u64::try_from(range.end - range.start - accounted).unwrap_or(0);
-    let read = rows.len();
-    if let Some(filter) = &needs.filter {
-        let mask = mask(filter, &rows)?;
-        let mut keep = mask.iter();
-        rows.retain(|_| keep.next().flatten().unwrap_or(false));
-    }
-    let filtered = (read - rows.len()) as u64;
-    rows.retain(|row| match fault(&row.record) {
-        None => true,
-        Some(reason) => {
-            rejects.push(reject(row, reason));
-            false
-        }
-    });
-    let bytes = rows.iter().map(|r| r.record.size).sum();
-    let envelope = envelope(runs, &rows, needs)?;
-    Ok(Slice { range, envelope, decoded: None, filtered, absent, rejects, bytes })
-}
-
-/// Why a record can not be used, if so.
-fn fault(record: &Record<'_>) -> Option<&'static str> {
-    if record.sys_flag & message::sys_flag::COMPRESSED != 0 {
-        return Some("the body is compressed, which this source does not read");
-    }
-    (!record.check_body_crc()).then_some("the body does not match its checksum")
+    Ok(rows)
 }
 
 fn reject(row: &Row<'_>, reason: &str) -> Reject {
@@ -382,12 +402,19 @@ fn envelope(runs: &[sluice_store::Run], rows: &[Row<'_>], needs: &Needs) -> Resu
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(wrong)
 }
 
-/// Views over the runs: no body is copied.
+/// Views over the runs and over what was unpacked: no body is copied.
 fn bodies(runs: &[sluice_store::Run], rows: &[Row<'_>]) -> Result<ArrayRef, arrow::error::ArrowError> {
     let mut builder = BinaryViewBuilder::with_capacity(rows.len());
     let blocks: Vec<u32> =
         runs.iter().map(|run| builder.append_block(Buffer::from(run.bytes.clone()))).collect();
     for row in rows {
+        if let Some(body) = &row.inflated {
+            let len = u32::try_from(body.len())
+                .map_err(|_| arrow::error::ArrowError::OffsetOverflowError(body.len()))?;
+            let block = builder.append_block(Buffer::from(body.clone()));
+            builder.try_append_view(block, 0, len)?;
+            continue;
+        }
         let (Some(block), Ok(start), Ok(len)) =
             (blocks.get(row.run), u32::try_from(row.body_start), u32::try_from(row.record.body.len()))
         else {

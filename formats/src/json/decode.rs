@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::column::{Column, Columns, Values, position};
+use super::number::{WIDE, exact_float, exact_integer, wide_integer};
+use super::object::{Row, read_object};
 use super::{DEPTH_MAX, Step, Trouble, clipped, time};
 use crate::Error;
-
-/// Integers up to here are exact as floats, and floats up to here exact as integers.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Rows of one call for which columns reserve space ahead.
 const RESERVE_ROWS_MAX: usize = 65_536;
@@ -85,138 +84,29 @@ impl Decoder {
     fn decode_row(&mut self, body: &[u8], rows: usize) -> Result<(), String> {
         let text =
             std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
+        (self.trouble.wide, self.trouble.by_text) = (false, false);
+        self.read_row(text, rows)?;
+        if self.trouble.wide {
+            self.columns.truncate(rows);
+            self.trouble.by_text = true;
+            self.read_row(text, rows)?;
+        }
+        Ok(())
+    }
+
+    fn read_row(&mut self, text: &str, rows: usize) -> Result<(), String> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let row = Row { columns: &mut self.columns, number: rows, trouble: &mut self.trouble };
         deserializer.deserialize_any(row).and_then(|()| deserializer.end()).map_err(|e| self.trouble.take(&e))
     }
 }
 
-/// The body itself.
-struct Row<'a> {
-    columns: &'a mut Columns,
-    number: usize,
-    trouble: &'a mut Trouble,
-}
-
-impl Row<'_> {
-    fn mismatch<E: serde::de::Error>(self, got: &str) -> E {
-        self.trouble.stop(format!("expected an object, got {got}"))
-    }
-}
-
-impl<'de> Visitor<'de> for Row<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        read_object(self.columns, map, self.number, 1, self.trouble)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<(), A::Error> {
-        Err(self.mismatch("a list"))
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<(), E> {
-        Err(self.mismatch("null"))
-    }
-
-    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<(), E> {
-        Err(self.mismatch(&value.to_string()))
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<(), E> {
-        Err(self.mismatch(&value.to_string()))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<(), E> {
-        Err(self.mismatch(&value.to_string()))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
-        Err(self.mismatch(&value.to_string()))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        Err(self.mismatch(&quoted(value)))
-    }
-}
-
-/// Reads an object's fields as row `row` of `columns`, with null for those that are missing.
-fn read_object<'de, A: MapAccess<'de>>(
-    columns: &mut Columns,
-    mut map: A,
-    row: usize,
-    level: usize,
-    trouble: &mut Trouble,
-) -> Result<(), A::Error> {
-    let (mut guess, mut seen) = (0, 0);
-    while let Some(index) = map.next_key_seed(Key { columns, guess, trouble })? {
-        let Some(index) = index else {
-            map.next_value::<IgnoredAny>()?;
-            continue;
-        };
-        let column = &mut columns.columns[index];
-        if column.len() > row {
-            trouble.path.push(Step::Field(column.field.name().clone()));
-            return Err(trouble.stop("the key stands twice".to_owned()));
-        }
-        if let Err(error) = map.next_value_seed(Cell { column: &mut *column, level, trouble: &mut *trouble })
-        {
-            trouble.path.push(Step::Field(column.field.name().clone()));
-            return Err(error);
-        }
-        guess = index + 1;
-        seen += 1;
-    }
-    if seen < columns.columns.len() {
-        columns.pad(row + 1);
-    }
-    Ok(())
-}
-
-/// A key, as the index of its column; `None` if it is passed over.
-struct Key<'a> {
-    columns: &'a Columns,
-    guess: usize,
-    trouble: &'a mut Trouble,
-}
-
-impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
-
-    #[inline]
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Key<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    #[inline]
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Option<usize>, E> {
-        let found = self.columns.find(name, self.guess);
-        if found.is_none() && !self.columns.skips {
-            self.trouble.path.push(Step::Field(name.to_owned()));
-            return Err(self.trouble.stop("the schema has no such field".to_owned()));
-        }
-        Ok(found)
-    }
-}
-
 /// One value, pushed to its column.
-struct Cell<'a> {
-    column: &'a mut Column,
+pub(super) struct Cell<'a> {
+    pub(super) column: &'a mut Column,
     /// Level of the object or array around the value.
-    level: usize,
-    trouble: &'a mut Trouble,
+    pub(super) level: usize,
+    pub(super) trouble: &'a mut Trouble,
 }
 
 impl Cell<'_> {
@@ -238,6 +128,16 @@ impl Cell<'_> {
     fn inexact<E: serde::de::Error>(self, got: &str) -> E {
         let kept = if matches!(self.column.values, Values::Int64(_)) { "int64" } else { "float64" };
         self.trouble.stop(format!("expected {kept}, which can't hold {got} exactly"))
+    }
+
+    /// A value of a column of floats, by its text.
+    fn read_float<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        match wide_integer(text) {
+            Some(Ok(float)) => self.visit_f64(float),
+            Some(Err(())) => Err(self.inexact(&clipped(text))),
+            // What is wrong with it was found when the row was read first.
+            None => serde_json::Deserializer::from_str(text).deserialize_any(self).map_err(E::custom),
+        }
     }
 
     /// A value of a column that takes them all: a string as it is, the rest as it is written.
@@ -274,6 +174,10 @@ impl<'de> DeserializeSeed<'de> for Cell<'_> {
         if let Values::Text { any: true, .. } = self.column.values {
             let raw = <&RawValue as serde::Deserialize>::deserialize(deserializer)?;
             return self.read_any(raw);
+        }
+        if self.trouble.by_text && matches!(self.column.values, Values::Float64(_)) {
+            let raw = <&RawValue as serde::Deserialize>::deserialize(deserializer)?;
+            return self.read_float(raw.get());
         }
         deserializer.deserialize_any(self)
     }
@@ -335,7 +239,10 @@ impl<'de> Visitor<'de> for Cell<'_> {
     #[inline]
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<(), E> {
         match &mut self.column.values {
-            Values::Float64(values) => values.push(value),
+            Values::Float64(values) => {
+                self.trouble.wide |= value.abs() >= WIDE;
+                values.push(value);
+            }
             Values::Int64(values) => match exact_integer(value) {
                 Some(integer) => values.push(integer),
                 None => return Err(self.inexact(&value.to_string())),
@@ -416,21 +323,8 @@ impl Visitor<'_> for Append<'_> {
     }
 }
 
-fn quoted(value: &str) -> String {
+pub(super) fn quoted(value: &str) -> String {
     format!("\"{}\"", clipped(value))
-}
-
-/// The integer as a float, if that is the same number.
-#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the way back is checked")]
-pub(super) fn exact_float(value: i128) -> Option<f64> {
-    let float = value as f64;
-    (float as i128 == value).then_some(float)
-}
-
-/// The float as an integer, if that is certainly the number that was written.
-#[expect(clippy::cast_possible_truncation, reason = "the value has no fraction and fits")]
-fn exact_integer(value: f64) -> Option<i64> {
-    (value.fract() == 0.0 && value.abs() <= EXACT_MAX).then_some(value as i64)
 }
 
 /// How deep the objects and arrays of a JSON text nest.

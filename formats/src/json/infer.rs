@@ -8,15 +8,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::decode::exact_float;
+use super::number::{WIDE, exact_float, wide_integer};
 use super::{ANY, DEPTH_MAX, FIELDS_MAX, Step, Trouble};
 
 /// Gathers what bodies have in common.
 ///
 /// bool, int64, float64, utf8, list and struct, all nullable, columns in the order of first appearance.
-/// Integers and floats together are float64, unless an integer would lose digits. A field that was only
+/// Integers and floats together are float64, unless an integer would lose digits; so are integers beyond 64 bits that a float holds exactly. A field that was only
 /// ever null is utf8; so are the items of a list that was always empty. Kinds that disagree, and objects
 /// that were always empty, are utf8 with [`ANY`].
 #[derive(Default)]
@@ -36,11 +38,12 @@ impl Inferer {
     pub fn add(&mut self, body: &[u8]) -> Result<(), String> {
         let text =
             std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let shape = Look { level: 0, trouble: &mut self.trouble }
-            .deserialize(&mut deserializer)
-            .and_then(|shape| deserializer.end().map(|()| shape))
-            .map_err(|e| self.trouble.take(&e))?;
+        (self.trouble.wide, self.trouble.by_text) = (false, false);
+        let mut shape = self.look(text)?;
+        if self.trouble.wide {
+            self.trouble.by_text = true;
+            shape = self.look(text)?;
+        }
         let Shape::Object(row) = shape else { return Err("$: expected an object".to_owned()) };
         if self.root.fields() + row.fields() <= FIELDS_MAX {
             self.root.merge(row);
@@ -55,6 +58,14 @@ impl Inferer {
         }
         self.rows += 1;
         Ok(())
+    }
+
+    fn look(&mut self, text: &str) -> Result<Shape, String> {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        Look { level: 0, trouble: &mut self.trouble }
+            .deserialize(&mut deserializer)
+            .and_then(|shape| deserializer.end().map(|()| shape))
+            .map_err(|e| self.trouble.take(&e))
     }
 
     /// Bodies that were taken into account.
@@ -186,7 +197,16 @@ impl<'de> DeserializeSeed<'de> for Look<'_> {
     type Value = Shape;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
-        deserializer.deserialize_any(self)
+        if !self.trouble.by_text {
+            return deserializer.deserialize_any(self);
+        }
+        let text = <&RawValue as Deserialize>::deserialize(deserializer)?.get();
+        match wide_integer(text) {
+            Some(Ok(_)) => Ok(Shape::Float),
+            Some(Err(())) => Ok(Shape::Any),
+            // What is wrong with it was found when the body was looked at first.
+            None => serde_json::Deserializer::from_str(text).deserialize_any(self).map_err(D::Error::custom),
+        }
     }
 }
 
@@ -218,7 +238,8 @@ impl<'de> Visitor<'de> for Look<'_> {
         })
     }
 
-    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Shape, E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Shape, E> {
+        self.trouble.wide |= value.abs() >= WIDE;
         Ok(Shape::Float)
     }
 
