@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
@@ -44,6 +44,8 @@ pub(crate) struct Opened {
     pub(crate) store_timestamp_ms: i64,
     /// Log offset from which it is not known what is durable.
     pub(crate) durable: u64,
+    /// Files of the tail of which that is not known either.
+    pub(crate) tails: Vec<PathBuf>,
     /// Log offset up to which another broker wrote.
     pub(crate) foreign_end: u64,
     /// The last checkpoint, to be written again before anything else: another broker wrote after it.
@@ -160,6 +162,7 @@ pub(crate) fn open(
         generation,
         store_timestamp_ms,
         durable,
+        tails: entries.files,
         foreign_end,
         overtaken,
         numbers,

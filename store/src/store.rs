@@ -97,6 +97,11 @@ impl Store {
             dirty.push((sealed.path, sealed.file));
             at += view.segment_bytes;
         }
+        for path in opened.tails {
+            // Or the tables that the first checkpoint writes could tell of a change, and not of one before it.
+            let file = disk.open(&path, Open::Existing).map_err(|e| Error::io("open", &path, e))?;
+            dirty.push((path, file));
+        }
         // A segment that begins at the end holds nothing.
         let log_dirty = !clean && start < opened.end;
         if log_dirty {

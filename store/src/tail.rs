@@ -74,6 +74,8 @@ pub(crate) struct Entries {
     pub(crate) changes: Vec<LoggedChange>,
     /// The generation of the last file; 0 if there is none.
     pub(crate) generation: u64,
+    /// The files that were read.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// The file that is written now.
@@ -175,7 +177,10 @@ pub(crate) fn read(dir: &Path, from: u64) -> Result<Entries, Error> {
         }
         let path = path(dir, generation);
         match fs::read(&path) {
-            Ok(bytes) => parse(&bytes, &mut entries),
+            Ok(bytes) => {
+                parse(&bytes, &mut entries);
+                entries.files.push(path);
+            }
             // A writer dropped it just now: its checkpoint has what it said.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("read", &path, e)),
