@@ -221,7 +221,7 @@ fn tail(arguments: &TailArguments) -> Result<()> {
                 serde_json::to_writer(&mut out, &message(&slice.envelope, row))?;
                 out.write_all(b"\n")?;
             }
-            *next = read.next.get();
+            *next = slice.range.end;
             progressed = true;
         }
         if left == 0 || !progressed && !arguments.follow {

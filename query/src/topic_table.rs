@@ -82,7 +82,7 @@ fn sample(store: &Store, topic: &Topic, queues: &[(QueueId, i64, i64)]) -> Resul
                 let _ = inferer.add(body);
             }
             rows += slice.envelope.num_rows();
-            next = read.next.get();
+            next = slice.range.end;
         }
     }
     Ok(inferer.schema())
@@ -155,7 +155,7 @@ impl Reader {
             return Err(message.into());
         }
         let slice = sluice_sources::topic::slice(&read.runs, Range { start: self.next, end }, &needs())?;
-        self.next = end;
+        self.next = slice.range.end;
         self.rows(&slice)
     }
 
