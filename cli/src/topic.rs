@@ -233,7 +233,7 @@ fn tail(arguments: &TailArguments) -> Result<()> {
             for reject in &slice.rejects {
                 eprintln!("sluice: not shown: {}: {}", reject.place, reject.reason);
             }
-            *next = read.next.get();
+            *next = slice.range.end;
             progressed = true;
         }
         if left == 0 || !progressed && !arguments.follow {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -336,6 +337,44 @@ fn rows_that_can_be_no_message_go_where_errors_says() {
         assert_eq!(offsets, ["1", "2", "3", "4", "5", "6"]);
         assert!(letters[5]["properties"]["dead_reason"].as_str().unwrap().contains("exceeds the limit"));
     }
+}
+
+/// Messages of other clients may have longer properties than a batch with a position leaves room for.
+#[test]
+fn a_message_that_can_not_be_copied_goes_where_errors_says() {
+    use sluice_protocol::{id, message};
+    let place = Place::new();
+    let settings = sluice_store::Settings::embedded(place.path("sluice-data"));
+    let store =
+        sluice_store::Store::open(settings, Arc::new(sluice_store::file::RealDisk), Arc::new(|| 0)).unwrap();
+    let topic = id::TopicName::new("t").unwrap();
+    store.create_topic(&topic, 1).unwrap();
+    let mut batch = sluice_store::Batch::new();
+    for value in ["v".repeat(32_000), "short".to_owned()] {
+        let mut properties = Vec::new();
+        message::push_property(&mut properties, "p", &value).unwrap();
+        let message = message::Message { body: b"x", properties: &properties, ..Default::default() };
+        batch.push(&topic, id::QueueId::ZERO, &message).unwrap();
+    }
+    store.append(batch).unwrap();
+    store.close().unwrap();
+    let config = "
+name: copy
+source:
+  topic: {name: t, until: caught_up}
+sink:
+  topic: {name: u}
+errors: {then: dead_letter, dead_letter: dlq}
+";
+    let summary = place.run(config);
+    let fates = &summary["copy"]["fates"];
+    assert_eq!((&fates["dead"], &fates["written"]), (&1.into(), &1.into()), "{summary}");
+    assert_eq!(place.tail("u")[0]["properties"]["p"], "short");
+    let letters = place.tail("dlq");
+    assert!(
+        letters[0]["properties"]["dead_reason"].as_str().unwrap().starts_with("properties of 32003 bytes")
+    );
+    assert!(letters[0]["properties"]["p"].as_str().unwrap().len() > 20_000);
 }
 
 #[test]

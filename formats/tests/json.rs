@@ -275,7 +275,7 @@ fn integers_beyond_64_bits_are_never_rounded() {
     let decoded = decode(&schema, &[body.as_bytes()]);
     assert!(decoded.rejects.is_empty(), "{:?}", decoded.rejects);
     assert_eq!(decoded.batch.column(0).as_string::<i32>().value(0), wide);
-    assert_eq!(decoded.batch.column(1).as_primitive::<Float64Type>().value(0), 2f64.powi(70));
+    assert_eq!(cell(schema.field(1), decoded.batch.column(1), 0), json!(2f64.powi(70)));
 
     let schema = declared(&[("a", "float64"), ("b", "list<float64>"), ("c", "int64")]).unwrap();
     let decoded = decode(
@@ -284,7 +284,7 @@ fn integers_beyond_64_bits_are_never_rounded() {
             format!(r#"{{"a": {wide}}}"#).as_bytes(),
             format!(r#"{{"a": 1e300, "b": [1.5, {exact}, null]}}"#).as_bytes(),
             format!(r#"{{"b": [1e300, {wide}]}}"#).as_bytes(),
-            format!(r#"{{"a": 1e300, "c": "x"}}"#).as_bytes(),
+            br#"{"a": 1e300, "c": "x"}"#,
             br#"{"a": 2.5}"#,
         ],
     );

@@ -160,7 +160,8 @@ impl Reader {
             return Err(format!("queue {} gives nothing at {}", self.queue, self.next).into());
         }
         let slice = sluice_sources::topic::slice(&read.runs, Range { start: self.next, end }, &self.needs)?;
-        self.next = end;
+        // It may end before its range.
+        self.next = slice.range.end;
         if let Some(reject) = slice.rejects.first() {
             self.misfits.add(slice.rejects.len(), reject.offset, &reject.reason);
         }

@@ -160,7 +160,8 @@ fn infer(store: &Store, topic: &Topic, queues: &[(QueueId, Range)]) -> Result<Sc
                 let _ = inferer.add(body);
             }
             bytes += read.bytes;
-            next = end;
+            // It may end before its range.
+            next = slice.range.end;
         }
     }
     Ok(inferer.schema())

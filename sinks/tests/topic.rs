@@ -150,11 +150,8 @@ fn each_row_that_fits_alone_fits_as_the_first_of_a_batch_and_all_others_are_told
         assert!(reason.starts_with(expected), "{reason}");
     }
     assert_eq!(found[6].1, "body of 4194305 bytes exceeds the limit of 4194304 bytes");
-    let mut next = 0;
-    for row in [0, 1, 2, 3, 11] {
-        let one = rows(next);
-        let one = slice(next, one.envelope.slice(row, 1));
+    for (start, row) in (0..).zip([0, 1, 2, 3, 11]) {
+        let one = slice(start, rows(start).envelope.slice(row, 1));
         place.sink.commit(&chain(), "i", &one, &fates(1)).unwrap();
-        next += 1;
     }
 }

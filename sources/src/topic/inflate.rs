@@ -1,4 +1,4 @@
-//! Unpacks the bodies that RocketMQ's clients compress.
+//! Unpacks the bodies that clients compress.
 
 use std::io::Read;
 
