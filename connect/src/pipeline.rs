@@ -330,7 +330,8 @@ impl SourceHalf<'_> {
                 ));
             }
             let ended = *self.scope != Scope::All && until.is_none();
-            self.feeds.push(Feed { chain, next, until, without_schema, ended, lag: None });
+            let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
+            self.feeds.push(Feed { chain, next, until, without_schema, ended, lag });
         }
         Ok(())
     }

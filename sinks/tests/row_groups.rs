@@ -85,3 +85,25 @@ fn all_open_files_together_hold_at_most_two_row_groups() {
     assert!(groups.iter().filter(|groups| groups.len() > 1).count() >= 4, "{groups:?}");
     assert!(groups.iter().all(|groups| groups.iter().sum::<i64>() == 500));
 }
+
+#[test]
+fn many_small_files_do_not_hold_their_rows_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = ParquetConfig {
+        path: folder.path().to_owned(),
+        codec: "none".parse().unwrap(),
+        partition: vec!["$.part".to_owned()],
+        // What leaves a row group waits before the disk.
+        row_group: RowGroup { rows: 5, bytes: ByteSize::kib(64) },
+        rotate: Rotate::default(),
+    };
+    let mut sink = FileSink::parquet(&config, Arc::new(RealDisk)).unwrap();
+    sink.begin(&chain(), 0, "first").unwrap();
+    for start in (0..8000).step_by(100) {
+        sink.put(&chain(), &wide(start, start + 100, 20)).unwrap();
+    }
+    let temps =
+        support::walk(folder.path()).into_iter().filter(|p| p.extension().is_some_and(|e| e == "tmp"));
+    let on_disk: u64 = temps.map(|path| path.metadata().unwrap().len()).sum();
+    assert!(on_disk > 1_500_000, "of 1.7 MB only {on_disk} bytes are on the disk");
+}
