@@ -46,6 +46,8 @@ pub(crate) struct Life<'a> {
     pub(crate) probe: Arc<Probe>,
 }
 
+type OnRead = Box<dyn Fn(&str) + Send + Sync>;
+
 /// What a test changes in a source, and sees of it.
 #[derive(Default)]
 pub(crate) struct Probe {
@@ -56,7 +58,7 @@ pub(crate) struct Probe {
     /// This queue has rows and gives none.
     pub(crate) idle_queue: Option<i32>,
     /// Called with the topic before each read.
-    pub(crate) on_read: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    pub(crate) on_read: Option<OnRead>,
     /// How often the runtime waited for rows.
     pub(crate) waits: AtomicU64,
     /// What may be on its way to the sink, in bytes; 0 for what the document says.
