@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 a config or the work failed, 2 wrong usage, 130 ended by Ctrl-C.
 
 mod build;
+mod filter;
 mod load;
 mod preview;
 #[cfg(feature = "query")]
@@ -80,6 +81,14 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
   sluice topic stats flights"
     )]
     Topic(topic::TopicCommand),
+    /// Explain an expression, or try it on properties and on files of cases
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  sluice filter explain \"origin = 'JFK' AND dep_delay > 60\"
+  sluice filter test \"dep_delay > 15\" --props dep_delay=20"
+    )]
+    Filter(filter::FilterCommand),
     /// Ask SQL of topics and of the files they became
     #[cfg(feature = "query")]
     #[command(after_help = "Examples:
@@ -102,6 +111,7 @@ fn main() -> ExitCode {
         Command::Lint { files, json } => load::lint(&files, json),
         Command::Preview(arguments) => preview::preview(&arguments),
         Command::Topic(command) => topic::run(command),
+        Command::Filter(command) => filter::run(command),
         #[cfg(feature = "query")]
         Command::Query(arguments) => query::run(&arguments),
     };

@@ -728,3 +728,41 @@ fn a_preview_shows_the_columns_and_folders_that_files_will_have() {
     assert!(after.contains("id: Int64, nullable") && !after.contains("origin: Utf8"), "{after}");
     assert!(after.contains("lake/origin=…/lake-"), "{after}");
 }
+
+#[test]
+fn a_filter_is_explained_and_tried_on_properties_and_on_files_of_cases() {
+    let place = Place::new();
+    let said = |arguments: &[&str], code: i32| {
+        let out = place.sluice(arguments);
+        assert_eq!(out.status.code(), Some(code), "{out:?}");
+        String::from_utf8([out.stdout, out.stderr].concat()).unwrap()
+    };
+    let text = said(&["filter", "explain", "$.x = 1 AND origin = 'EWR'"], 0);
+    assert!(text.contains("AND\n") && text.contains("the part without fields of the body"), "{text}");
+    let text = said(&["filter", "explain", "a = 1 AND a = 2"], 0);
+    assert!(text.contains("no message ever matches"), "{text}");
+    let text = said(&["filter", "explain", "NOT a = 1", "--dialect", "rocketmq"], 0);
+    assert!(text.contains("notices:\n"), "{text}");
+    assert_eq!(said(&["filter", "explain", "a = "], 1).lines().filter(|l| l.contains('^')).count(), 1);
+
+    let expression = "delay > 15 OR origin = 'JFK'";
+    let text = said(&["filter", "test", expression, "--props", "delay=20", "origin=EWR"], 0);
+    assert!(text.starts_with("true\n") && text.contains("false"), "{text}");
+    assert!(said(&["filter", "test", expression, "--props", "delay=x"], 0).starts_with("unknown\n"));
+    said(&["filter", "test"], 2);
+
+    let good = r#"{"dialect":"rocketmq","expr":"NOT a = 1","props":{"a":"2"},"expect":"false"}
+{"dialect":"sluice","expr":"NOT a = 1","props":{"a":"2"},"expect":"true"}
+{"dialect":"jms","expr":"a","props":{},"expect":"null"}
+"#;
+    place.write("good.jsonl", good).write("bad.jsonl", good.replace("\"false\"", "\"parse_error\""));
+    assert_eq!(
+        said(&["filter", "test", "--cases", "good.jsonl"], 0),
+        "2 right, 0 wrong, 1 of other dialects left out\n"
+    );
+    let text = said(&["filter", "test", "--cases", "bad.jsonl"], 1);
+    assert!(
+        text.starts_with("bad.jsonl:1: NOT a = 1: expected parse_error, got false\n1 right, 1 wrong"),
+        "{text}"
+    );
+}
