@@ -78,7 +78,8 @@ pub(crate) fn run(command: FilterCommand) -> Result<ExitCode> {
 }
 
 fn parse(expression: &str, dialect: Dialect) -> Result<Filter> {
-    Filter::parse(expression, dialect).map_err(|error| anyhow::anyhow!("the expression is not right\n{}", error.render()))
+    Filter::parse(expression, dialect)
+        .map_err(|error| anyhow::anyhow!("the expression is not right\n{}", error.render()))
 }
 
 fn explain(filter: &Filter) -> Result<()> {
