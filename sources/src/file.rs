@@ -195,7 +195,7 @@ impl FileSource {
     fn cursor_at(&mut self, file: usize, start: i64) -> Result<Cursor, TaskError> {
         let open = self.cursors.iter().position(|c| c.file == file).map(|at| self.cursors.remove(at));
         let mut cursor = match open {
-            Some(cursor) if cursor.next < start => cursor,
+            Some(cursor) if cursor.next <= start => cursor,
             _ => self.open_cursor(file)?,
         };
         // Reading up to the position may take long.
