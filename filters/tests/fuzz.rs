@@ -14,7 +14,7 @@ use sluice_protocol::message;
 
 #[expect(clippy::disallowed_methods, reason = "the number of inputs comes from who runs the test")]
 fn inputs() -> u64 {
-    std::env::var("SLUICE_FUZZ_INPUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(6_000)
+    std::env::var("SLUICE_FUZZ_INPUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(3_000)
 }
 
 /// Random numbers from a seed (splitmix).
