@@ -60,14 +60,15 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<Stop>,
 }
 
-/// The pipelines of a run that write a topic, also as their dead letters, with their progress.
+/// Whether a pipeline writes a topic, be it as its dead letters.
+pub(crate) fn writes(parsed: &ParsedPipeline, topic: &str) -> bool {
+    let document = &parsed.document;
+    document.sink.topic() == Some(topic) || document.errors.dead_letter.as_deref() == Some(topic)
+}
+
+/// The pipelines of a run that write a topic, with their progress.
 pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], topic: &str) -> Feeders {
-    all.iter()
-        .filter(|(p, _)| {
-            p.document.sink.topic() == Some(topic) || p.document.errors.dead_letter.as_deref() == Some(topic)
-        })
-        .map(|(_, progress)| progress.clone())
-        .collect()
+    all.iter().filter(|(p, _)| writes(p, topic)).map(|(_, progress)| progress.clone()).collect()
 }
 
 /// Makes the source of a document.

@@ -89,8 +89,8 @@ fn one(
                     &Arc::default(),
                 )?,
                 None => {
-                    let feeds = |p: &&ParsedPipeline| p.document.sink.topic() == Some(topic.as_str());
-                    let way_out = all.iter().find(feeds).map_or_else(String::new, |feeder| {
+                    let feeder = all.iter().find(|p| build::writes(p, topic.as_str()));
+                    let way_out = feeder.map_or_else(String::new, |feeder| {
                         format!("; `sluice run` of pipeline {} makes it", feeder.document.name)
                     });
                     writeln!(
