@@ -22,6 +22,7 @@ mod infer;
 mod number;
 mod object;
 mod time;
+mod usual;
 
 use std::fmt::Write;
 

@@ -16,12 +16,13 @@ use sluice_connect::task::{
     Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, Slice, SourceQueue, SourceTask,
     TaskError,
 };
+use sluice_filters::{Filter, Name, Scalar, Verdict};
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
-use sluice_protocol::message;
+use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
 use sluice_protocol::record::{self, Record};
 use sluice_store::Store;
 
-use self::columns::{envelope, mask, user_properties};
+use self::columns::{envelope, user_properties};
 use self::inflate::inflate;
 
 /// Unpacked bodies of one slice, in bytes; a longer one is alone.
@@ -201,60 +202,75 @@ struct Row<'a> {
 /// Builds the slice of `range` from the records of a read. It ends early where unpacked bodies become too
 /// much for one.
 pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Result<Slice, TaskError> {
-    let read = rows(runs, range)?;
-    let mask = needs.filter.as_ref().map(|filter| mask(filter, &read)).transpose()?;
     let wants_body = needs.columns.contains(&"body");
-    let (mut rows, mut rejects) = (Vec::with_capacity(read.len()), Vec::new());
+    let (mut rows, mut rejects) = (Vec::new(), Vec::new());
     let (mut accounted, mut filtered, mut unpacked) = (0_i64, 0_u64, 0_usize);
-    for (number, mut row) in read.into_iter().enumerate() {
-        if mask.as_ref().is_some_and(|mask| !mask.value(number)) {
-            filtered += 1;
-        } else if !row.record.check_body_crc() {
-            rejects.push(reject(&row, "the body does not match its checksum"));
-        } else if wants_body && row.record.sys_flag & message::sys_flag::COMPRESSED != 0 {
-            match inflate(row.record.body, row.record.sys_flag) {
-                Err(reason) => rejects.push(reject(&row, &reason)),
-                Ok(body) if accounted > 0 && unpacked + body.len() > UNPACKED_BYTES_MAX => {
-                    range.end = row.record.queue_offset;
-                    break;
-                }
-                Ok(body) => {
-                    unpacked += body.len();
-                    row.inflated = Some(body.into());
-                    rows.push(row);
-                }
-            }
-        } else {
-            rows.push(row);
-        }
-        accounted += 1;
-    }
-    let absent = u64::try_from(range.end - range.start - accounted).unwrap_or(0);
-    let rejected: usize = rejects.iter().map(|r: &Reject| r.body.len()).sum();
-    let bytes = rows.iter().map(|r| r.record.size).sum::<usize>() + unpacked + rejected;
-    let envelope = envelope(runs, &rows, needs)?;
-    Ok(Slice { range, envelope, decoded: None, filtered, absent, rejects, bytes })
-}
-
-/// The records of a range, in rising offset.
-fn rows(runs: &[sluice_store::Run], range: Range) -> Result<Vec<Row<'_>>, TaskError> {
-    let mut rows = Vec::new();
-    for (number, run) in runs.iter().enumerate() {
+    'read: for (number, run) in runs.iter().enumerate() {
         let mut at = 0;
         for record in record::records(&run.bytes) {
             let record = record.map_err(|e| {
                 let place = format!("record at log offset {}", run.log_offset.get() + at as u64);
                 TaskError::new(Class::Config, format!("{place} is damaged")).because(e)
             })?;
-            let start = at;
+            let body_start = at + record.body_start;
             at += record.size;
-            if (range.start..range.end).contains(&record.queue_offset) {
-                let body_start = start + record.body_start;
-                rows.push(Row { run: number, body_start, record, inflated: None });
+            if !(range.start..range.end).contains(&record.queue_offset) {
+                continue;
             }
+            if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &record)) {
+                filtered += 1;
+                accounted += 1;
+                continue;
+            }
+            let mut row = Row { run: number, body_start, record, inflated: None };
+            if !row.record.check_body_crc() {
+                rejects.push(reject(&row, "the body does not match its checksum"));
+            } else if wants_body && row.record.sys_flag & message::sys_flag::COMPRESSED != 0 {
+                match inflate(row.record.body, row.record.sys_flag) {
+                    Err(reason) => rejects.push(reject(&row, &reason)),
+                    Ok(body) if accounted > 0 && unpacked + body.len() > UNPACKED_BYTES_MAX => {
+                        range.end = row.record.queue_offset;
+                        break 'read;
+                    }
+                    Ok(body) => {
+                        unpacked += body.len();
+                        row.inflated = Some(body.into());
+                        rows.push(row);
+                    }
+                }
+            } else {
+                rows.push(row);
+            }
+            accounted += 1;
         }
     }
-    Ok(rows)
+    let absent = u64::try_from(range.end - range.start - accounted).unwrap_or(0);
+    let rejected: usize = rejects.iter().map(|r: &Reject| r.body.len()).sum();
+    let bytes = rows.iter().map(|r: &Row<'_>| r.record.size).sum::<usize>() + unpacked + rejected;
+    let envelope = envelope(runs, &rows, needs)?;
+    Ok(Slice { range, envelope, decoded: None, filtered, absent, rejects, bytes })
+}
+
+/// Whether the filter is TRUE for a record; asks its bytes, so that nothing is built of one that is left out.
+fn passes(filter: &Filter, record: &Record<'_>) -> bool {
+    fn text(value: Option<&str>) -> Scalar<'_> {
+        value.map_or(Scalar::Null, Scalar::Text)
+    }
+    let envelope = |name: &Name| {
+        let Name::Envelope(column) = name else { return Scalar::Null };
+        match column.as_str() {
+            "topic" => Scalar::Text(record.topic),
+            "queue_id" => Scalar::Int(record.queue_id),
+            "queue_offset" => Scalar::Long(record.queue_offset),
+            "store_timestamp" => Scalar::millis(record.store_timestamp_ms),
+            "born_timestamp" => Scalar::millis(record.born_timestamp_ms),
+            "message_id" => text(message::property(record.properties, UNIQ_KEY)),
+            "keys" => text(message::property(record.properties, KEYS)),
+            "tags" => text(message::property(record.properties, TAGS)),
+            _ => Scalar::Other,
+        }
+    };
+    filter.evaluate(record.properties, &envelope) == Verdict::True
 }
 
 fn reject(row: &Row<'_>, reason: &str) -> Reject {

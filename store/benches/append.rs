@@ -1,5 +1,6 @@
 //! Figures of the append path, each beside the simplest thing that writes the same bytes, in one run:
-//! `cargo bench -p sluice-store`. `SLUICE_BENCH_DIR` names the folder to write in.
+//! `cargo bench -p sluice-store`. `SLUICE_BENCH_DIR` names the folder to write in; `-- sync` runs one part (of
+//! `async`, `mapped`, `read`, `sync`).
 #![allow(clippy::unwrap_used, reason = "a failure ends the benchmark")]
 #![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 #![allow(clippy::print_stdout, clippy::disallowed_methods, reason = "measures time and prints figures")]
@@ -32,10 +33,14 @@ fn main() {
         None => tempfile::tempdir().unwrap(),
     };
     println!("in {}, medians of {ROUNDS} alternating rounds\n", root.path().display());
-    asynchronous(root.path());
-    mapped(root.path());
-    reading(root.path());
-    synchronous(root.path());
+    let parts: [(&str, fn(&Path)); 4] =
+        [("async", asynchronous), ("mapped", mapped), ("read", reading), ("sync", synchronous)];
+    let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    for (name, part) in parts {
+        if asked.is_empty() || asked.iter().any(|a| a == name) {
+            part(root.path());
+        }
+    }
 }
 
 /// 1 KiB messages in batches of 32, flushed in the background, beside a plain `write` of the same bytes.

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::column::{Column, Columns, Values, position};
 use super::number::{WIDE, exact_float, exact_integer, wide_integer};
 use super::object::{Row, read_object};
+use super::usual::Keys;
 use super::{DEPTH_MAX, Step, Trouble, clipped, time};
 use crate::Error;
 
@@ -24,6 +25,7 @@ const BATCH_BYTES_MAX: usize = i32::MAX as usize;
 pub struct Decoder {
     schema: SchemaRef,
     columns: Columns,
+    pub(super) usual: Option<Keys>,
     trouble: Trouble,
 }
 
@@ -40,7 +42,8 @@ impl Decoder {
     /// A decoder for a schema of types that the [module](super) names; columns must be nullable.
     pub fn new(schema: SchemaRef) -> Result<Self, Error> {
         let columns = Columns::new(schema.fields())?;
-        Ok(Self { schema, columns, trouble: Trouble::default() })
+        let usual = Keys::new(&columns);
+        Ok(Self { schema, columns, usual, trouble: Trouble::default() })
     }
 
     /// A decoder that passes over fields of the body itself which the schema does not have.
@@ -84,6 +87,12 @@ impl Decoder {
     fn decode_row(&mut self, body: &[u8], rows: usize) -> Result<(), String> {
         let text =
             std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
+        if let Some(usual) = &self.usual {
+            if usual.read(&mut self.columns, body).is_some() {
+                return Ok(());
+            }
+            self.columns.truncate(rows);
+        }
         (self.trouble.wide, self.trouble.by_text) = (false, false);
         self.read_row(text, rows)?;
         if self.trouble.wide {

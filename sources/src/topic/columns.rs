@@ -1,17 +1,15 @@
 //! Columns of the envelope over the records of a read. Decides nothing about a row.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryViewBuilder, BooleanArray, Int32Array, Int64Builder, MapBuilder, MapFieldNames,
-    RecordBatch, RecordBatchOptions, StringDictionaryBuilder, StringViewBuilder, TimestampMillisecondBuilder,
+    ArrayRef, BinaryViewBuilder, Int32Array, Int64Builder, MapBuilder, MapFieldNames, RecordBatch,
+    RecordBatchOptions, StringDictionaryBuilder, StringViewBuilder, TimestampMillisecondBuilder,
 };
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Int32Type, Schema};
 use sluice_connect::batch;
 use sluice_connect::task::{Class, Needs, TaskError};
-use sluice_filters::Name;
 use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
 use sluice_protocol::record::Record;
 
@@ -22,35 +20,11 @@ pub(super) fn user_properties<'a>(record: &Record<'a>) -> impl Iterator<Item = (
     message::properties(record.properties).filter(|(name, _)| !message::is_reserved(name))
 }
 
-pub(super) fn mask(filter: &sluice_filters::Filter, rows: &[Row<'_>]) -> Result<BooleanArray, TaskError> {
-    let mut columns: HashMap<Name, ArrayRef> = HashMap::new();
-    let properties: Vec<&str> = filter
-        .names()
-        .iter()
-        .filter_map(|n| if let Name::Property(p) = n { Some(p.as_str()) } else { None })
-        .collect();
-    for (name, column) in properties.iter().zip(property_columns(rows, &properties)) {
-        columns.insert(Name::Property((*name).to_owned()), column);
-    }
-    for name in filter.names() {
-        if let Name::Envelope(column) = name {
-            let needs = Needs {
-                columns: batch::COLUMNS.into_iter().filter(|c| c == column).collect(),
-                ..Needs::default()
-            };
-            let built = envelope(&[], rows, &needs)?;
-            if let Some(array) = built.column_by_name(column) {
-                columns.insert(name.clone(), Arc::clone(array));
-            }
-        }
-    }
-    filter
-        .mask(rows.len(), &|name| columns.get(name).cloned())
-        .map_err(|e| TaskError::new(Class::Fatal, "cannot evaluate the filter").because(e))
-}
-
 /// One `Utf8View` column a property; each record's properties are walked once.
 fn property_columns(rows: &[Row<'_>], names: &[&str]) -> Vec<ArrayRef> {
+    if names.is_empty() {
+        return Vec::new();
+    }
     let mut builders: Vec<StringViewBuilder> =
         names.iter().map(|_| StringViewBuilder::with_capacity(rows.len())).collect();
     let mut found: Vec<Option<&str>> = vec![None; names.len()];
