@@ -137,6 +137,11 @@ impl<'a> Scanner<'a> {
         if self.take(b':') { Ok(()) } else { Err(self.expected("colon")) }
     }
 
+    /// Takes `null`, if it stands next.
+    pub(crate) fn null(&mut self) -> Result<bool, JsonError> {
+        Ok(self.peek() == Some(b'n') && self.scalar()?.is_none())
+    }
+
     /// A scalar as text: of a number its digits, of `null` none.
     pub(crate) fn scalar(&mut self) -> Result<Option<Cow<'a, str>>, JsonError> {
         if let Some(b'"' | b'\'') = self.peek() {
