@@ -1,7 +1,7 @@
 //! Codes of requests and responses, one table each.
 //!
 //! Both share the header's `code`: whether it asks or answers is a bit of the header's flag. Values are those
-//! of RocketMQ 5.3.3; a number without a name is kept as it came. Never says what a code needs or means, see
+//! of `RocketMQ` 5.3.3; a number without a name is kept as it came. Never says what a code needs or means, see
 //! [`crate::request`] and [`crate::response`].
 
 use std::fmt;
@@ -158,13 +158,13 @@ codes! {
         402 GET_ALL_MESSAGE_REQUEST_MODE,
         901 GET_BROKER_MEMBER_GROUP,
         904 BROKER_HEARTBEAT,
-        200050 POP_MESSAGE,
-        200051 ACK_MESSAGE,
-        200151 BATCH_ACK_MESSAGE,
-        200052 PEEK_MESSAGE,
-        200053 CHANGE_MESSAGE_INVISIBLETIME,
-        200054 NOTIFICATION,
-        200055 POLLING_INFO,
+        200_050 POP_MESSAGE,
+        200_051 ACK_MESSAGE,
+        200_151 BATCH_ACK_MESSAGE,
+        200_052 PEEK_MESSAGE,
+        200_053 CHANGE_MESSAGE_INVISIBLETIME,
+        200_054 NOTIFICATION,
+        200_055 POLLING_INFO,
     }
 }
 

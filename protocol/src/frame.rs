@@ -1,4 +1,4 @@
-//! A remoting frame of RocketMQ 4.x and 5.x: lengths, header, body. Big-endian:
+//! A remoting frame of `RocketMQ` 4.x and 5.x: lengths, header, body. Big-endian:
 //!
 //! | field         | bytes | meaning                                            |
 //! |---------------|------:|----------------------------------------------------|

@@ -369,7 +369,6 @@ impl Digits {
         let mut rest = number.unsigned_abs();
         let mut at = self.0.len();
         for (i, digit) in self.0.iter_mut().enumerate().rev() {
-            #[expect(clippy::cast_possible_truncation, reason = "a digit is below 10")]
             let value = b'0' + (rest % 10) as u8;
             (*digit, at, rest) = (value, i, rest / 10);
             if rest == 0 {

@@ -1,4 +1,4 @@
-//! JSON as RocketMQ peers write it, which is not always JSON.
+//! JSON as `RocketMQ` peers write it, which is not always JSON.
 //!
 //! Reads, beside JSON: single-quoted texts, keys without quotes, numbers and objects as keys, numbers as
 //! texts and the reverse. Reads straight into the values wanted, never into a tree, so memory stays in

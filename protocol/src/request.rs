@@ -1,4 +1,4 @@
-//! The typed headers of requests, as of RocketMQ 5.3.3; 4.x clients leave out some optional fields.
+//! The typed headers of requests, as of `RocketMQ` 5.3.3; 4.x clients leave out some optional fields.
 //!
 //! An `Option` may be missing, everything else must be there. Names and texts are as they came: whether a
 //! topic exists, or a name is allowed, is for the broker to say. Offsets of queues count messages, those of

@@ -1,4 +1,4 @@
-//! The typed headers of successful responses, as of RocketMQ 5.3.3.
+//! The typed headers of successful responses, as of `RocketMQ` 5.3.3.
 //!
 //! A code without an entry here answers without fields. Fields are written in the order of Java's.
 
