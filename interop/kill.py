@@ -73,6 +73,8 @@ def window(folder: pathlib.Path) -> str:
         if plan.with_suffix(".done").exists():
             continue
         files = json.loads(plan.read_text())["files"]
+        if not files:
+            continue
         here = [(folder / "lake" / file["name"]).exists() for file in files]
         where = "publish-done" if all(here) else "plan-publish"
     return where

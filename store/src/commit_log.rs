@@ -25,7 +25,7 @@ use crate::tail::{Change, LoggedChange, Tail, TailRun};
 use crate::topic::{QUEUES_MAX, Queue, TopicEntry, add_queues, find};
 use crate::upkeep::Wishes;
 use crate::view::View;
-use crate::{ChainPosition, Clock, Error, Flush, Retention, Topic};
+use crate::{Access, ChainPosition, Clock, Error, Flush, Retention, Topic};
 
 /// The last bytes of a segment are kept for the filler.
 const FILLER_BYTES: u64 = record::FILLER_BYTES as u64;
@@ -171,7 +171,20 @@ impl CommitLog {
     }
 
     /// Appends a batch; with a mark, as the part of a chain that starts where the chain stands.
-    pub(crate) fn append(&self, mut batch: Batch, chain: Option<&ChainMark>) -> Result<Appended, Error> {
+    pub(crate) fn append(&self, batch: Batch, chain: Option<&ChainMark>) -> Result<Appended, Error> {
+        let (appended, ticket) = self.append_ahead(batch, chain)?;
+        if self.flush == Flush::Sync {
+            self.durable(ticket)?;
+        }
+        Ok(appended)
+    }
+
+    /// The same without waiting; with [`Flush::Sync`] durable, and seen by readers, once its ticket is.
+    pub(crate) fn append_ahead(
+        &self,
+        mut batch: Batch,
+        chain: Option<&ChainMark>,
+    ) -> Result<(Appended, u64), Error> {
         if let Some(chain) = chain {
             chain.check()?;
             batch.atomic = true;
@@ -182,7 +195,7 @@ impl CommitLog {
             self.check_position(chain)?;
         }
         let appended = if run.batch.is_empty() {
-            let Some(chain) = chain else { return Ok(Appended::default()) };
+            let Some(chain) = chain else { return Ok((Appended::default(), 0)) };
             let change = Change::Position {
                 chain: chain.chain.clone(),
                 end: chain.end,
@@ -198,16 +211,13 @@ impl CommitLog {
             self.view.tables().positions.advance(chain, position);
         }
         let (ticket, end) = (state.ticket, state.end);
-        if self.flush == Flush::Sync {
-            drop(state);
-            self.durable(ticket)?;
-        } else {
+        if self.flush != Flush::Sync {
             // Under the lock, so that a reader never sees a later run before an earlier one.
             self.view.show(end, state.pending.drain(..));
             drop(state);
             self.view.appends.step();
         }
-        Ok(appended)
+        Ok((appended, ticket))
     }
 
     /// All that can be done before the lock: look queues up, write the mark, compute the checksum.
@@ -395,13 +405,42 @@ impl CommitLog {
         }
         let now_ms = (self.clock)();
         let incarnation = new_incarnation(now_ms, state.end);
-        let topic = Topic { name: name.clone(), queues, incarnation: incarnation.clone() };
+        let access = Access::all(queues);
+        let topic = Topic { name: name.clone(), queues, incarnation: incarnation.clone(), access };
         let change = Change::Topic { name: name.to_string(), queues, incarnation: incarnation.clone() };
         Self::log_change(&mut state, change)?;
         let mut list = Vec::new();
         add_queues(&mut list, name, queues, &mut state.numbers);
         self.view.tables().topics.add(name, queues, incarnation, now_ms);
         let entry = TopicEntry { topic: topic.clone(), queues: list };
+        self.view.topics_mut().insert(name.clone(), Arc::new(entry));
+        let ticket = state.ticket;
+        drop(state);
+        self.durable(ticket)?;
+        Ok(topic)
+    }
+
+    /// Sets what clients are told of a topic, and makes the queues that it has not yet; none is taken away.
+    pub(crate) fn set_access(&self, name: &TopicName, access: Access) -> Result<Topic, Error> {
+        let Access { read_queues, write_queues, perm } = access;
+        if read_queues.max(write_queues) > QUEUES_MAX {
+            let expected = "0 to 65,536";
+            return Err(Error::Setting {
+                name: "queues",
+                value: read_queues.max(write_queues).into(),
+                expected,
+            });
+        }
+        let mut state = self.lock()?;
+        let known = self.view.topics().get(name).cloned();
+        let mut entry = (*known.ok_or_else(|| Error::NoTopic { topic: name.clone() })?).clone();
+        let change = Change::Access { name: name.to_string(), read_queues, write_queues, perm };
+        Self::log_change(&mut state, change)?;
+        entry.topic.access = access;
+        entry.topic.queues = entry.topic.queues.max(read_queues).max(write_queues);
+        add_queues(&mut entry.queues, name, entry.topic.queues, &mut state.numbers);
+        self.view.tables().topics.set_access(name, access, (self.clock)());
+        let topic = entry.topic.clone();
         self.view.topics_mut().insert(name.clone(), Arc::new(entry));
         let ticket = state.ticket;
         drop(state);

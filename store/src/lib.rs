@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice_protocol::id::{LogOffset, QueueOffset, TopicName};
+use sluice_protocol::topic::perm;
 
 pub use batch::{ATOMIC_PROPERTIES_BYTES_MAX, Appended, BODY_BYTES_MAX, Batch, CHAIN_BYTES_MAX, ChainMark};
 pub use error::{Error, Kind};
@@ -96,7 +97,31 @@ pub struct Topic {
     pub queues: u32,
     /// Tells it from another topic of the same name that came after it.
     pub incarnation: String,
+    /// What clients may do with it.
+    pub access: Access,
 }
+
+/// What clients are told of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Queues that are read, numbered from 0.
+    pub read_queues: u32,
+    /// Queues that are written, numbered from 0.
+    pub write_queues: u32,
+    /// Bits of [`sluice_protocol::topic::perm`].
+    pub perm: i32,
+}
+
+impl Access {
+    /// Reading and writing of all of a topic's queues.
+    pub fn all(queues: u32) -> Self {
+        Self { read_queues: queues, write_queues: queues, perm: perm::READ | perm::WRITE }
+    }
+}
+
+/// Up to where something was appended, for [`Store::durable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
 
 /// Where a chain stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use crate::segment::{self, Segment};
 use crate::tables::{self, Checkpoint, Ends, name};
 use crate::tail::{self, Change, Entries, LoggedChange};
 use crate::view::{Parts, Tables};
-use crate::{Error, Recovery, lock};
+use crate::{Access, Error, Recovery, lock};
 
 /// Segments of fewer bytes are refused.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 4096;
@@ -276,6 +276,12 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
         Change::Topic { name, queues, incarnation } => {
             if let Ok(name) = TopicName::stored(name) {
                 tables.topics.add(&name, *queues, incarnation.clone(), now_ms);
+            }
+        }
+        Change::Access { name, read_queues, write_queues, perm } => {
+            if let Ok(name) = TopicName::stored(name) {
+                let access = Access { read_queues: *read_queues, write_queues: *write_queues, perm: *perm };
+                tables.topics.set_access(&name, access, now_ms);
             }
         }
         Change::Offset { .. } | Change::Position { .. } if log > end => {

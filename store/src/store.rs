@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
+use bytes::Bytes;
+use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 
 use crate::checkpoint::create_folders;
 use crate::commit_log::{Active, CommitLog, State, new_incarnation};
@@ -16,7 +17,8 @@ use crate::tables::name;
 use crate::tail::Tail;
 use crate::view::View;
 use crate::{
-    Appended, Batch, ChainMark, ChainPosition, Clock, Error, Read, Recovery, Settings, Topic, lock, upkeep,
+    Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, Read, Recovery, Settings, Ticket, Topic,
+    lock, upkeep,
 };
 
 /// An open store; clones are handles of the same one. The last one to go closes it, as [`Store::close`]
@@ -162,6 +164,12 @@ impl Store {
         self.log()?.create_topic(topic, queues)
     }
 
+    /// Sets what clients are told of a topic, durable on return in every flush mode. Queues that it has not
+    /// yet are made; none is taken away.
+    pub fn set_access(&self, topic: &TopicName, access: Access) -> Result<Topic, Error> {
+        self.log()?.set_access(topic, access)
+    }
+
     /// The topic of a name.
     pub fn topic(&self, topic: &TopicName) -> Option<Topic> {
         self.handle.view.topics().get(topic).map(|entry| entry.topic.clone())
@@ -180,6 +188,17 @@ impl Store {
     /// opened again.
     pub fn append(&self, batch: Batch) -> Result<Appended, Error> {
         self.log()?.append(batch, None)
+    }
+
+    /// As [`Store::append`], but never waits for the disk: with [`crate::Flush::Sync`] the batch is durable, and
+    /// seen by readers, once [`Store::durable`] returns for its ticket.
+    pub fn append_ahead(&self, batch: Batch) -> Result<(Appended, Ticket), Error> {
+        self.log()?.append_ahead(batch, None).map(|(appended, ticket)| (appended, Ticket(ticket)))
+    }
+
+    /// Returns when everything up to a ticket is durable; one sync serves all who wait meanwhile.
+    pub fn durable(&self, ticket: Ticket) -> Result<(), Error> {
+        self.log()?.durable(ticket.0)
     }
 
     /// Appends an atomic batch and moves the chain from the mark's start to its end, both or neither. An
@@ -208,7 +227,40 @@ impl Store {
         from: QueueOffset,
         bytes_max: usize,
     ) -> Result<Read, Error> {
-        self.handle.view.read(topic, queue, from, bytes_max)
+        self.handle.view.read(topic, queue, from, bytes_max, usize::MAX)
+    }
+
+    /// As [`Store::read`], of at most `records_max` records, but at least one.
+    pub fn read_records(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        from: QueueOffset,
+        bytes_max: usize,
+        records_max: usize,
+    ) -> Result<Read, Error> {
+        self.handle.view.read(topic, queue, from, bytes_max, records_max)
+    }
+
+    /// The record at a log offset, if one that readers may see begins there.
+    pub fn record(&self, at: LogOffset) -> Option<Bytes> {
+        self.handle.view.record(at.get())
+    }
+
+    /// The first offset of a queue whose message was stored at a time or later; the end if none was. Time in
+    /// ms since 1970-01-01 UTC.
+    pub fn offset_at(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        store_timestamp_ms: i64,
+    ) -> Result<QueueOffset, Error> {
+        self.handle.view.offset_at(topic, queue, store_timestamp_ms)
+    }
+
+    /// Log offset behind the last record that readers see.
+    pub fn log_end(&self) -> LogOffset {
+        LogOffset::new(self.handle.view.visible())
     }
 
     /// The first offset kept, and the one that comes after the last that readers see.

@@ -51,6 +51,8 @@ pub(crate) struct TailRun {
 pub(crate) enum Change {
     /// A topic was made.
     Topic { name: String, queues: u32, incarnation: String },
+    /// What clients are told of a topic was set.
+    Access { name: String, read_queues: u32, write_queues: u32, perm: i32 },
     /// A group committed an offset.
     Offset { group: String, topic: String, queue: i32, next: i64 },
     /// A chain moved without a row.

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use sluice_protocol::id::{QueueId, TopicName};
+use sluice_protocol::topic::perm;
 
 use crate::consume_queue::Unit;
 use crate::json::DataVersion;
-use crate::{Error, Topic};
+use crate::{Access, Error, Topic};
 
 /// Most queues of one topic.
 pub const QUEUES_MAX: u32 = 65_536;
@@ -141,15 +142,31 @@ impl TopicTable {
         self.changed = true;
     }
 
+    /// Sets what clients are told of a topic that is there.
+    pub(crate) fn set_access(&mut self, name: &TopicName, access: Access, now_ms: i64) {
+        let Some(config) = self.configs.get_mut(name).and_then(Value::as_object_mut) else { return };
+        config.insert("readQueueNums".to_owned(), access.read_queues.into());
+        config.insert("writeQueueNums".to_owned(), access.write_queues.into());
+        config.insert("perm".to_owned(), access.perm.into());
+        self.version.step(now_ms);
+        self.changed = true;
+    }
+
     /// All topics in the order of their names. A count of queues beyond the limit counts as the limit.
     pub(crate) fn topics(&self) -> impl Iterator<Item = Topic> {
         self.configs.iter().map(|(name, config)| {
-            let count = |key| config.get(key).and_then(Value::as_u64).unwrap_or(0);
-            let queues = count("readQueueNums").max(count("writeQueueNums")).clamp(1, u64::from(QUEUES_MAX));
+            let count = |key| {
+                let count = config.get(key).and_then(Value::as_u64).unwrap_or(0);
+                u32::try_from(count).unwrap_or(QUEUES_MAX).min(QUEUES_MAX)
+            };
+            let perm = config.get("perm").and_then(Value::as_i64).and_then(|perm| i32::try_from(perm).ok());
+            let (read_queues, write_queues) = (count("readQueueNums"), count("writeQueueNums"));
+            let perm = perm.unwrap_or(perm::READ | perm::WRITE);
             Topic {
                 name: name.clone(),
-                queues: u32::try_from(queues).unwrap_or(QUEUES_MAX),
+                queues: read_queues.max(write_queues).max(1),
                 incarnation: self.incarnations.get(name.as_str()).cloned().unwrap_or_default(),
+                access: Access { read_queues, write_queues, perm },
             }
         })
     }

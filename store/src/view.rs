@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use bytes::Bytes;
 use sluice_protocol::id::{LogOffset, QueueId, QueueOffset, TopicName};
-use sluice_protocol::record::RECORD_BYTES_MIN;
+use sluice_protocol::record::{RECORD_BYTES_MIN, Record};
 
 use crate::consume_queue::{ConsumeQueues, UNIT_BYTES, Unit, units};
 use crate::consumer_offset::ConsumerOffsets;
@@ -139,7 +140,9 @@ impl View {
         queue: QueueId,
         from: QueueOffset,
         bytes_max: usize,
+        records_max: usize,
     ) -> Result<Read, Error> {
+        let records_max = records_max.max(1);
         let queue = find(&self.topics(), topic, queue)?;
         let (first, end) = queue.offsets();
         if from.get() < first {
@@ -153,8 +156,9 @@ impl View {
         let mut pieces: Vec<(u64, u64)> = Vec::new();
         let mut read = Read { next: from, ..Read::default() };
         let mut next = from.get();
-        'full: while next < end && read.bytes < bytes_max.max(1) {
+        'full: while next < end && read.bytes < bytes_max.max(1) && read.records < records_max {
             let room = (bytes_max.saturating_sub(read.bytes) / RECORD_BYTES_MIN + 1).min(UNITS_MAX);
+            let room = room.min(records_max - read.records);
             let some = self.units(&queue, next, end, room)?;
             if some.is_empty() {
                 return Err(self.damaged(&queue, next, "the consume queue ends before it"));
@@ -180,6 +184,42 @@ impl View {
         read.next = QueueOffset::new(next);
         read.runs = self.runs(&queue, from, &pieces)?;
         Ok(read)
+    }
+
+    /// The record that begins at a log offset.
+    pub(crate) fn record(&self, at: u64) -> Option<Bytes> {
+        let end = self.visible();
+        let segment = self.segment(at).filter(|_| at < end)?;
+        let head = segment.view(at, end.min(at + RECORD_BYTES_MIN as u64))?;
+        let size = u64::from(u32::from_be_bytes(*head.first_chunk()?));
+        let bytes =
+            segment.view(at, at.checked_add(size).filter(|&after| after <= end.min(segment.end()))?)?;
+        let record = Record::decode(&bytes).ok()?;
+        (record.log_offset == at).then_some(bytes)
+    }
+
+    /// The first offset of a queue whose record was stored at a time or later.
+    pub(crate) fn offset_at(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        store_timestamp_ms: i64,
+    ) -> Result<QueueOffset, Error> {
+        let queue = find(&self.topics(), topic, queue)?;
+        let (mut low, mut high) = queue.offsets();
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let unit = self.units(&queue, middle, high, 1)?.first().copied();
+            let bytes = unit.and_then(|unit| self.record(unit.log_offset));
+            // What retention drops while we look is older than what stays.
+            let before = bytes.as_ref().and_then(|bytes| Record::decode(bytes).ok());
+            if before.is_none_or(|record| record.store_timestamp_ms < store_timestamp_ms) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(QueueOffset::new(low))
     }
 
     fn units(&self, queue: &Queue, from: i64, end: i64, max: usize) -> Result<Vec<Unit>, Error> {

@@ -1,0 +1,142 @@
+//! Request code -> handler: the one match. A turn is what one read of a socket brought: its sends are appended
+//! together, and all of its answers leave in one write.
+
+use std::io;
+use std::sync::Arc;
+
+use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::frame::Frame;
+use sluice_protocol::header::{Header, HeaderKind};
+
+use crate::broker::Broker;
+use crate::name_server::NameServer;
+use crate::outlet::{Outlet, Replies};
+use crate::reply::Reply;
+use crate::send::Sends;
+
+/// What answers at a port.
+pub(crate) struct Service {
+    pub(crate) broker: Option<Arc<Broker>>,
+    pub(crate) name_server: Option<Arc<NameServer>>,
+    /// Longest frame that is read, in bytes.
+    pub(crate) frame_bytes_max: usize,
+}
+
+impl Service {
+    /// A connection ended: who came by it is gone.
+    pub(crate) fn left(&self, outlet: &Arc<Outlet>) {
+        if let Some(broker) = &self.broker {
+            broker.groups.left(outlet);
+        }
+        if let Some(name_server) = &self.name_server {
+            name_server.left(outlet);
+        }
+    }
+}
+
+/// One request.
+pub(crate) struct Request<'a> {
+    pub(crate) kind: HeaderKind,
+    pub(crate) header: Header<'a>,
+    pub(crate) body: &'a [u8],
+}
+
+/// What a handler did with a request.
+pub(crate) enum Answer {
+    /// The response.
+    Now(Reply),
+    /// It was answered already, or will be.
+    Elsewhere,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self::Now(reply)
+    }
+}
+
+/// The requests of one read.
+pub(crate) struct Turn<'a> {
+    service: &'a Arc<Service>,
+    pub(crate) outlet: &'a Arc<Outlet>,
+    pub(crate) replies: Replies,
+    sends: Sends,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(service: &'a Arc<Service>, outlet: &'a Arc<Outlet>) -> Self {
+        Self { service, outlet, replies: Replies::default(), sends: Sends::default() }
+    }
+
+    /// Handles one frame.
+    pub(crate) fn handle(&mut self, frame: &Frame<'_>) {
+        let header = match frame.header() {
+            Ok(header) => header,
+            Err(error) => {
+                // Without its number nobody could tell what an answer is for.
+                tracing::warn!(peer = %self.outlet.peer, %error, "a header can not be read");
+                return;
+            }
+        };
+        if header.is_response() {
+            return;
+        }
+        let request = Request { kind: frame.kind, header, body: frame.body };
+        let answer = match self.dispatch(&request) {
+            Ok(answer) => answer,
+            Err(reply) => {
+                let code = request.header.request_code();
+                tracing::debug!(peer = %self.outlet.peer, request = %code, response = %reply.code, remark = ?reply.remark, "refused");
+                Answer::Now(reply)
+            }
+        };
+        if let Answer::Now(reply) = answer
+            && !request.header.is_one_way()
+        {
+            self.replies.push(request.kind, &reply.header(request.header.opaque), &reply.body);
+        }
+    }
+
+    fn dispatch(&mut self, request: &Request<'_>) -> Result<Answer, Reply> {
+        use RequestCode as C;
+        let code = request.header.request_code();
+        let sends = matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE);
+        if let Some(broker) = &self.service.broker {
+            if sends {
+                return self.sends.add(broker, self.outlet, request).map(|()| Answer::Elsewhere);
+            }
+            // What follows sees what came before it.
+            self.append();
+            if let Some(answer) = broker.handle(request, self)? {
+                return Ok(answer);
+            }
+        }
+        if let Some(name_server) = &self.service.name_server
+            && let Some(reply) = name_server.handle(request, self.outlet)?
+        {
+            return Ok(reply.into());
+        }
+        let remark = format!("request code {code} is not supported here");
+        Err(Reply::refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark))
+    }
+
+    /// Appends the sends so far, and answers them.
+    fn append(&mut self) {
+        let Some(broker) = self.service.broker.as_ref().filter(|_| !self.sends.is_empty()) else { return };
+        let sends = std::mem::take(&mut self.sends);
+        let mut replies = Replies::default();
+        match sends.append(broker, &mut replies) {
+            // They go out when they are durable; what is read meanwhile need not wait for them.
+            Some(ticket) => broker.flusher.when_durable(ticket, replies, Arc::clone(self.outlet)),
+            None if self.replies.is_empty() => self.replies = replies,
+            None => self.replies.extend(replies),
+        }
+    }
+
+    /// Appends and answers all that is left.
+    pub(crate) async fn end(mut self) -> io::Result<()> {
+        self.append();
+        let Self { outlet, replies, .. } = self;
+        outlet.send(replies).await
+    }
+}

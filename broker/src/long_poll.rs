@@ -1,0 +1,79 @@
+//! Who waits for messages of which queue, and how many wait for each connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use sluice_protocol::id::{QueueId, TopicName};
+use tokio::sync::Notify;
+
+/// Pulls that are held for one connection; a client holds one for each queue.
+const HELD_MAX: usize = 20_000;
+
+/// Arrivals by queue, and held pulls by connection.
+#[derive(Default)]
+pub(crate) struct LongPoll {
+    queues: Mutex<HashMap<(TopicName, QueueId), Weak<Notify>>>,
+    held: Arc<Mutex<HashMap<u64, usize>>>,
+}
+
+/// One held pull, counted as long as it lives.
+pub(crate) struct Held {
+    outlet: u64,
+    counts: Arc<Mutex<HashMap<u64, usize>>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(&self.outlet) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(counts.remove(&self.outlet)),
+        }
+    }
+}
+
+impl LongPoll {
+    /// Counts a held pull of a connection; `None` if it has too many.
+    pub(crate) fn hold(&self, outlet: u64) -> Option<Held> {
+        let mut counts = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(outlet).or_default();
+        if *count >= HELD_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Held { outlet, counts: Arc::clone(&self.held) })
+    }
+
+    /// What tells of messages that arrive in a queue.
+    pub(crate) fn arrivals(&self, topic: &TopicName, queue: QueueId) -> Arc<Notify> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = queues.get(&(topic.clone(), queue)).and_then(Weak::upgrade) {
+            return there;
+        }
+        if queues.len() >= 1024 && queues.len() == queues.capacity() {
+            queues.retain(|_, waiting| waiting.strong_count() > 0);
+        }
+        let made = Arc::new(Notify::new());
+        queues.insert((topic.clone(), queue), Arc::downgrade(&made));
+        made
+    }
+
+    /// Messages of a queue can be read.
+    pub(crate) fn arrived(&self, topic: &TopicName, queue: QueueId) {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if queues.is_empty() {
+            return;
+        }
+        if let Some(waiting) = queues.get(&(topic.clone(), queue)).and_then(Weak::upgrade) {
+            waiting.notify_waiters();
+        }
+    }
+
+    /// Messages of any queue may have come.
+    pub(crate) fn arrived_anywhere(&self) {
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiting in queues.values().filter_map(Weak::upgrade) {
+            waiting.notify_waiters();
+        }
+    }
+}

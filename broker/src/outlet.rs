@@ -1,0 +1,141 @@
+//! The sending side of a connection: replies collected into one write, from whichever task has them.
+//!
+//! A client that does not read stops its own connection and nobody else's. Never reads a socket.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice_protocol::frame;
+use sluice_protocol::header::{Header, HeaderKind};
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::{Mutex, Notify};
+
+/// A client that takes no byte for this long is given up.
+const STALL_MAX: Duration = Duration::from_secs(30);
+/// Bodies up to this many bytes are copied behind their headers: one more slice in a write costs as much.
+const COPY_BYTES_MAX: usize = 16 * 1024;
+/// Slices of one write.
+const SLICES_MAX: usize = 64;
+
+/// Frames to be sent together.
+#[derive(Default)]
+pub(crate) struct Replies {
+    head: Vec<u8>,
+    /// Bodies that were not copied, each with the length of `head` that goes before it.
+    bodies: Vec<(usize, Bytes)>,
+}
+
+impl Replies {
+    /// Adds a frame whose body is some pieces. One that can not be written is told to the client instead.
+    pub(crate) fn push(&mut self, kind: HeaderKind, header: &Header<'_>, body: &[Bytes]) {
+        let len = body.iter().map(Bytes::len).sum();
+        if let Err(error) = frame::encode_head(&mut self.head, kind, header, len) {
+            tracing::warn!(%error, opaque = header.opaque, "a response can not be written");
+            let code = sluice_protocol::code::ResponseCode::SYSTEM_ERROR;
+            let told = Header::response(code, header.opaque, Default::default()).with_remark(error.to_string());
+            // A short remark fits into any frame.
+            let _ = frame::encode_head(&mut self.head, kind, &told, 0);
+            return;
+        }
+        for piece in body {
+            if piece.len() <= COPY_BYTES_MAX {
+                self.head.extend_from_slice(piece);
+            } else {
+                self.bodies.push((self.head.len(), piece.clone()));
+            }
+        }
+    }
+
+    /// Adds what another one holds.
+    pub(crate) fn extend(&mut self, other: Self) {
+        let before = self.head.len();
+        self.head.extend_from_slice(&other.head);
+        self.bodies.extend(other.bodies.into_iter().map(|(at, body)| (before + at, body)));
+    }
+
+    /// Whether there is nothing to send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_empty()
+    }
+
+    fn slices(&self) -> Vec<&[u8]> {
+        let mut slices = Vec::with_capacity(2 * self.bodies.len() + 1);
+        let mut at = 0;
+        for (before, body) in &self.bodies {
+            slices.extend(self.head.get(at..*before));
+            slices.push(body);
+            at = *before;
+        }
+        slices.extend(self.head.get(at..));
+        slices
+    }
+}
+
+/// The sending side of one connection.
+pub(crate) struct Outlet {
+    /// A number of its own in this process.
+    pub(crate) id: u64,
+    /// The client's address.
+    pub(crate) peer: SocketAddr,
+    /// Our address, as the client reached it.
+    pub(crate) local: SocketAddr,
+    writer: Mutex<OwnedWriteHalf>,
+    closed: AtomicBool,
+    /// Wakes the reading side when the connection is to end.
+    pub(crate) ended: Notify,
+}
+
+impl Outlet {
+    pub(crate) fn new(id: u64, peer: SocketAddr, local: SocketAddr, writer: OwnedWriteHalf) -> Self {
+        let (writer, closed, ended) = (Mutex::new(writer), AtomicBool::new(false), Notify::new());
+        Self { id, peer, local, writer, closed, ended }
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Ends the connection.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.ended.notify_one();
+    }
+
+    /// Sends frames; an error ends the connection.
+    pub(crate) async fn send(&self, replies: Replies) -> io::Result<()> {
+        if replies.is_empty() {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock().await;
+        if self.is_closed() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let sent = write_all(&mut writer, &replies).await;
+        if sent.is_err() {
+            self.close();
+        }
+        sent
+    }
+}
+
+async fn write_all(writer: &mut OwnedWriteHalf, replies: &Replies) -> io::Result<()> {
+    let parts = replies.slices();
+    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let mut rest = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        let some = rest.get(..SLICES_MAX).unwrap_or(rest);
+        let written = tokio::time::timeout(STALL_MAX, writer.write_vectored(some)).await;
+        let written = written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut rest, written);
+    }
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! Consume by pulling: codes 11 and 361, with long polling.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice_filters::{Filter, Verdict};
+use sluice_protocol::code::ResponseCode;
+use sluice_protocol::header::{Header, HeaderKind};
+use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
+use sluice_protocol::message::tag_hash_of;
+use sluice_protocol::record;
+use sluice_protocol::request::{self, pull_flag};
+use sluice_protocol::response;
+use sluice_protocol::topic::perm;
+use sluice_store::Error as StoreError;
+
+use crate::broker::Broker;
+use crate::dispatch::{Answer, Request};
+use crate::outlet::{Outlet, Replies};
+use crate::reply::{Reply, no_topic};
+
+/// Bytes of one answer, as `RocketMQ` 5.3.3 gives from memory; one message may be longer.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Messages of one answer.
+const ANSWER_MESSAGES_MAX: usize = 4096;
+/// Bytes of messages that one pull passes over in search of some that match.
+const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Longest time that a pull is held.
+const HOLD_MAX: Duration = Duration::from_secs(60);
+/// A record so far behind the log's end may have to come from the disk, in bytes.
+const HOT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Which messages a consumer wants.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    All,
+    /// Hashes of tags, sorted.
+    Tags(Arc<[i64]>),
+    Sql(Arc<Filter>),
+}
+
+impl Wanted {
+    fn takes(&self, record: &record::Record<'_>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tags(hashes) => hashes.binary_search(&tag_hash_of(record.properties)).is_ok(),
+            Self::Sql(filter) => filter.matches(record.properties) == Verdict::True,
+        }
+    }
+}
+
+/// A pull with everything that its answer depends on.
+#[derive(Clone)]
+pub(crate) struct Pull {
+    opaque: i32,
+    kind: HeaderKind,
+    topic: TopicName,
+    queue: QueueId,
+    from: i64,
+    messages_max: usize,
+    bytes_max: usize,
+    wanted: Wanted,
+}
+
+/// What a queue has for a pull.
+struct Found {
+    code: ResponseCode,
+    next: i64,
+    min: i64,
+    max: i64,
+    body: Vec<Bytes>,
+}
+
+impl Broker {
+    /// Answers a pull, or holds it until there is something.
+    pub(crate) fn pull(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        outlet: &Arc<Outlet>,
+        replies: &mut Replies,
+    ) -> Result<Answer, Reply> {
+        let pull = request::PullMessage::parse(&request.header.fields)?;
+        let group = GroupName::new(pull.consumer_group)?;
+        let topic = TopicName::new(pull.topic)?;
+        let Some(known) = self.store.topic(&topic) else { return Err(no_topic(&topic)) };
+        if known.access.perm & perm::READ == 0 {
+            let remark = format!("topic {topic} may not be read (permission {})", known.access.perm);
+            return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
+        }
+        let queues = known.access.read_queues;
+        if !u32::try_from(pull.queue_id).is_ok_and(|queue| queue < queues) {
+            let remark = format!("topic {topic} has {queues} queues to read, there is none with number {}", pull.queue_id);
+            return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
+        }
+        let queue = QueueId::new(pull.queue_id)?;
+        let wanted = if pull.sys_flag & pull_flag::SUBSCRIPTION != 0 {
+            let kind = pull.expression_type.unwrap_or("TAG");
+            self.filters.compile(kind, pull.subscription.unwrap_or_default())?
+        } else {
+            self.groups.wanted(&group, &topic, pull.sub_version)?
+        };
+        if pull.sys_flag & pull_flag::COMMIT != 0 && pull.commit_offset >= 0 {
+            self.store.commit_offset(&group, &topic, queue, QueueOffset::new(pull.commit_offset))?;
+        }
+        let positive = |n: i32| usize::try_from(n).unwrap_or(0).max(1);
+        let asked = Pull {
+            opaque: request.header.opaque,
+            kind: request.kind,
+            topic,
+            queue,
+            from: pull.queue_offset,
+            messages_max: positive(pull.max_msg_nums).min(ANSWER_MESSAGES_MAX),
+            bytes_max: pull.max_msg_bytes.map_or(ANSWER_BYTES_MAX, positive).min(ANSWER_BYTES_MAX),
+            wanted,
+        };
+        let hold = (pull.sys_flag & pull_flag::SUSPEND != 0)
+            .then(|| Duration::from_millis(pull.suspend_timeout_millis.try_into().unwrap_or(0)).min(HOLD_MAX))
+            .filter(|hold| !hold.is_zero());
+        if self.is_cold(&asked) {
+            let (broker, outlet) = (Arc::clone(self), Arc::clone(outlet));
+            tokio::task::spawn_blocking(move || {
+                let mut replies = Replies::default();
+                match broker.find(&asked) {
+                    Ok(found) => {
+                        found.body.iter().for_each(touch);
+                        found.answer(&asked, &mut replies);
+                    }
+                    Err(reply) => replies.push(asked.kind, &reply.header(asked.opaque), &reply.body),
+                }
+                // A failed send has ended the connection; nobody is left to be told.
+                tokio::spawn(async move { outlet.send(replies).await });
+            });
+            return Ok(Answer::Elsewhere);
+        }
+        let found = self.find(&asked)?;
+        match hold.filter(|_| found.code == ResponseCode::PULL_NOT_FOUND) {
+            Some(hold) => self.hold(asked, hold, outlet),
+            None => found.answer(&asked, replies),
+        }
+        Ok(Answer::Elsewhere)
+    }
+
+    /// Waits for messages on behalf of a pull, and answers it with what there is when its time is over.
+    fn hold(self: &Arc<Self>, mut pull: Pull, hold: Duration, outlet: &Arc<Outlet>) {
+        let (broker, outlet) = (Arc::clone(self), Arc::clone(outlet));
+        let Some(held) = self.long_poll.hold(outlet.id) else {
+            let mut replies = Replies::default();
+            let remark = "too many pulls are held for this connection";
+            let reply = Reply::refuse(ResponseCode::SYSTEM_BUSY, remark);
+            replies.push(pull.kind, &reply.header(pull.opaque), &[]);
+            tokio::spawn(async move { outlet.send(replies).await });
+            return;
+        };
+        tokio::spawn(async move {
+            let _held = held;
+            let arrivals = broker.long_poll.arrivals(&pull.topic, pull.queue);
+            let deadline = tokio::time::Instant::now() + hold;
+            let mut replies = Replies::default();
+            loop {
+                let arrived = arrivals.notified();
+                tokio::pin!(arrived);
+                // Listen before looking, or what comes between is missed.
+                arrived.as_mut().enable();
+                let found = match broker.find(&pull) {
+                    Ok(found) => found,
+                    Err(reply) => {
+                        replies.push(pull.kind, &reply.header(pull.opaque), &reply.body);
+                        break;
+                    }
+                };
+                if found.code == ResponseCode::PULL_RETRY_IMMEDIATELY {
+                    // Nothing of it matched: the consumer need not know before there is more.
+                    pull.from = found.next;
+                    continue;
+                }
+                let over = outlet.is_closed() || tokio::time::Instant::now() >= deadline;
+                if found.code != ResponseCode::PULL_NOT_FOUND || over {
+                    found.answer(&pull, &mut replies);
+                    break;
+                }
+                tokio::select! {
+                    () = arrived => {}
+                    () = tokio::time::sleep_until(deadline) => {}
+                }
+            }
+            // A failed send has ended the connection; nobody is left to be told.
+            let _ = outlet.send(replies).await;
+        });
+    }
+
+    /// Whether a pull may have to wait for the disk.
+    fn is_cold(&self, pull: &Pull) -> bool {
+        let from = QueueOffset::new(pull.from);
+        let first = self.store.read_records(&pull.topic, pull.queue, from, 1, 1).ok();
+        let at = first.and_then(|read| read.runs.first().map(|run| run.log_offset.get()));
+        at.is_some_and(|at| self.store.log_end().get().saturating_sub(at) > HOT_BYTES)
+    }
+
+    /// What the queue has from the asked offset on.
+    fn find(&self, pull: &Pull) -> Result<Found, Reply> {
+        let Some((min, max)) = self.store.offsets(&pull.topic, pull.queue) else {
+            return Err(no_topic(&pull.topic));
+        };
+        let (min, max) = (min.get(), max.get());
+        let nothing = |code, next| Found { code, next, min, max, body: Vec::new() };
+        if pull.from == max {
+            return Ok(nothing(ResponseCode::PULL_NOT_FOUND, max));
+        }
+        if pull.from > max || pull.from < min {
+            let next = if pull.from < min { min } else { max };
+            return Ok(nothing(ResponseCode::PULL_OFFSET_MOVED, next));
+        }
+        let mut found = nothing(ResponseCode::SUCCESS, pull.from);
+        let (mut messages, mut bytes, mut scanned) = (0, 0, 0);
+        while found.next < max && messages < pull.messages_max && bytes < pull.bytes_max && scanned < SCAN_BYTES_MAX {
+            let all = matches!(pull.wanted, Wanted::All);
+            let (read_bytes, read_messages) = if all {
+                (pull.bytes_max - bytes, pull.messages_max - messages)
+            } else {
+                (ANSWER_BYTES_MAX, usize::MAX)
+            };
+            let from = QueueOffset::new(found.next);
+            let read = match self.store.read_records(&pull.topic, pull.queue, from, read_bytes, read_messages) {
+                Ok(read) => read,
+                // Retention passed it meanwhile.
+                Err(StoreError::Expired { first, .. }) if messages == 0 => {
+                    return Ok(nothing(ResponseCode::PULL_OFFSET_MOVED, first.get()));
+                }
+                Err(StoreError::Expired { .. }) => break,
+                Err(error) => return Err(error.into()),
+            };
+            scanned += read.bytes;
+            if all {
+                messages += read.records;
+                bytes += read.bytes;
+                found.body.extend(read.runs.into_iter().map(|run| run.bytes));
+                found.next = read.next.get();
+                break;
+            }
+            let full = pull.select(&read.runs, &mut found, &mut messages, &mut bytes)?;
+            if full {
+                break;
+            }
+            found.next = read.next.get();
+        }
+        if messages == 0 {
+            found.code = ResponseCode::PULL_RETRY_IMMEDIATELY;
+            if found.next >= max && found.next > pull.from {
+                // All there is was looked at, so there is something to wait for.
+                return Ok(found);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Pull {
+    /// Adds the messages of some runs that match, as pieces of the log; says whether the answer is full, and
+    /// then leaves `found.next` behind the last message taken.
+    fn select(
+        &self,
+        runs: &[sluice_store::Run],
+        found: &mut Found,
+        messages: &mut usize,
+        bytes: &mut usize,
+    ) -> Result<bool, Reply> {
+        for run in runs {
+            let (mut at, mut piece) = (0, 0..0);
+            let mut full = false;
+            for record in record::records(&run.bytes) {
+                let record = record.map_err(|error| {
+                    let at = run.log_offset.get() + at as u64;
+                    Reply::refuse(ResponseCode::SYSTEM_ERROR, format!("record at log offset {at}: {error}"))
+                })?;
+                if self.wanted.takes(&record) {
+                    if *messages > 0 && *bytes + record.size > self.bytes_max {
+                        full = true;
+                        break;
+                    }
+                    if piece.end == at {
+                        piece.end += record.size;
+                    } else {
+                        found.body.push(run.bytes.slice(piece.clone()));
+                        piece = at..at + record.size;
+                    }
+                    *messages += 1;
+                    *bytes += record.size;
+                }
+                found.next = record.queue_offset + 1;
+                at += record.size;
+                if *messages == self.messages_max {
+                    full = true;
+                    break;
+                }
+            }
+            found.body.push(run.bytes.slice(piece));
+            if full {
+                found.body.retain(|piece| !piece.is_empty());
+                return Ok(true);
+            }
+        }
+        found.body.retain(|piece| !piece.is_empty());
+        Ok(false)
+    }
+}
+
+impl Found {
+    fn answer(&self, pull: &Pull, replies: &mut Replies) {
+        let fields = response::PullMessage {
+            suggest_which_broker_id: 0,
+            group_sys_flag: None,
+            next_begin_offset: self.next,
+            max_offset: self.max,
+            min_offset: self.min,
+            topic_sys_flag: None,
+        };
+        let remark = match self.code {
+            ResponseCode::SUCCESS => "FOUND",
+            ResponseCode::PULL_RETRY_IMMEDIATELY => "NO_MATCHED_MESSAGE",
+            ResponseCode::PULL_NOT_FOUND => "OFFSET_OVERFLOW_ONE",
+            _ if self.next == self.min => "OFFSET_TOO_SMALL",
+            _ => "OFFSET_OVERFLOW_BADLY",
+        };
+        let header = Header::response(self.code, pull.opaque, fields.fields()).with_remark(remark);
+        replies.push(pull.kind, &header, &self.body);
+    }
+}
+
+/// Brings the pages of a piece of the log into memory.
+#[expect(clippy::ptr_arg, reason = "called for each piece")]
+fn touch(bytes: &Bytes) {
+    let sum = bytes.iter().step_by(4096).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    std::hint::black_box(sum);
+}
