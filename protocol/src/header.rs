@@ -20,7 +20,7 @@ use std::borrow::Cow;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::fields::{FIELDS_MAX, Fields};
-use crate::json::{JsonError, Scanner, write_text};
+use crate::json::{JsonError, Scanner, lossy, write_text};
 use crate::version;
 
 /// Flag bit: this is a response.
@@ -275,7 +275,7 @@ impl<'a> Header<'a> {
         let flag = i32::from_be_bytes(cut.array("flag")?);
         let remark = match cut.block("remark")? {
             [] => None,
-            text => Some(String::from_utf8_lossy(text)),
+            text => Some(lossy(text)),
         };
         let mut fields = Fields::new();
         let mut pairs = Cut { bytes: cut.block("fields")?, len: bytes.len() };
@@ -284,7 +284,7 @@ impl<'a> Header<'a> {
             let name = pairs.take(usize::from(len), "field name")?;
             let value = pairs.block("field")?;
             if !value.is_empty() {
-                add(&mut fields, String::from_utf8_lossy(name), String::from_utf8_lossy(value))?;
+                add(&mut fields, lossy(name), lossy(value))?;
             }
         }
         let language = Language::from_ordinal(language);
@@ -312,6 +312,7 @@ impl<'a> Header<'a> {
     }
 }
 
+#[inline]
 fn add<'a>(fields: &mut Fields<'a>, name: Cow<'a, str>, value: Cow<'a, str>) -> Result<(), HeaderError> {
     if fields.len() == FIELDS_MAX {
         return Err(HeaderError::Fields { max: FIELDS_MAX });
