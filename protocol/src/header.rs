@@ -41,7 +41,7 @@ pub enum HeaderError {
     /// A binary header whose lengths contradict each other.
     #[error("binary header of {len} bytes is cut in its {field}")]
     Cut { field: &'static str, len: usize },
-    /// More than [`FIELDS_MAX`](crate::fields::FIELDS_MAX).
+    /// More than [`FIELDS_MAX`].
     #[error("header has more than {max} fields")]
     Fields { max: usize },
     /// Something that the binary encoding has too few bytes for.
