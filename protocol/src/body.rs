@@ -1,8 +1,8 @@
 //! The JSON bodies of requests and responses: how they are read and written, and the smallest of them.
 //!
-//! As of `RocketMQ` 5.3.3: keys in alphabetical order, no spaces, what is none left out. A missing key or `null`
-//! is the type's default, as in Java, and unknown keys are passed over: whether a name is one is for the
-//! broker to say. See [`crate::json`] for what is read beside JSON, and for the limits.
+//! As of `RocketMQ` 5.3.3: keys in alphabetical order, no spaces, what is none left out. A missing key or
+//! `null` is the type's default, as in Java, and unknown keys are passed over: whether a name is one is for
+//! the broker to say. See [`crate::json`] for what is read beside JSON, and for the limits.
 
 use std::collections::BTreeMap;
 

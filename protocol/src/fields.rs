@@ -30,6 +30,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Adds a field at the end.
+    #[inline]
     pub fn push(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
         if self.0.is_empty() {
             self.0.reserve(16);
@@ -141,7 +142,9 @@ macro_rules! headers {
 
         impl $(<$life>)? $name $(<$life>)? {
             /// Reads the fields of a header; those of other names are left.
-            pub fn parse(fields: & $($life)? crate::fields::Fields<'_>) -> Result<Self, crate::fields::FieldError> {
+            pub fn parse(
+                fields: & $($life)? crate::fields::Fields<'_>,
+            ) -> Result<Self, crate::fields::FieldError> {
                 $(let mut $field = None;)*
                 for (name, value) in fields.iter() {
                     match name {

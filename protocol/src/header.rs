@@ -20,7 +20,7 @@ use std::borrow::Cow;
 
 use crate::code::{RequestCode, ResponseCode};
 use crate::fields::{FIELDS_MAX, Fields};
-use crate::json::{JsonError, Scanner, write_text};
+use crate::json::{JsonError, Scanner, lossy, write_text};
 use crate::version;
 
 /// Flag bit: this is a response.
@@ -41,7 +41,7 @@ pub enum HeaderError {
     /// A binary header whose lengths contradict each other.
     #[error("binary header of {len} bytes is cut in its {field}")]
     Cut { field: &'static str, len: usize },
-    /// More than [`FIELDS_MAX`](crate::fields::FIELDS_MAX).
+    /// More than [`FIELDS_MAX`].
     #[error("header has more than {max} fields")]
     Fields { max: usize },
     /// Something that the binary encoding has too few bytes for.
@@ -275,7 +275,7 @@ impl<'a> Header<'a> {
         let flag = i32::from_be_bytes(cut.array("flag")?);
         let remark = match cut.block("remark")? {
             [] => None,
-            text => Some(String::from_utf8_lossy(text)),
+            text => Some(lossy(text)),
         };
         let mut fields = Fields::new();
         let mut pairs = Cut { bytes: cut.block("fields")?, len: bytes.len() };
@@ -284,7 +284,7 @@ impl<'a> Header<'a> {
             let name = pairs.take(usize::from(len), "field name")?;
             let value = pairs.block("field")?;
             if !value.is_empty() {
-                add(&mut fields, String::from_utf8_lossy(name), String::from_utf8_lossy(value))?;
+                add(&mut fields, lossy(name), lossy(value))?;
             }
         }
         let language = Language::from_ordinal(language);
@@ -312,6 +312,7 @@ impl<'a> Header<'a> {
     }
 }
 
+#[inline]
 fn add<'a>(fields: &mut Fields<'a>, name: Cow<'a, str>, value: Cow<'a, str>) -> Result<(), HeaderError> {
     if fields.len() == FIELDS_MAX {
         return Err(HeaderError::Fields { max: FIELDS_MAX });

@@ -30,6 +30,8 @@ pub enum JsonError {
 /// Reads one text from its start.
 pub(crate) struct Scanner<'a> {
     bytes: &'a [u8],
+    /// The same, if it is UTF-8: to check it once is faster than text by text.
+    utf8: Option<&'a str>,
     at: usize,
     depth: u32,
     items: u32,
@@ -37,12 +39,12 @@ pub(crate) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, depth: 0, items: 0 }
+        Self { bytes, utf8: str::from_utf8(bytes).ok(), at: 0, depth: 0, items: 0 }
     }
 
     /// A scanner of a text inside this one's; what it reads counts here.
     pub(crate) fn inner<'b>(&self, bytes: &'b [u8]) -> Scanner<'b> {
-        Scanner { bytes, at: 0, depth: self.depth, items: self.items }
+        Scanner { depth: self.depth, items: self.items, ..Scanner::new(bytes) }
     }
 
     pub(crate) fn expected(&self, expected: &'static str) -> JsonError {
@@ -127,7 +129,10 @@ impl<'a> Scanner<'a> {
     pub(crate) fn key(&mut self) -> Result<Cow<'a, str>, JsonError> {
         let key = match self.peek() {
             Some(b'"' | b'\'') => self.text()?,
-            _ => String::from_utf8_lossy(self.bare("key")?),
+            _ => {
+                let len = self.bare("key")?.len();
+                self.part(self.at - len, self.at)
+            }
         };
         self.colon()?;
         Ok(key)
@@ -149,11 +154,9 @@ impl<'a> Scanner<'a> {
         }
         let at = self.at;
         let word = self.bare("text, number, boolean or null")?;
-        let number = word.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
         match word {
             b"null" => Ok(None),
-            b"true" | b"false" => Ok(Some(String::from_utf8_lossy(word))),
-            _ if number => Ok(Some(String::from_utf8_lossy(word))),
+            b"true" | b"false" | [b'-' | b'0'..=b'9', ..] => Ok(Some(self.part(at, self.at))),
             _ => Err(JsonError::Expected { expected: "text, number, boolean or null", at }),
         }
     }
@@ -165,7 +168,7 @@ impl<'a> Scanner<'a> {
         }
         let start = self.at;
         self.skip()?;
-        Ok(Some(String::from_utf8_lossy(self.bytes.get(start..self.at).unwrap_or(&[]))))
+        Ok(Some(self.part(start, self.at)))
     }
 
     /// Passes over one value, or over a key.
@@ -196,13 +199,21 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// The text of the bytes from `start` to before `end`.
+    fn part(&self, start: usize, end: usize) -> Cow<'a, str> {
+        match self.utf8.and_then(|text| text.get(start..end)) {
+            Some(part) => Cow::Borrowed(part),
+            None => lossy(self.bytes.get(start..end).unwrap_or(&[])),
+        }
+    }
+
     /// A run of the bytes of names and numbers, at least one.
     fn bare(&mut self, expected: &'static str) -> Result<&'a [u8], JsonError> {
         self.peek();
         let rest = self.bytes.get(self.at..).unwrap_or(&[]);
         let ends = |b: &u8| !(b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$' | b'-' | b'+' | b'.'));
         let len = rest.iter().position(ends).unwrap_or(rest.len());
-        let word = rest.get(..len).filter(|w| !w.is_empty()).ok_or(self.expected(expected))?;
+        let word = rest.get(..len).filter(|w| !w.is_empty()).ok_or_else(|| self.expected(expected))?;
         self.at += len;
         Ok(word)
     }
@@ -211,32 +222,34 @@ impl<'a> Scanner<'a> {
     fn text(&mut self) -> Result<Cow<'a, str>, JsonError> {
         let quote = self.bytes.get(self.at).copied().unwrap_or(b'"');
         self.at += 1;
-        let mut unescaped = String::new();
+        let mut unescaped = Vec::new();
         loop {
             let rest = self.bytes.get(self.at..).unwrap_or(&[]);
-            let Some(len) = rest.iter().position(|&b| b == quote || b == b'\\') else {
+            let Some((run, found)) = run_until(rest, quote) else {
                 return Err(self.expected("closing quote"));
             };
-            let run = String::from_utf8_lossy(rest.get(..len).unwrap_or(&[]));
-            self.at += len + 1;
-            if rest.get(len) == Some(&quote) {
+            self.at += run.len() + 1;
+            if found == quote {
                 if unescaped.is_empty() {
-                    return Ok(run);
+                    return Ok(self.part(self.at - run.len() - 1, self.at - 1));
                 }
-                unescaped.push_str(&run);
-                return Ok(Cow::Owned(unescaped));
+                unescaped.extend_from_slice(run);
+                let text = String::from_utf8(unescaped);
+                return Ok(Cow::Owned(text.unwrap_or_else(|e| lossy(e.as_bytes()).into_owned())));
             }
             if unescaped.capacity() == 0 {
-                unescaped.reserve(rest.iter().position(|&b| b == quote).unwrap_or(len));
+                // Most texts are no longer than to the next quote.
+                unescaped.reserve(rest.iter().position(|&b| b == quote).unwrap_or(0));
             }
-            unescaped.push_str(&run);
-            unescaped.push(self.escape()?);
+            unescaped.extend_from_slice(run);
+            let escaped = self.escape()?;
+            unescaped.extend_from_slice(escaped.encode_utf8(&mut [0; 4]).as_bytes());
         }
     }
 
     /// What follows a backslash.
     fn escape(&mut self) -> Result<char, JsonError> {
-        let byte = self.bytes.get(self.at).copied().ok_or(self.expected("escape"))?;
+        let byte = self.bytes.get(self.at).copied().ok_or_else(|| self.expected("escape"))?;
         self.at += 1;
         Ok(match byte {
             b'b' => '\u{8}',
@@ -277,14 +290,28 @@ impl<'a> Scanner<'a> {
             .bytes
             .get(self.at..)
             .and_then(|rest| rest.first_chunk())
-            .ok_or(self.expected("hex digit"))?;
+            .ok_or_else(|| self.expected("hex digit"))?;
         let mut unit = 0;
         for &digit in digits {
-            unit = unit * 16 + char::from(digit).to_digit(16).ok_or(self.expected("hex digit"))?;
+            unit = unit * 16 + char::from(digit).to_digit(16).ok_or_else(|| self.expected("hex digit"))?;
         }
         self.at += 4;
         Ok(unit)
     }
+}
+
+/// What stands before the quote or a backslash, and which of them it is.
+fn run_until(rest: &[u8], quote: u8) -> Option<(&[u8], u8)> {
+    // Most are short, and a loop is faster then.
+    let near = rest.iter().take(16).position(|&b| b == quote || b == b'\\');
+    let far = || memchr::memchr2(quote, b'\\', rest.get(16..)?).map(|len| 16 + len);
+    let len = near.or_else(far)?;
+    Some((rest.get(..len)?, *rest.get(len)?))
+}
+
+/// The text of bytes; those that are no UTF-8 become U+FFFD. Faster than the standard one where all are.
+pub(crate) fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// Appends a text in double quotes, escaped as fastjson does.

@@ -338,4 +338,43 @@ headers! {
         cluster_name: &'a str = "clusterName";
         broker_id: i64 = "brokerId";
     }
+    /// When a group's messages of a topic were stored: code 303.
+    QueryConsumeTimeSpan<'a> {
+        topic: &'a str = "topic";
+        group: &'a str = "group";
+    }
+
+    /// What a group subscribes to: all its topics (343), or how to one of them (345).
+    QuerySubscription<'a> {
+        group: &'a str = "group";
+        /// Only with code 345.
+        topic: Option<&'a str> = "topic";
+    }
+
+    /// A statistic of a broker: code 315.
+    ViewBrokerStats<'a> {
+        stats_name: &'a str = "statsName";
+        stats_key: &'a str = "statsKey";
+    }
+
+    /// Broker to client: a reply for the producer that asked. Code 326; the body is the reply.
+    PushReply<'a> {
+        producer_group: &'a str = "producerGroup";
+        topic: &'a str = "topic";
+        default_topic: &'a str = "defaultTopic";
+        default_topic_queue_nums: i32 = "defaultTopicQueueNums";
+        queue_id: i32 = "queueId";
+        /// Bits of [`crate::message::sys_flag`].
+        sys_flag: i32 = "sysFlag";
+        born_timestamp: i64 = "bornTimestamp";
+        flag: i32 = "flag";
+        properties: Option<&'a str> = "properties";
+        reconsume_times: Option<i32> = "reconsumeTimes";
+        unit_mode: Option<bool> = "unitMode";
+        /// As `address:port`.
+        born_host: &'a str = "bornHost";
+        /// As `address:port`.
+        store_host: &'a str = "storeHost";
+        store_timestamp: i64 = "storeTimestamp";
+    }
 }

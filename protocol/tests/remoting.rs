@@ -280,6 +280,10 @@ fn check_captured(name: &str, header: &Header<'_>, body: &[u8]) {
         207 => drop(request::DeleteSubscriptionGroup::parse(fields).unwrap()),
         208 => drop(request::GetConsumeStats::parse(fields).unwrap()),
         216 => drop(request::DeleteTopicInNamesrv::parse(fields).unwrap()),
+        315 => drop(request::ViewBrokerStats::parse(fields).unwrap()),
+        326 => drop(request::PushReply::parse(fields).unwrap()),
+        303 => drop(request::QueryConsumeTimeSpan::parse(fields).unwrap()),
+        343 | 345 => drop(request::QuerySubscription::parse(fields).unwrap()),
         222 => drop(request::ResetOffset::parse(fields).unwrap()),
         _ => {}
     }

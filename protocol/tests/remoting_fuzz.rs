@@ -29,7 +29,7 @@ use sluice_protocol::topic::{SubscriptionGroupTable, TopicConfig};
 use sluice_protocol::{request, response};
 
 fn inputs() -> ProptestConfig {
-    let cases = std::env::var("SLUICE_FUZZ_INPUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(256);
+    let cases = std::env::var("SLUICE_FUZZ_INPUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(128);
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
 }
 
