@@ -36,7 +36,8 @@ impl Replies {
         if let Err(error) = frame::encode_head(&mut self.head, kind, header, len) {
             tracing::warn!(%error, opaque = header.opaque, "a response can not be written");
             let code = sluice_protocol::code::ResponseCode::SYSTEM_ERROR;
-            let told = Header::response(code, header.opaque, Default::default()).with_remark(error.to_string());
+            let told =
+                Header::response(code, header.opaque, Default::default()).with_remark(error.to_string());
             // A short remark fits into any frame.
             let _ = frame::encode_head(&mut self.head, kind, &told, 0);
             return;

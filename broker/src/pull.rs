@@ -90,7 +90,10 @@ impl Broker {
         }
         let queues = known.access.read_queues;
         if !u32::try_from(pull.queue_id).is_ok_and(|queue| queue < queues) {
-            let remark = format!("topic {topic} has {queues} queues to read, there is none with number {}", pull.queue_id);
+            let remark = format!(
+                "topic {topic} has {queues} queues to read, there is none with number {}",
+                pull.queue_id
+            );
             return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
         }
         let queue = QueueId::new(pull.queue_id)?;
@@ -172,6 +175,7 @@ impl Broker {
                 if found.code == ResponseCode::PULL_RETRY_IMMEDIATELY {
                     // Nothing of it matched: the consumer need not know before there is more.
                     pull.from = found.next;
+                    tokio::task::yield_now().await;
                     continue;
                 }
                 let over = outlet.is_closed() || tokio::time::Instant::now() >= deadline;
@@ -213,7 +217,11 @@ impl Broker {
         }
         let mut found = nothing(ResponseCode::SUCCESS, pull.from);
         let (mut messages, mut bytes, mut scanned) = (0, 0, 0);
-        while found.next < max && messages < pull.messages_max && bytes < pull.bytes_max && scanned < SCAN_BYTES_MAX {
+        while found.next < max
+            && messages < pull.messages_max
+            && bytes < pull.bytes_max
+            && scanned < SCAN_BYTES_MAX
+        {
             let all = matches!(pull.wanted, Wanted::All);
             let (read_bytes, read_messages) = if all {
                 (pull.bytes_max - bytes, pull.messages_max - messages)
@@ -221,7 +229,8 @@ impl Broker {
                 (ANSWER_BYTES_MAX, usize::MAX)
             };
             let from = QueueOffset::new(found.next);
-            let read = match self.store.read_records(&pull.topic, pull.queue, from, read_bytes, read_messages) {
+            let read = match self.store.read_records(&pull.topic, pull.queue, from, read_bytes, read_messages)
+            {
                 Ok(read) => read,
                 // Retention passed it meanwhile.
                 Err(StoreError::Expired { first, .. }) if messages == 0 => {
@@ -232,8 +241,7 @@ impl Broker {
             };
             scanned += read.bytes;
             if all {
-                messages += read.records;
-                bytes += read.bytes;
+                messages = read.records;
                 found.body.extend(read.runs.into_iter().map(|run| run.bytes));
                 found.next = read.next.get();
                 break;
@@ -246,10 +254,6 @@ impl Broker {
         }
         if messages == 0 {
             found.code = ResponseCode::PULL_RETRY_IMMEDIATELY;
-            if found.next >= max && found.next > pull.from {
-                // All there is was looked at, so there is something to wait for.
-                return Ok(found);
-            }
         }
         Ok(found)
     }

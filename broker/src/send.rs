@@ -129,7 +129,15 @@ impl Sends {
         }
         let (opaque, one_way) = (request.header.opaque, request.header.is_one_way());
         let messages = first..self.starts.len();
-        self.waiting.push(Waiting { opaque, kind: request.kind, one_way, topic, queue, messages, unique_key });
+        self.waiting.push(Waiting {
+            opaque,
+            kind: request.kind,
+            one_way,
+            topic,
+            queue,
+            messages,
+            unique_key,
+        });
         Ok(())
     }
 
@@ -141,7 +149,11 @@ impl Sends {
     }
 
     /// The topic of a send; made if clients may make topics.
-    fn topic(&mut self, broker: &Broker, send: &request::SendMessage<'_>) -> Result<(TopicName, Access), Reply> {
+    fn topic(
+        &mut self,
+        broker: &Broker,
+        send: &request::SendMessage<'_>,
+    ) -> Result<(TopicName, Access), Reply> {
         if let Some((topic, access)) = self.topic.as_ref().filter(|(topic, _)| topic.as_str() == send.topic) {
             return Ok((topic.clone(), *access));
         }
@@ -189,7 +201,9 @@ impl Sends {
         add("CLUSTER", &broker.settings.cluster)?;
         if properties.len() > PROPERTIES_BYTES_MAX {
             let len = properties.len();
-            return Err(illegal(format!("the properties have {len} bytes, the limit is {PROPERTIES_BYTES_MAX}")));
+            return Err(illegal(format!(
+                "the properties have {len} bytes, the limit is {PROPERTIES_BYTES_MAX}"
+            )));
         }
         if message::property(properties, "TRAN_MSG").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
             let remark = "transactional messages are not taken by this broker yet";
@@ -283,7 +297,9 @@ impl UniqueKeys {
     pub(crate) fn new(host: SocketAddr, now_ms: i64) -> Self {
         let ip = match host.ip() {
             std::net::IpAddr::V4(ip) => u32::from(ip),
-            std::net::IpAddr::V6(ip) => u32::from_be_bytes([ip.octets()[12], ip.octets()[13], ip.octets()[14], ip.octets()[15]]),
+            std::net::IpAddr::V6(ip) => {
+                u32::from_be_bytes([ip.octets()[12], ip.octets()[13], ip.octets()[14], ip.octets()[15]])
+            }
         };
         Self { prefix: format!("{ip:08X}{:016X}", now_ms), next: AtomicU32::new(0) }
     }

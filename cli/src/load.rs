@@ -91,6 +91,17 @@ fn read(files: &[PathBuf]) -> (Vec<ParsedPipeline>, Vec<(PathBuf, Problem)>) {
     (pipelines, problems)
 }
 
+/// Where expressions mean something else to RocketMQ's own filter: the languages look alike.
+fn differences(files: &[PathBuf]) -> Vec<(PathBuf, Problem)> {
+    let mut told = Vec::new();
+    for file in files {
+        let parsed = read_text(file).and_then(|text| parse(&text)).unwrap_or_default();
+        let of_file = parsed.iter().flat_map(ParsedPipeline::differences);
+        told.extend(of_file.map(|note| (file.clone(), note)));
+    }
+    told
+}
+
 fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
     std::fs::read_to_string(file).map_err(|error| {
         let place = Place { line: 1, column: 1 };
@@ -101,20 +112,28 @@ fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
 /// `sluice lint`.
 pub(crate) fn lint(files: &[PathBuf], json: bool) -> Result<ExitCode> {
     let (pipelines, problems) = read(files);
+    // Told only of what is right in itself.
+    let told = if problems.is_empty() { differences(files) } else { Vec::new() };
     let mut out = std::io::stdout().lock();
     if json {
-        let list: Vec<serde_json::Value> = problems
-            .iter()
-            .map(|(file, p)| {
+        let list = |problems: &[(PathBuf, Problem)]| -> Vec<serde_json::Value> {
+            let one = |(file, p): &(PathBuf, Problem)| {
                 serde_json::json!({
                     "file": file, "line": p.place.line, "column": p.place.column, "key": p.path, "message": p.message,
                 })
-            })
-            .collect();
-        writeln!(out, "{}", serde_json::json!({"pipelines": pipelines.len(), "problems": list}))?;
+            };
+            problems.iter().map(one).collect()
+        };
+        let (problems, notes) = (list(&problems), list(&told));
+        let document =
+            serde_json::json!({"pipelines": pipelines.len(), "problems": problems, "notes": notes});
+        writeln!(out, "{document}")?;
     } else {
         for (file, problem) in &problems {
             writeln!(out, "{}:{problem}", file.display())?;
+        }
+        for (file, note) in &told {
+            writeln!(out, "note: {}:{note}", file.display())?;
         }
         let (p, n) = (pipelines.len(), problems.len());
         match n {

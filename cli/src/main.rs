@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 a config or the work failed, 2 wrong usage, 130 ended by Ctrl-C.
 
+mod broker;
 mod build;
 mod filter;
 mod load;
@@ -72,6 +73,19 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
     #[command(after_help = "Example:
   sluice preview examples/flights.yaml --pipeline load-flights --rows 3")]
     Preview(preview::PreviewArguments),
+    /// Serve RocketMQ's clients: a broker with its name server, on loopback unless told otherwise
+    #[command(after_help = "Examples:
+  sluice broker                                   clients use the name server 127.0.0.1:9876
+  sluice broker --data-dir /var/lib/sluice --flush sync
+  sluice broker --listen 0.0.0.0:10911 --advertise broker.example.org:10911
+  sluice broker --namesrv ns1:9876;ns2:9876       joins name servers elsewhere
+
+SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends with exit code 0.")]
+    Broker(broker::BrokerArguments),
+    /// Serve as a name server alone
+    #[command(after_help = "Example:
+  sluice namesrv --listen 0.0.0.0:9876")]
+    Namesrv(broker::NameServerArguments),
     /// Look at topics of the embedded broker, also beside a running `sluice run`
     #[command(
         subcommand,
@@ -110,6 +124,8 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Lint { files, json } => load::lint(&files, json),
         Command::Preview(arguments) => preview::preview(&arguments),
+        Command::Broker(arguments) => broker::broker(&arguments),
+        Command::Namesrv(arguments) => broker::name_server(&arguments),
         Command::Topic(command) => topic::run(command),
         Command::Filter(command) => filter::run(command),
         #[cfg(feature = "query")]

@@ -10,12 +10,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("formats", &[]),
     ("store", &["protocol"]),
     ("filters", &["protocol"]),
+    ("broker", &["protocol", "store", "filters"]),
     ("connect", &["protocol", "filters", "formats"]),
     ("sources", &["protocol", "filters", "connect", "formats", "store"]),
     ("sinks", &["protocol", "filters", "connect", "formats", "store"]),
     ("query", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks"]),
     ("testkit", &["protocol", "store"]),
-    ("cli", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks", "query"]),
+    ("cli", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks", "query", "broker"]),
 ];
 
 /// Dependencies of which the lock file may hold one version only.

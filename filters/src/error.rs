@@ -81,6 +81,11 @@ impl Error {
     /// The line of the place, a caret under the place, and what is wrong with its hint; no line end behind.
     /// A long line is cut around the place.
     pub fn render(&self) -> String {
+        format!("{}\n{}", self.pointer(), self.problem)
+    }
+
+    /// The first two lines of [`Error::render`].
+    pub fn pointer(&self) -> String {
         const BEFORE_MAX: usize = 60;
         const SHOWN_MAX: usize = 100;
         let skipped = (self.column - 1).saturating_sub(BEFORE_MAX);
@@ -95,7 +100,7 @@ impl Error {
             inside
         });
         let carets = "^".repeat(carets.count().max(1));
-        format!("{shown}\n{}{carets}\n{}", " ".repeat(before), self.problem)
+        format!("{shown}\n{}{carets}", " ".repeat(before))
     }
 
     /// What is wrong, without the place.

@@ -20,6 +20,11 @@ impl DataVersion {
         document.get("dataVersion").and_then(|v| Self::deserialize(v).ok()).unwrap_or_default()
     }
 
+    /// How often the table changed.
+    pub(crate) fn counter(&self) -> i64 {
+        self.counter
+    }
+
     /// Counts a change made at a time, in ms since 1970-01-01 UTC.
     pub(crate) fn step(&mut self, now_ms: i64) {
         self.counter = self.counter.wrapping_add(1);

@@ -175,6 +175,11 @@ impl Store {
         self.handle.view.topics().get(topic).map(|entry| entry.topic.clone())
     }
 
+    /// Rises with each change of a topic.
+    pub fn topics_version(&self) -> i64 {
+        self.handle.view.tables().topics.version()
+    }
+
     /// All topics in the order of their names.
     pub fn topics(&self) -> Vec<Topic> {
         let mut topics: Vec<_> =

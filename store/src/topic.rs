@@ -152,6 +152,11 @@ impl TopicTable {
         self.changed = true;
     }
 
+    /// Rises with each change.
+    pub(crate) fn version(&self) -> i64 {
+        self.version.counter()
+    }
+
     /// All topics in the order of their names. A count of queues beyond the limit counts as the limit.
     pub(crate) fn topics(&self) -> impl Iterator<Item = Topic> {
         self.configs.iter().map(|(name, config)| {

@@ -88,6 +88,34 @@ impl<Source, Sink> Parsed<Source, Sink> {
         problems
     }
 
+    /// What `RocketMQ`'s own filter would make otherwise of expressions over properties alone, which a consumer
+    /// could subscribe with: to be known, and no mistake.
+    pub fn differences(&self) -> Vec<Problem> {
+        let mut told = Vec::new();
+        for (path, filter) in self.filters() {
+            if !filter.names().iter().all(|name| matches!(name, Name::Property(_))) {
+                continue;
+            }
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            match Filter::differences(filter.text()) {
+                Ok(notices) => told.extend(notices.into_iter().map(|notice| {
+                    let message =
+                        format!("as a subscription of RocketMQ's it is read otherwise: {}", notice.text);
+                    self.problem(&path, message)
+                })),
+                Err(error) => {
+                    told.push(
+                        self.problem(
+                            &path,
+                            format!("as a subscription of RocketMQ's it is refused: {error}"),
+                        ),
+                    );
+                }
+            }
+        }
+        told
+    }
+
     /// Names of properties that a source never gives: they would be null in every row.
     pub fn unknown_properties(&self, known: &[String]) -> Vec<Problem> {
         let mut problems = Vec::new();

@@ -88,7 +88,9 @@ impl TryFrom<String> for Expression {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Filter::parse(&text, Dialect::Sluice).map(Self).map_err(|error| format!("{error}\n    in: {text}"))
+        Filter::parse(&text, Dialect::Sluice)
+            .map(Self)
+            .map_err(|error| format!("{error}\n    {}", error.pointer().replace('\n', "\n    ")))
     }
 }
 

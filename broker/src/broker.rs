@@ -1,0 +1,150 @@
+//! The broker's state, and which of its handlers takes which request.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use sluice_protocol::body::KvTable;
+use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::id::LogOffset;
+use sluice_protocol::request;
+use sluice_store::Store;
+use tokio::sync::Notify;
+
+use crate::Settings;
+use crate::dispatch::{Answer, Request, Turn};
+use crate::flusher::Flusher;
+use crate::group::Groups;
+use crate::long_poll::LongPoll;
+use crate::name_server::NameServer;
+use crate::reply::Reply;
+use crate::send::UniqueKeys;
+use crate::subscription::Expressions;
+
+/// One broker.
+pub(crate) struct Broker {
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) groups: Groups,
+    pub(crate) filters: Expressions,
+    pub(crate) long_poll: Arc<LongPoll>,
+    pub(crate) flusher: Flusher,
+    /// The address that stands in records and message ids.
+    pub(crate) host: SocketAddr,
+    pub(crate) unique_keys: UniqueKeys,
+    /// The name server of this process.
+    pub(crate) name_server: Option<Arc<NameServer>>,
+    /// Tells the other name servers of a change.
+    pub(crate) topics_changed: Notify,
+    pub(crate) started_ms: i64,
+    pub(crate) sync: bool,
+}
+
+impl Broker {
+    /// Whether answers to sends wait until the messages are durable.
+    pub(crate) fn waits_for_disk(&self) -> bool {
+        self.sync
+    }
+
+    /// The address that stands in records.
+    pub(crate) fn store_host(&self) -> SocketAddr {
+        self.host
+    }
+
+    pub(crate) fn unique_key(&self) -> String {
+        self.unique_keys.next()
+    }
+
+    /// Answers a request; `None` if it is not for a broker.
+    pub(crate) fn handle(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<Option<Answer>, Reply> {
+        use RequestCode as C;
+        let reply = match request.header.request_code() {
+            C::PULL_MESSAGE | C::LITE_PULL_MESSAGE => {
+                return self.pull(request, turn.outlet, &mut turn.replies).map(Some);
+            }
+            C::HEART_BEAT => self.heartbeat(request, turn.outlet, &mut turn.replies)?,
+            C::UNREGISTER_CLIENT => self.unregister(request)?,
+            C::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(request)?,
+            C::CHECK_CLIENT_CONFIG => self.check_client(request)?,
+            C::GET_CONSUMER_CONNECTION_LIST => self.consumer_connection(request)?,
+            C::GET_PRODUCER_CONNECTION_LIST => self.producer_connection(request)?,
+            C::QUERY_CONSUMER_OFFSET => self.query_offset(request)?,
+            C::UPDATE_CONSUMER_OFFSET => self.commit_offset(request)?,
+            C::GET_MAX_OFFSET => self.max_offset(request)?,
+            C::GET_MIN_OFFSET => self.min_offset(request)?,
+            C::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(request)?,
+            C::GET_EARLIEST_MSG_STORETIME => self.earliest_time(request)?,
+            C::GET_CONSUME_STATS => self.consume_stats(request)?,
+            C::VIEW_MESSAGE_BY_ID => self.view_message(request)?,
+            C::UPDATE_AND_CREATE_TOPIC => self.update_topic(request)?,
+            C::GET_TOPIC_CONFIG => self.topic_config(request)?,
+            C::GET_ALL_TOPIC_CONFIG => Reply::body(self.topic_table().encode()),
+            C::GET_TOPIC_STATS_INFO => self.topic_stats(request)?,
+            C::QUERY_TOPIC_CONSUME_BY_WHO => self.topic_groups(request)?,
+            C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.update_group(request)?,
+            C::GET_BROKER_RUNTIME_INFO => Reply::body(self.runtime().encode()),
+            _ => return Ok(None),
+        };
+        Ok(Some(reply.into()))
+    }
+
+    /// One message by its place in the log.
+    fn view_message(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = request::ViewMessage::parse(&request.header.fields)?;
+        let at = u64::try_from(asked.offset).ok().map(LogOffset::new);
+        let Some(record) = at.and_then(|at| self.store.record(at)) else {
+            let remark = format!("no message stands at log offset {}", asked.offset);
+            return Err(Reply::refuse(ResponseCode::SYSTEM_ERROR, remark));
+        };
+        Ok(Reply { body: vec![record], ..Reply::ok() })
+    }
+
+    /// What the broker tells of itself, as `mqadmin clusterList` reads it.
+    fn runtime(&self) -> KvTable {
+        let mut table: BTreeMap<String, String> = BTreeMap::new();
+        let mut tell = |name: &str, value: String| drop(table.insert(name.to_owned(), value));
+        tell("brokerActive", "true".to_owned());
+        tell("brokerVersion", sluice_protocol::version::CURRENT.to_string());
+        tell("brokerVersionDesc", concat!("Sluice ", env!("CARGO_PKG_VERSION")).to_owned());
+        tell("bootTimestamp", self.started_ms.to_string());
+        tell("commitLogMaxOffset", self.store.log_end().get().to_string());
+        for rate in ["putTps", "getTransferredTps", "getTotalTps", "getFoundTps", "getMissTps"] {
+            tell(rate, "0.0 0.0 0.0".to_owned());
+        }
+        for queue in ["send", "pull", "ack"] {
+            tell(&format!("{queue}ThreadPoolQueueSize"), "0".to_owned());
+            tell(&format!("{queue}ThreadPoolQueueHeadWaitTimeMills"), "0".to_owned());
+        }
+        for zero in [
+            "pageCacheLockTimeMills",
+            "timerReadBehind",
+            "timerOffsetBehind",
+            "timerCongestNum",
+            "earliestMessageTimeStamp",
+            "msgPutTotalYesterdayMorning",
+            "msgPutTotalTodayMorning",
+            "msgPutTotalTodayNow",
+            "msgGetTotalYesterdayMorning",
+            "msgGetTotalTodayMorning",
+            "msgGetTotalTodayNow",
+        ] {
+            tell(zero, "0".to_owned());
+        }
+        for rate in ["timerEnqueueTps", "timerDequeueTps", "commitLogDiskRatio"] {
+            tell(rate, "0.0".to_owned());
+        }
+        KvTable { table }
+    }
+}
+
+/// The address for records where the broker listens at every address.
+pub(crate) fn record_host(listen: SocketAddr, advertise: Option<SocketAddr>) -> SocketAddr {
+    advertise.unwrap_or_else(|| {
+        let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+        SocketAddr::new(ip, listen.port())
+    })
+}

@@ -1,0 +1,358 @@
+//! Who is there: clients with their producer and consumer groups, from heartbeats; codes 34, 35, 38, 46, 203, 204.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sluice_protocol::body::ConsumerList;
+use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::header::{Header, HeaderKind, Language, ONE_WAY};
+use sluice_protocol::heartbeat::{
+    CheckClientConfig, Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData,
+    Heartbeat, MessageModel, ProducerConnection, SubscriptionData,
+};
+use sluice_protocol::id::{GroupName, TopicName};
+use sluice_protocol::{request, response};
+use tokio::time::Instant;
+
+use crate::broker::Broker;
+use crate::dispatch::Request;
+use crate::outlet::{Outlet, Replies};
+use crate::pull::Wanted;
+use crate::reply::Reply;
+use crate::subscription::Expressions;
+
+/// A client that sent no heartbeat for this long is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// Clients of one group.
+const CLIENTS_MAX: usize = 10_000;
+/// Groups and subscriptions of one heartbeat.
+const ENTRIES_MAX: usize = 10_000;
+/// Longest client id, in bytes.
+const CLIENT_ID_BYTES_MAX: usize = 1024;
+
+/// The groups that have clients now.
+#[derive(Default)]
+pub(crate) struct Groups {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    consumers: HashMap<GroupName, Consumers>,
+    producers: HashMap<String, BTreeMap<String, Client>>,
+}
+
+/// A client of a group.
+struct Client {
+    outlet: Arc<Outlet>,
+    language: Language,
+    version: i32,
+    seen: Instant,
+}
+
+/// The clients of a consumer group and what they want.
+#[derive(Default)]
+struct Consumers {
+    clients: BTreeMap<String, Client>,
+    consume_type: Option<ConsumeType>,
+    model: Option<MessageModel>,
+    from: Option<ConsumeFromWhere>,
+    /// By topic, as the client that changed it last said.
+    subscriptions: BTreeMap<String, (SubscriptionData, Wanted)>,
+    /// Who was told that the group's clients want different things, to say it once.
+    told: Option<String>,
+}
+
+impl Groups {
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a group wants of a topic, as its heartbeats say.
+    pub(crate) fn wanted(&self, group: &GroupName, topic: &TopicName, version: i64) -> Result<Wanted, Reply> {
+        let tables = self.lock();
+        let Some(consumers) = tables.consumers.get(group) else {
+            let remark = format!("no client of group {group} has sent a heartbeat");
+            return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_NOT_EXIST, remark));
+        };
+        let Some((subscription, wanted)) = consumers.subscriptions.get(topic.as_str()) else {
+            let remark = format!("group {group} does not subscribe to topic {topic}");
+            return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_NOT_EXIST, remark));
+        };
+        if subscription.sub_version < version {
+            let remark =
+                format!("the subscription of group {group} to topic {topic} is older than the client's");
+            return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_NOT_LATEST, remark));
+        }
+        Ok(wanted.clone())
+    }
+
+    /// A connection ended: its clients left all of their groups.
+    pub(crate) fn left(&self, outlet: &Arc<Outlet>) {
+        self.remove(|_, client| client.outlet.id == outlet.id);
+    }
+
+    /// Drops the clients that are silent.
+    pub(crate) fn expire(&self) {
+        self.remove(|_, client| client.seen.elapsed() > SILENCE_MAX);
+    }
+
+    fn remove(&self, gone: impl Fn(&str, &Client) -> bool) {
+        let mut tables = self.lock();
+        let mut changed = Vec::new();
+        for (group, consumers) in &mut tables.consumers {
+            let before = consumers.clients.len();
+            consumers.clients.retain(|id, client| !gone(id, client));
+            if consumers.clients.len() < before {
+                changed.push((group.clone(), consumers.outlets()));
+            }
+        }
+        tables.consumers.retain(|_, consumers| !consumers.clients.is_empty());
+        for clients in tables.producers.values_mut() {
+            clients.retain(|id, client| !gone(id, client));
+        }
+        tables.producers.retain(|_, clients| !clients.is_empty());
+        drop(tables);
+        for (group, outlets) in changed {
+            notify(&group, outlets);
+        }
+    }
+
+    fn leave(&self, client_id: &str, producer: Option<&str>, consumer: Option<&str>) {
+        let mut tables = self.lock();
+        if let Some(clients) = producer.and_then(|group| tables.producers.get_mut(group)) {
+            clients.remove(client_id);
+        }
+        tables.producers.retain(|_, clients| !clients.is_empty());
+        let Some(group) = consumer.and_then(|group| GroupName::new(group).ok()) else { return };
+        let Some(consumers) = tables.consumers.get_mut(&group) else { return };
+        let left = consumers.clients.remove(client_id).is_some();
+        let outlets = consumers.outlets();
+        if outlets.is_empty() {
+            tables.consumers.remove(&group);
+        }
+        drop(tables);
+        if left {
+            notify(&group, outlets);
+        }
+    }
+
+    /// Takes a consumer's part of a heartbeat; says whether the group's other clients must hear of it.
+    fn join(
+        &self,
+        client_id: &str,
+        client: Client,
+        group: &GroupName,
+        data: &ConsumerData,
+        expressions: &Expressions,
+    ) -> Result<Option<Vec<Arc<Outlet>>>, Reply> {
+        let mut tables = self.lock();
+        let consumers = tables.consumers.entry(group.clone()).or_default();
+        consumers.consume_type = data.consume_type.or(consumers.consume_type);
+        consumers.model = data.message_model.or(consumers.model);
+        consumers.from = data.consume_from_where.or(consumers.from);
+        let mut changed = false;
+        for subscription in &data.subscription_data_set {
+            let known = consumers.subscriptions.get(&subscription.topic);
+            if let Some((known, _)) = known
+                && (known.sub_version > subscription.sub_version
+                    || known.sub_string == subscription.sub_string
+                        && known.expression_type == subscription.expression_type)
+            {
+                if known.sub_string != subscription.sub_string {
+                    consumers.tell(client_id, group, &subscription.topic);
+                } else if known.sub_version < subscription.sub_version
+                    && let Some((known, _)) = consumers.subscriptions.get_mut(&subscription.topic)
+                {
+                    known.sub_version = subscription.sub_version;
+                }
+                continue;
+            }
+            let wanted = expressions.compile(&subscription.expression_type, &subscription.sub_string)?;
+            if known.is_some() && consumers.clients.keys().any(|other| other != client_id) {
+                consumers.tell(client_id, group, &subscription.topic);
+            }
+            changed = true;
+            consumers.subscriptions.insert(subscription.topic.clone(), (subscription.clone(), wanted));
+        }
+        // What the group's only client does not name any more, nobody wants.
+        if consumers.clients.len() <= 1 && consumers.clients.keys().all(|id| id == client_id) {
+            let before = consumers.subscriptions.len();
+            consumers
+                .subscriptions
+                .retain(|topic, _| data.subscription_data_set.iter().any(|s| s.topic == *topic));
+            changed |= consumers.subscriptions.len() != before;
+        }
+        if consumers.clients.len() >= CLIENTS_MAX && !consumers.clients.contains_key(client_id) {
+            let remark = format!("group {group} has {CLIENTS_MAX} clients already");
+            return Err(Reply::refuse(ResponseCode::SYSTEM_BUSY, remark));
+        }
+        let outlet = client.outlet.id;
+        let before = consumers.clients.insert(client_id.to_owned(), client);
+        changed |= before.is_none_or(|before| before.outlet.id != outlet);
+        Ok(changed.then(|| consumers.outlets()))
+    }
+}
+
+impl Consumers {
+    fn outlets(&self) -> Vec<Arc<Outlet>> {
+        self.clients.values().map(|client| Arc::clone(&client.outlet)).collect()
+    }
+
+    /// Says once that the clients of a group want different things: each message goes to one of them, and
+    /// that one may not want it.
+    fn tell(&mut self, client_id: &str, group: &GroupName, topic: &str) {
+        let told = format!("{client_id} {topic}");
+        if self.told.as_ref() != Some(&told) {
+            tracing::warn!(
+                %group, topic, client = client_id,
+                "clients of one group subscribe differently: messages are filtered by the newest subscription only; \
+                 give them the same subscription, or groups of their own"
+            );
+            self.told = Some(told);
+        }
+    }
+}
+
+/// Tells clients that the clients of their group changed, so that they share the queues anew.
+fn notify(group: &GroupName, outlets: Vec<Arc<Outlet>>) {
+    for outlet in outlets {
+        let replies = changed(group);
+        // A failed send has ended the connection, and so the client has left.
+        tokio::spawn(async move { outlet.send(replies).await });
+    }
+}
+
+fn changed(group: &GroupName) -> Replies {
+    let fields = request::NotifyConsumerIdsChanged { consumer_group: group.as_str() };
+    let mut header = Header::request(RequestCode::NOTIFY_CONSUMER_IDS_CHANGED, 0, fields.fields());
+    header.flag |= ONE_WAY;
+    let mut replies = Replies::default();
+    replies.push(HeaderKind::Json, &header, &[]);
+    replies
+}
+
+impl Broker {
+    pub(crate) fn heartbeat(
+        &self,
+        request: &Request<'_>,
+        outlet: &Arc<Outlet>,
+        replies: &mut Replies,
+    ) -> Result<Reply, Reply> {
+        let heartbeat = Heartbeat::decode(request.body)?;
+        let id = heartbeat.client_id.as_str();
+        if id.is_empty() || id.len() > CLIENT_ID_BYTES_MAX {
+            let remark = format!("a client id has 1 to {CLIENT_ID_BYTES_MAX} bytes");
+            return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
+        }
+        let subscriptions: usize =
+            heartbeat.consumer_data_set.iter().map(|c| c.subscription_data_set.len()).sum();
+        if heartbeat.consumer_data_set.len() + heartbeat.producer_data_set.len() + subscriptions > ENTRIES_MAX
+        {
+            let remark = format!("a heartbeat holds {ENTRIES_MAX} groups and subscriptions at most");
+            return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
+        }
+        let client = || Client {
+            outlet: Arc::clone(outlet),
+            language: request.header.language,
+            version: request.header.version,
+            seen: Instant::now(),
+        };
+        for producer in &heartbeat.producer_data_set {
+            GroupName::new(&producer.group_name)?;
+            let mut tables = self.groups.lock();
+            tables.producers.entry(producer.group_name.clone()).or_default().insert(id.to_owned(), client());
+        }
+        for data in &heartbeat.consumer_data_set {
+            let group = GroupName::new(&data.group_name)?;
+            self.make_retry_topic(&group)?;
+            if let Some(outlets) = self.groups.join(id, client(), &group, data, &self.filters)? {
+                // The sender hears of it too, and before the answer, as from RocketMQ's broker.
+                replies.extend(changed(&group));
+                notify(&group, outlets.into_iter().filter(|other| other.id != outlet.id).collect());
+            }
+        }
+        let fields = response::Heartbeat { is_support_heart_beat_v2: false, is_sub_change: true };
+        Ok(Reply::fields(&fields.fields()))
+    }
+
+    pub(crate) fn unregister(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let leaves = request::UnregisterClient::parse(&request.header.fields)?;
+        self.groups.leave(leaves.client_id, leaves.producer_group, leaves.consumer_group);
+        Ok(Reply::ok())
+    }
+
+    pub(crate) fn consumer_list(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = request::GetConsumerList::parse(&request.header.fields)?;
+        let group = GroupName::new(asked.consumer_group)?;
+        let tables = self.groups.lock();
+        let Some(consumers) = tables.consumers.get(&group) else {
+            let remark = format!("no client of group {group} is there");
+            return Err(Reply::refuse(ResponseCode::SYSTEM_ERROR, remark));
+        };
+        let list = ConsumerList { consumer_id_list: consumers.clients.keys().cloned().collect() };
+        Ok(Reply::body(list.encode()))
+    }
+
+    /// Whether a client's subscription can be filtered by, asked before it starts.
+    pub(crate) fn check_client(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = CheckClientConfig::decode(request.body)?;
+        let SubscriptionData { expression_type, sub_string, .. } = &asked.subscription_data;
+        self.filters.compile(expression_type, sub_string).map(|_| Reply::ok())
+    }
+
+    pub(crate) fn consumer_connection(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = request::GetConsumerConnection::parse(&request.header.fields)?;
+        let group = GroupName::new(asked.consumer_group)?;
+        let tables = self.groups.lock();
+        let Some(consumers) = tables.consumers.get(&group) else {
+            let remark = format!("no client of group {group} is there");
+            return Err(Reply::refuse(ResponseCode::CONSUMER_NOT_ONLINE, remark));
+        };
+        let subscriptions = consumers.subscriptions.iter();
+        let connection = ConsumerConnection {
+            connection_set: connections(&consumers.clients),
+            consume_from_where: consumers.from,
+            consume_type: consumers.consume_type,
+            message_model: consumers.model,
+            subscription_table: subscriptions
+                .map(|(topic, (data, _))| (topic.clone(), data.clone()))
+                .collect(),
+        };
+        Ok(Reply::body(connection.encode()))
+    }
+
+    pub(crate) fn producer_connection(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = request::GetProducerConnection::parse(&request.header.fields)?;
+        let tables = self.groups.lock();
+        let Some(clients) = tables.producers.get(asked.producer_group) else {
+            let remark = format!("no client of producer group {} is there", asked.producer_group);
+            return Err(Reply::refuse(ResponseCode::SYSTEM_ERROR, remark));
+        };
+        Ok(Reply::body(ProducerConnection { connection_set: connections(clients) }.encode()))
+    }
+
+    /// The consumer groups that have clients and subscribe to a topic.
+    pub(crate) fn groups_of(&self, topic: &TopicName) -> Vec<String> {
+        let tables = self.groups.lock();
+        let mut groups: Vec<String> = tables
+            .consumers
+            .iter()
+            .filter(|(_, consumers)| consumers.subscriptions.contains_key(topic.as_str()))
+            .map(|(group, _)| group.to_string())
+            .collect();
+        groups.sort_unstable();
+        groups
+    }
+}
+
+fn connections(clients: &BTreeMap<String, Client>) -> Vec<Connection> {
+    let connection = |(id, client): (&String, &Client)| Connection {
+        client_addr: client.outlet.peer.to_string(),
+        client_id: id.clone(),
+        language: client.language.name().unwrap_or("OTHER").to_owned(),
+        version: client.version,
+    };
+    clients.iter().map(connection).collect()
+}

@@ -1,0 +1,196 @@
+//! Listens, serves each connection in a task of its own, and ends cleanly.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sluice_protocol::frame::FRAME_BYTES_MAX;
+use sluice_store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::Settings;
+use crate::broker::{Broker, record_host};
+use crate::connection;
+use crate::dispatch::Service;
+use crate::flusher::Flusher;
+use crate::long_poll::LongPoll;
+use crate::name_server::NameServer;
+use crate::register;
+use crate::send::UniqueKeys;
+
+/// How often silent clients and brokers are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// After the listener failed, for example because there are too many open files.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// A server that did not start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message names its fields")]
+pub enum Error {
+    /// It can not listen there.
+    #[error("cannot listen at {addr}")]
+    Listen { addr: SocketAddr, source: io::Error },
+    /// A thread can not be started.
+    #[error("cannot start a thread")]
+    Thread { source: io::Error },
+}
+
+/// A running broker, name server, or both.
+pub struct Server {
+    broker: Option<Arc<Broker>>,
+    broker_addr: Option<SocketAddr>,
+    name_server_addr: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Server {
+    /// Starts a broker over a store, and a name server beside it where one shall listen. `sync` says that the
+    /// store makes messages durable before they are acknowledged. Must be called in a tokio runtime of several
+    /// threads.
+    pub async fn broker(
+        mut settings: Settings,
+        store: Store,
+        sync: bool,
+        name_server: Option<SocketAddr>,
+        now_ms: i64,
+    ) -> Result<Self, Error> {
+        let listener = listen(settings.listen).await?;
+        settings.listen =
+            listener.local_addr().map_err(|source| Error::Listen { addr: settings.listen, source })?;
+        let addr = settings.listen;
+        let mut server = Self::new();
+        let names = match name_server {
+            Some(addr) => Some(server.serve_names(addr).await?),
+            None => None,
+        };
+        let advertised = settings.advertise.as_ref().and_then(|addr| addr.parse().ok());
+        let host = record_host(addr, advertised);
+        let long_poll = Arc::new(LongPoll::default());
+        let flusher =
+            Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
+        let broker = Arc::new(Broker {
+            store,
+            groups: Default::default(),
+            filters: Default::default(),
+            long_poll,
+            flusher: flusher.map_err(|source| Error::Thread { source })?,
+            host,
+            unique_keys: UniqueKeys::new(host, now_ms),
+            name_server: names.clone(),
+            topics_changed: Notify::new(),
+            started_ms: now_ms,
+            sync,
+            settings,
+        });
+        broker.tell_name_servers();
+        for elsewhere in &broker.settings.name_servers {
+            let (broker, stop) = (Arc::clone(&broker), server.stop.subscribe());
+            server.tasks.spawn(register::keep(broker, elsewhere.clone(), stop));
+        }
+        let service = Service {
+            broker: Some(Arc::clone(&broker)),
+            name_server: names,
+            frame_bytes_max: FRAME_BYTES_MAX,
+        };
+        server.accept(listener, Arc::new(service));
+        let (sweeping, mut stop) = (Arc::clone(&broker), server.stop.subscribe());
+        server.tasks.spawn(async move {
+            while !*stop.borrow() {
+                tokio::select! {
+                    () = tokio::time::sleep(SWEEP_EVERY) => sweeping.groups.expire(),
+                    _ = stop.changed() => {}
+                }
+            }
+        });
+        server.broker_addr = Some(addr);
+        server.broker = Some(broker);
+        Ok(server)
+    }
+
+    /// Starts a name server alone.
+    pub async fn name_server(addr: SocketAddr) -> Result<Self, Error> {
+        let mut server = Self::new();
+        server.serve_names(addr).await?;
+        Ok(server)
+    }
+
+    fn new() -> Self {
+        let (stop, _) = watch::channel(false);
+        Self { broker: None, broker_addr: None, name_server_addr: None, stop, tasks: JoinSet::new() }
+    }
+
+    async fn serve_names(&mut self, addr: SocketAddr) -> Result<Arc<NameServer>, Error> {
+        let listener = listen(addr).await?;
+        self.name_server_addr = listener.local_addr().ok();
+        let names = Arc::new(NameServer::default());
+        let service =
+            Service { broker: None, name_server: Some(Arc::clone(&names)), frame_bytes_max: FRAME_BYTES_MAX };
+        self.accept(listener, Arc::new(service));
+        let (sweeping, mut stop) = (Arc::clone(&names), self.stop.subscribe());
+        self.tasks.spawn(async move {
+            while !*stop.borrow() {
+                tokio::select! {
+                    () = tokio::time::sleep(SWEEP_EVERY) => sweeping.expire(),
+                    _ = stop.changed() => {}
+                }
+            }
+        });
+        Ok(names)
+    }
+
+    fn accept(&mut self, listener: TcpListener, service: Arc<Service>) {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let mut stop = self.stop.subscribe();
+        self.tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while !*stop.borrow() {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    _ = stop.changed() => break,
+                };
+                // Those that have ended hold memory until they are taken.
+                while connections.try_join_next().is_some() {}
+                match accepted {
+                    Ok((stream, peer)) => {
+                        let id = NUMBER.fetch_add(1, Ordering::Relaxed);
+                        connections.spawn(connection::serve(Arc::clone(&service), stream, peer, id));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection can not be accepted");
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                    }
+                }
+            }
+            connections.shutdown().await;
+        });
+    }
+
+    /// Where the broker listens, if there is one.
+    pub fn broker_addr(&self) -> Option<SocketAddr> {
+        self.broker_addr
+    }
+
+    /// Where the name server listens, if there is one.
+    pub fn name_server_addr(&self) -> Option<SocketAddr> {
+        self.name_server_addr
+    }
+
+    /// Takes no more requests, leaves the name servers, and closes the connections. The store stays open.
+    pub async fn stop(mut self) {
+        // Nobody listens any more if all tasks have ended.
+        let _ = self.stop.send(true);
+        while self.tasks.join_next().await.is_some() {}
+        if let Some(broker) = &self.broker {
+            tokio::task::block_in_place(|| broker.flusher.stop());
+        }
+    }
+}
+
+async fn listen(addr: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(addr).await.map_err(|source| Error::Listen { addr, source })
+}
