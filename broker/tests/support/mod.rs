@@ -1,6 +1,6 @@
 //! A broker on free ports, and a client that sends frames and reads frames.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failure is a failed test")]
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
