@@ -86,6 +86,8 @@ impl Broker {
             C::GET_TOPIC_STATS_INFO => self.topic_stats(request)?,
             C::QUERY_TOPIC_CONSUME_BY_WHO => self.topic_groups(request)?,
             C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.update_group(request)?,
+            C::GET_SUBSCRIPTIONGROUP_CONFIG => self.group_config(request)?,
+            C::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => Reply::body(self.group_table().encode()),
             C::GET_BROKER_RUNTIME_INFO => Reply::body(self.runtime().encode()),
             _ => return Ok(None),
         };

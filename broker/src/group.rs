@@ -1,7 +1,7 @@
 //! Who is there: clients with their producer and consumer groups, from heartbeats; codes 34, 35, 38, 46, 203, 204.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use sluice_protocol::body::ConsumerList;
@@ -12,7 +12,9 @@ use sluice_protocol::heartbeat::{
     Heartbeat, MessageModel, ProducerConnection, SubscriptionData,
 };
 use sluice_protocol::id::{GroupName, TopicName};
+use sluice_protocol::topic::{SubscriptionGroupConfig, SubscriptionGroupTable};
 use sluice_protocol::{request, response};
+use sluice_store::Store;
 use tokio::time::Instant;
 
 use crate::broker::Broker;
@@ -31,10 +33,24 @@ const ENTRIES_MAX: usize = 10_000;
 /// Longest client id, in bytes.
 const CLIENT_ID_BYTES_MAX: usize = 1024;
 
-/// The groups that have clients now.
-#[derive(Default)]
+/// Groups of tools and of clients' own, which need no settings (`RocketMQ` 5.3.3).
+const SYSTEM: [&str; 10] = [
+    "DEFAULT_CONSUMER",
+    "DEFAULT_PRODUCER",
+    "TOOLS_CONSUMER",
+    "SCHEDULE_CONSUMER",
+    "FILTERSRV_CONSUMER",
+    "__MONITOR_CONSUMER",
+    "SELF_TEST_C_GROUP",
+    "SELF_TEST_P_GROUP",
+    "CLIENT_INNER_PRODUCER",
+    "CID_ONSAPI_OWNER",
+];
+
+/// The groups that have clients now, and the settings of all.
 pub(crate) struct Groups {
     tables: Mutex<Tables>,
+    settings: RwLock<HashMap<GroupName, Arc<SubscriptionGroupConfig>>>,
 }
 
 #[derive(Default)]
@@ -65,6 +81,26 @@ struct Consumers {
 }
 
 impl Groups {
+    /// No clients yet; the settings that the store has.
+    pub(crate) fn new(store: &Store) -> Self {
+        let of_group = |group: GroupName| {
+            let settings = SubscriptionGroupConfig::decode(store.group(&group)?.as_bytes()).ok()?;
+            Some((group, Arc::new(settings)))
+        };
+        let settings = store.groups().into_iter().filter_map(of_group).collect();
+        Self { tables: Mutex::default(), settings: RwLock::new(settings) }
+    }
+
+    /// The settings of a group, if it is known.
+    pub(crate) fn settings(&self, group: &GroupName) -> Option<Arc<SubscriptionGroupConfig>> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = settings.get(group) {
+            return Some(Arc::clone(known));
+        }
+        let system = SYSTEM.contains(&group.as_str()) || group.as_str().starts_with("CID_RMQ_SYS_");
+        system.then(Arc::default)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -234,6 +270,54 @@ fn changed(group: &GroupName) -> Replies {
 }
 
 impl Broker {
+    /// The settings of a group; one that is not known yet is made.
+    pub(crate) fn group(&self, group: &GroupName) -> Result<Arc<SubscriptionGroupConfig>, Reply> {
+        if let Some(known) = self.groups.settings(group) {
+            return Ok(known);
+        }
+        let made =
+            SubscriptionGroupConfig { group_name: group.to_string(), ..SubscriptionGroupConfig::default() };
+        self.set_group(group, made)
+    }
+
+    fn set_group(
+        &self,
+        group: &GroupName,
+        settings: SubscriptionGroupConfig,
+    ) -> Result<Arc<SubscriptionGroupConfig>, Reply> {
+        let text = String::from_utf8(settings.encode()).unwrap_or_default();
+        // It waits for the disk.
+        tokio::task::block_in_place(|| self.store.set_group(group, &text))?;
+        self.make_retry_topic(group)?;
+        let settings = Arc::new(settings);
+        let mut table = self.groups.settings.write().unwrap_or_else(PoisonError::into_inner);
+        table.insert(group.clone(), Arc::clone(&settings));
+        Ok(settings)
+    }
+
+    /// Makes a consumer group, or changes its settings.
+    pub(crate) fn update_group(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = SubscriptionGroupConfig::decode(request.body)?;
+        let group = GroupName::new(&asked.group_name)?;
+        self.set_group(&group, asked).map(|_| Reply::ok())
+    }
+
+    /// The settings of one group.
+    pub(crate) fn group_config(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = request::GetSubscriptionGroupConfig::parse(&request.header.fields)?;
+        Ok(Reply::body(self.group(&GroupName::new(asked.group)?)?.encode()))
+    }
+
+    /// The settings of all groups.
+    pub(crate) fn group_table(&self) -> SubscriptionGroupTable {
+        let settings = self.groups.settings.read().unwrap_or_else(PoisonError::into_inner);
+        let table = settings.iter().map(|(group, settings)| (group.to_string(), (**settings).clone()));
+        SubscriptionGroupTable {
+            subscription_group_table: table.collect(),
+            ..SubscriptionGroupTable::default()
+        }
+    }
+
     pub(crate) fn heartbeat(
         &self,
         request: &Request<'_>,
@@ -266,7 +350,7 @@ impl Broker {
         }
         for data in &heartbeat.consumer_data_set {
             let group = GroupName::new(&data.group_name)?;
-            self.make_retry_topic(&group)?;
+            self.group(&group)?;
             if let Some(outlets) = self.groups.join(id, client(), &group, data, &self.filters)? {
                 // The sender hears of it too, and before the answer, as from RocketMQ's broker.
                 replies.extend(changed(&group));
@@ -333,16 +417,15 @@ impl Broker {
         Ok(Reply::body(ProducerConnection { connection_set: connections(clients) }.encode()))
     }
 
-    /// The consumer groups that have clients and subscribe to a topic.
+    /// The consumer groups that subscribe to a topic now, or committed an offset in it.
     pub(crate) fn groups_of(&self, topic: &TopicName) -> Vec<String> {
         let tables = self.groups.lock();
-        let mut groups: Vec<String> = tables
-            .consumers
-            .iter()
-            .filter(|(_, consumers)| consumers.subscriptions.contains_key(topic.as_str()))
-            .map(|(group, _)| group.to_string())
-            .collect();
+        let here = tables.consumers.iter().filter(|(_, c)| c.subscriptions.contains_key(topic.as_str()));
+        let mut groups: Vec<String> = here.map(|(group, _)| group.to_string()).collect();
+        drop(tables);
+        groups.extend(self.store.groups_of(topic));
         groups.sort_unstable();
+        groups.dedup();
         groups
     }
 }

@@ -52,6 +52,10 @@ impl Broker {
             let remark = format!("offset {} is below 0", asked.commit_offset);
             return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
         }
+        if self.groups.settings(&group).is_none() {
+            let remark = format!("group {group} is not known: none of its clients was here");
+            return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+        }
         let queue = QueueId::new(asked.queue_id)?;
         self.store.commit_offset(&group, &topic, queue, QueueOffset::new(asked.commit_offset))?;
         Ok(Reply::ok())

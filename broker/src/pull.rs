@@ -83,6 +83,10 @@ impl Broker {
         let pull = request::PullMessage::parse(&request.header.fields)?;
         let group = GroupName::new(pull.consumer_group)?;
         let topic = TopicName::new(pull.topic)?;
+        if !self.group(&group)?.consume_enable {
+            let remark = format!("group {group} may not consume, by its settings");
+            return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
+        }
         let Some(known) = self.store.topic(&topic) else { return Err(no_topic(&topic)) };
         if known.access.perm & perm::READ == 0 {
             let remark = format!("topic {topic} may not be read (permission {})", known.access.perm);

@@ -17,6 +17,7 @@ use crate::broker::{Broker, record_host};
 use crate::connection;
 use crate::dispatch::Service;
 use crate::flusher::Flusher;
+use crate::group::Groups;
 use crate::long_poll::LongPoll;
 use crate::name_server::NameServer;
 use crate::register;
@@ -74,8 +75,8 @@ impl Server {
         let flusher =
             Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
         let broker = Arc::new(Broker {
+            groups: Groups::new(&store),
             store,
-            groups: Default::default(),
             filters: Default::default(),
             long_poll,
             flusher: flusher.map_err(|source| Error::Thread { source })?,

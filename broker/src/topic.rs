@@ -1,4 +1,4 @@
-//! Topics and groups: made by clients or administrators, and told to name servers; codes 17, 200, 202, 300, 351.
+//! Topics and groups: made by clients or administrators, and told to name servers; codes 17, 202, 300, 351.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::queue::{MessageQueue, TopicOffset, TopicStats};
 use sluice_protocol::registration::Registration;
 use sluice_protocol::request;
-use sluice_protocol::topic::{SubscriptionGroupConfig, TopicConfig, TopicConfigTable, perm};
+use sluice_protocol::topic::{TopicConfig, TopicConfigTable, perm};
 use sluice_store::{Access, QUEUES_MAX, Topic};
 
 use crate::broker::Broker;
@@ -186,13 +186,6 @@ impl Broker {
         let asked = request::TopicOnly::parse(&request.header.fields)?;
         let topic = self.known(asked.topic)?;
         Ok(Reply::body(GroupList { group_list: self.groups_of(&topic.name) }.encode()))
-    }
-
-    /// Makes a consumer group known. Its settings belong to retry and dead letters.
-    pub(crate) fn update_group(&self, request: &Request<'_>) -> Result<Reply, Reply> {
-        let asked = SubscriptionGroupConfig::decode(request.body)?;
-        self.make_retry_topic(&GroupName::new(&asked.group_name)?)?;
-        Ok(Reply::ok())
     }
 
     fn known(&self, topic: &str) -> Result<Topic, Reply> {

@@ -12,6 +12,7 @@ use sluice_protocol::message;
 use sluice_protocol::record::{self, Record};
 use sluice_protocol::request;
 use sluice_protocol::route::Route;
+use sluice_protocol::topic::SubscriptionGroupConfig;
 
 use support::{Client, TestBroker, encoded, pull_header, send_header};
 
@@ -206,6 +207,9 @@ fn committed_offsets_outlive_the_broker() {
             client.call(C::QUERY_CONSUMER_OFFSET, query(0, Some(false)).fields(), &[]).code,
             R::QUERY_NOT_FOUND
         );
+        let unknown = client.call(C::UPDATE_CONSUMER_OFFSET, commit.fields(), &[]);
+        assert_eq!(unknown.code, R::SUBSCRIPTION_GROUP_NOT_EXIST);
+        client.heartbeat("c", "g", "t", "TAG", "*");
         assert_eq!(client.call(C::UPDATE_CONSUMER_OFFSET, commit.fields(), &[]).code, R::SUCCESS);
     }
     let broker = TestBroker::start(dir.path(), false);
@@ -218,6 +222,30 @@ fn committed_offsets_outlive_the_broker() {
         client.call(C::SEARCH_OFFSET_BY_TIMESTAMP, search(i64::MAX).fields(), &[]).field("offset"),
         "5"
     );
+}
+
+#[test]
+fn settings_of_groups_are_kept_and_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = SubscriptionGroupConfig {
+        group_name: "readers".to_owned(),
+        consume_enable: false,
+        ..SubscriptionGroupConfig::default()
+    };
+    {
+        let broker = TestBroker::start(dir.path(), false);
+        let mut client = broker.client();
+        client.send("t", 0, "m", &[]);
+        assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), 0).code, R::SUCCESS);
+        let set = client.call(C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, Fields::new(), &settings.encode());
+        assert_eq!(set.code, R::SUCCESS);
+    }
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), 0).code, R::NO_PERMISSION);
+    let asked = request::GetSubscriptionGroupConfig { group: "readers" };
+    let kept = client.call(C::GET_SUBSCRIPTIONGROUP_CONFIG, asked.fields(), &[]);
+    assert_eq!(SubscriptionGroupConfig::decode(&kept.body).unwrap(), settings);
 }
 
 #[test]

@@ -58,10 +58,13 @@ fn main() {
         let mut rates = Vec::new();
         let mut passed = 0;
         for _ in 0..ROUNDS {
-            let config: TopicConfig = serde_json::from_str(r#"{"name": "scan", "until": "caught_up"}"#).unwrap();
+            let config: TopicConfig =
+                serde_json::from_str(r#"{"name": "scan", "until": "caught_up"}"#).unwrap();
             let mut source = TopicSource::new(&config, "bench", store.clone(), Vec::new()).unwrap();
             let filter = Filter::parse(expression, Dialect::Sluice).unwrap();
-            source.open(&Needs { columns: vec!["body"], filter: Some(Arc::new(filter)), ..Needs::default() }).unwrap();
+            source
+                .open(&Needs { columns: vec!["body"], filter: Some(Arc::new(filter)), ..Needs::default() })
+                .unwrap();
             let (began, mut next) = (Instant::now(), 0);
             passed = 0;
             while let Read::Slice(slice) =

@@ -80,6 +80,7 @@ impl CommitLog {
             let mut tables = self.view.tables();
             tables.topics.changed |= snapshot.tables.topics.changed;
             tables.offsets.changed |= snapshot.tables.offsets.changed;
+            tables.groups.changed |= snapshot.tables.groups.changed;
             return Err(error);
         }
         for old in tail::generations(&dir)?.into_iter().filter(|&g| g < generation) {
@@ -116,7 +117,7 @@ impl CommitLog {
             ends,
         };
         let taken = tables.clone();
-        (tables.topics.changed, tables.offsets.changed) = (false, false);
+        (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (false, false, false);
         let unsynced = std::mem::take(&mut state.unsynced);
         Ok(Snapshot { ticket: state.ticket, checkpoint, tables: taken, unsynced })
     }
@@ -129,14 +130,17 @@ impl CommitLog {
 
         let path = |name: &str| self.view.dir.join(name);
         let disk = &*self.disk;
-        let Tables { topics, offsets, .. } = &snapshot.tables;
+        let Tables { topics, offsets, groups, .. } = &snapshot.tables;
         if topics.changed {
             replace(disk, &path(name::TOPICS), &topics.to_json())?;
         }
         if offsets.changed {
             replace(disk, &path(name::OFFSETS), &offsets.to_json())?;
         }
-        if topics.changed || offsets.changed {
+        if groups.changed {
+            replace(disk, &path(name::GROUPS), &groups.to_json())?;
+        }
+        if topics.changed || offsets.changed || groups.changed {
             self.sync_dir(&path(name::CONFIG))?;
         }
         self.write_times(&path(name::CHECKPOINT), snapshot.checkpoint.store_timestamp_ms)?;

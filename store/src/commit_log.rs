@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use serde_json::Value;
 use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 use sluice_protocol::record;
 
@@ -446,6 +447,16 @@ impl CommitLog {
         drop(state);
         self.durable(ticket)?;
         Ok(topic)
+    }
+
+    /// Keeps the settings of a consumer group.
+    pub(crate) fn set_group(&self, name: &GroupName, config: Value) -> Result<(), Error> {
+        let mut state = self.lock()?;
+        Self::log_change(&mut state, Change::Group { name: name.to_string(), config: config.clone() })?;
+        self.view.tables().groups.set(name, config, (self.clock)());
+        let ticket = state.ticket;
+        drop(state);
+        self.durable(ticket)
     }
 
     pub(crate) fn begin_chain(&self, chain: &str, origin: i64, incarnation: &str) -> Result<(), Error> {

@@ -59,6 +59,14 @@ impl ConsumerOffsets {
         text
     }
 
+    /// The groups that have an offset in a topic, in no order.
+    pub(crate) fn groups_of(&self, topic: &TopicName) -> Vec<String> {
+        let of_topic = |key: &String| {
+            key.split_once('@').filter(|(t, _)| *t == topic.as_str()).map(|(_, g)| g.to_owned())
+        };
+        self.table.keys().filter_map(of_topic).collect()
+    }
+
     pub(crate) fn get(&self, group: &GroupName, topic: &TopicName, queue: i32) -> Option<i64> {
         self.table.get(&key(group, topic))?.get(&queue).copied()
     }

@@ -11,6 +11,7 @@ mod consumer_offset;
 mod error;
 pub mod file;
 mod follower;
+mod group;
 mod group_commit;
 mod index;
 mod json;

@@ -145,7 +145,7 @@ pub(crate) fn open(
     let durable = checkpoint.as_ref().map_or(first, |c| c.log_offset.clamp(first, end));
     if !recovery.clean && checkpoint.is_some() {
         // The files may be newer than their names are durable, and what the tail adds goes into them.
-        (tables.topics.changed, tables.offsets.changed) = (true, true);
+        (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (true, true, true);
     }
     let segments = map_segments(&commit_log, &files, end)?;
     let visible = end;
@@ -282,6 +282,11 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
             if let Ok(name) = TopicName::stored(name) {
                 let access = Access { read_queues: *read_queues, write_queues: *write_queues, perm: *perm };
                 tables.topics.set_access(&name, access, now_ms);
+            }
+        }
+        Change::Group { name, config } => {
+            if let Ok(name) = GroupName::new(name) {
+                tables.groups.set(&name, config.clone(), now_ms);
             }
         }
         Change::Offset { .. } | Change::Position { .. } if log > end => {

@@ -285,6 +285,24 @@ impl Store {
         self.log()?.flush()
     }
 
+    /// Keeps the settings of a consumer group, a JSON object, durable on return in every flush mode.
+    pub fn set_group(&self, group: &GroupName, settings: &str) -> Result<(), Error> {
+        let config = serde_json::from_str::<serde_json::Value>(settings).ok().filter(|v| v.is_object());
+        let config =
+            config.ok_or(Error::Malformed { what: "group", reason: "its settings are no JSON object" })?;
+        self.log()?.set_group(group, config)
+    }
+
+    /// The settings of a consumer group, a JSON object.
+    pub fn group(&self, group: &GroupName) -> Option<String> {
+        self.handle.view.tables().groups.get(group).map(serde_json::Value::to_string)
+    }
+
+    /// All groups that have settings, in the order of their names.
+    pub fn groups(&self) -> Vec<GroupName> {
+        self.handle.view.tables().groups.names().cloned().collect()
+    }
+
     /// Keeps the offset that a group reads next, as durable as a message.
     pub fn commit_offset(
         &self,
@@ -304,6 +322,13 @@ impl Store {
         queue: QueueId,
     ) -> Option<QueueOffset> {
         self.handle.view.tables().offsets.get(group, topic, queue.get()).map(QueueOffset::new)
+    }
+
+    /// The groups that committed offsets in a topic, in the order of their names.
+    pub fn groups_of(&self, topic: &TopicName) -> Vec<String> {
+        let mut groups = self.handle.view.tables().offsets.groups_of(topic);
+        groups.sort_unstable();
+        groups
     }
 
     /// Writes a checkpoint, so that a later open has less to read. The store's thread does it now and then.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::consumer_offset::ConsumerOffsets;
 use crate::file::{Disk, Open};
+use crate::group::GroupTable;
 use crate::position::Positions;
 use crate::topic::TopicTable;
 use crate::view::Tables;
@@ -28,6 +29,7 @@ pub(crate) mod name {
     pub(crate) const ABORT: &str = "abort";
     pub(crate) const CHECKPOINT: &str = "checkpoint";
     pub(crate) const TOPICS: &str = "config/topics.json";
+    pub(crate) const GROUPS: &str = "config/subscriptionGroup.json";
     pub(crate) const OFFSETS: &str = "config/consumerOffset.json";
     pub(crate) const POSITIONS: &str = "sluice/positions.json";
 }
@@ -90,9 +92,11 @@ pub(crate) fn read(dir: &Path) -> Result<(Tables, Option<Checkpoint>), Error> {
     let incarnations = checkpoint.as_ref().map(|c| c.incarnations.clone()).unwrap_or_default();
     let topics = read_one(&dir.join(name::TOPICS), |text| TopicTable::parse(text, incarnations.clone()))?;
     let offsets = read_one(&dir.join(name::OFFSETS), ConsumerOffsets::parse)?;
+    let groups = read_one(&dir.join(name::GROUPS), GroupTable::parse)?;
     let tables = Tables {
         topics: topics.unwrap_or_else(|| TopicTable::new(incarnations)),
         offsets: offsets.unwrap_or_default(),
+        groups: groups.unwrap_or_default(),
         positions: checkpoint.as_ref().map(|c| c.positions.clone()).unwrap_or_default(),
     };
     Ok((tables, checkpoint))

@@ -53,6 +53,8 @@ pub(crate) enum Change {
     Topic { name: String, queues: u32, incarnation: String },
     /// What clients are told of a topic was set.
     Access { name: String, read_queues: u32, write_queues: u32, perm: i32 },
+    /// A group's settings were set.
+    Group { name: String, config: serde_json::Value },
     /// A group committed an offset.
     Offset { group: String, topic: String, queue: i32, next: i64 },
     /// A chain moved without a row.
