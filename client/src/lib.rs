@@ -1,0 +1,25 @@
+//! A client of Sluice and `RocketMQ`: producer, consumer, administration.
+//!
+//! Speaks remoting over TCP with name servers and brokers. Knows nothing of stores, filters or pipelines. All of
+//! it is asynchronous and needs a tokio runtime with time and I/O.
+
+mod attempt;
+mod client;
+mod clock;
+mod connection;
+mod error;
+mod lane;
+mod message;
+mod producer;
+mod route;
+mod unique;
+
+pub use client::{Client, ClientSettings};
+pub use connection::{Connection, ConnectionLimits, Request, Response, ServerRequest};
+pub use error::{Error, is_retryable};
+pub use message::Message;
+pub use producer::{Producer, ProducerSettings, Receipt, SendResult, SendStatus};
+pub use route::{BrokerAddresses, QUEUES_MAX, Queue, TEMPLATE_TOPIC, TopicRoute};
+pub use sluice_protocol::header::HeaderKind;
+pub use sluice_protocol::id::{GroupName, QueueId, TopicName};
+pub use sluice_protocol::message_id::MessageId;
