@@ -42,6 +42,8 @@ pub enum Start {
 #[derive(Debug)]
 pub(crate) struct Assigned {
     pub(crate) queue: Queue,
+    /// Where it began.
+    start: i64,
     /// Where the consumer goes on: after the last batch that it took.
     taken: AtomicI64,
     /// Up to where messages are consumed; what is committed next.
@@ -60,9 +62,10 @@ pub(crate) struct Delivery {
 }
 
 impl Assigned {
-    pub(crate) const fn new(queue: Queue) -> Self {
+    pub(crate) const fn new(queue: Queue, start: i64) -> Self {
         Self {
             queue,
+            start,
             taken: AtomicI64::new(NONE),
             done: AtomicI64::new(NONE),
             committed: AtomicI64::new(NONE),
@@ -74,9 +77,12 @@ impl Assigned {
         self.taken.store(next_offset, Ordering::Relaxed);
     }
 
-    /// Where the consumer goes on, once it took something.
-    pub(crate) fn position(&self) -> Option<i64> {
-        Some(self.taken.load(Ordering::Relaxed)).filter(|taken| *taken != NONE)
+    /// Where the consumer goes on.
+    pub(crate) fn position(&self) -> i64 {
+        match self.taken.load(Ordering::Relaxed) {
+            NONE => self.start,
+            taken => taken,
+        }
     }
 
     /// Everything taken is consumed.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_protocol::code::RequestCode;
+
 use crate::clock::now_ms;
 use crate::connection::{Connection, Pushed, Waiter};
 use crate::error::Error;
@@ -62,7 +64,7 @@ pub(crate) fn push_later(
             let pushed = {
                 let parts = outgoing.parts();
                 let header = parts.header(&core, &queue);
-                connection.push(&parts.request(&header), timeout, waiter)
+                connection.push(&mut parts.request(&header), timeout, waiter)
             };
             match pushed {
                 Pushed::Done => return,
@@ -82,8 +84,11 @@ async fn attempt(core: &Core, lane: &Lane, queue: &Queue, outgoing: &Outgoing) -
     }
     let parts = outgoing.parts();
     let header = parts.header(core, queue);
-    let response = connection.call(&parts.request(&header), core.settings().send_timeout).await?;
-    stored(&response, &address, queue)
+    let response = connection.call(parts.request(&header), core.settings().send_timeout).await?;
+    let header = response
+        .header()
+        .map_err(|error| Error::unreadable(&address, RequestCode::SEND_MESSAGE_V2, "header", error))?;
+    stored(&header, &address, queue)
 }
 
 /// Where the next attempt goes, once it may start: another broker at once, the same one after a pause.

@@ -159,7 +159,7 @@ impl Client {
     pub async fn call(
         &self,
         address: &Arc<str>,
-        request: &Request<'_>,
+        request: Request<'_>,
         timeout: Duration,
     ) -> Result<Response, Error> {
         self.connection(address).await?.call(request, timeout).await
@@ -174,8 +174,8 @@ impl Client {
         body: &[u8],
         subject: &str,
     ) -> Result<Response, Error> {
-        let request = Request { code, fields, body };
-        let response = self.call(address, &request, self.inner.settings.request_timeout).await?;
+        let request = Request::new(code, fields, body);
+        let response = self.call(address, request, self.inner.settings.request_timeout).await?;
         check(&response, address, code, subject)?;
         Ok(response)
     }

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::fields::Fields;
 use sluice_protocol::frame::{self, FRAME_BYTES_MAX, Frame};
-use sluice_protocol::header::{Header, HeaderError, HeaderKind, ONE_WAY, RESPONSE};
+use sluice_protocol::header::{Header, HeaderError, HeaderKind, ONE_WAY};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -33,7 +33,7 @@ const READ_BYTES: usize = 64 << 10;
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// What is done with the response to a request, on the reader's task; must not block.
-pub(crate) type Waiter = Box<dyn FnOnce(Result<Response, Error>) + Send>;
+pub(crate) type Waiter = Box<dyn FnOnce(Result<Answer<'_>, Error>) + Send>;
 
 /// What is done with a request of the peer, on the reader's task; must not block.
 pub(crate) type OnRequest = Arc<dyn Fn(ServerRequest) + Send + Sync>;
@@ -55,14 +55,36 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// A request before it has its number.
+/// A request; it gets its number when it is sent.
 pub struct Request<'a> {
+    header: Header<'a>,
+    body: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// A request with the fields of a header from [`sluice_protocol::request`], and perhaps a body.
+    pub fn new(code: RequestCode, fields: Fields<'a>, body: &'a [u8]) -> Self {
+        Self { header: Header::request(code, 0, fields), body }
+    }
+
     /// What is asked.
-    pub code: RequestCode,
-    /// The fields of the header, from [`sluice_protocol::request`].
-    pub fields: Fields<'a>,
-    /// The body, perhaps none.
-    pub body: &'a [u8],
+    pub const fn code(&self) -> RequestCode {
+        self.header.request_code()
+    }
+}
+
+/// A response on its way to its waiter.
+pub(crate) struct Answer<'a> {
+    /// The header, as read.
+    pub(crate) header: &'a Header<'a>,
+    response: &'a Response,
+}
+
+impl Answer<'_> {
+    /// The response for keeps.
+    fn to_response(&self) -> Response {
+        self.response.clone()
+    }
 }
 
 /// A response, as it came.
@@ -193,15 +215,18 @@ impl Connection {
     }
 
     /// Sends a request and waits for its response.
-    pub async fn call(&self, request: &Request<'_>, timeout: Duration) -> Result<Response, Error> {
+    pub async fn call(&self, mut request: Request<'_>, timeout: Duration) -> Result<Response, Error> {
         let (sender, receiver) = oneshot::channel();
-        let waiter = Box::new(move |response| drop(sender.send(response)));
-        self.push_with_room(request, timeout, waiter).await?;
+        let waiter = Box::new(move |answer: Result<Answer<'_>, Error>| {
+            // Nobody listens if the caller gave up.
+            let _ = sender.send(answer.map(|answer| answer.to_response()));
+        });
+        self.push_with_room(&mut request, timeout, waiter).await?;
         receiver.await.unwrap_or_else(|_| Err(self.lost()))
     }
 
     /// Sends a request that is never answered.
-    pub async fn send_one_way(&self, request: &Request<'_>) -> Result<(), Error> {
+    pub async fn send_one_way(&self, mut request: Request<'_>) -> Result<(), Error> {
         loop {
             let room = self.room();
             {
@@ -211,7 +236,7 @@ impl Connection {
                 }
                 if state.unsent.len() < self.shared.limits.unsent_bytes_max {
                     let opaque = state.next_opaque();
-                    self.shared.encode(&mut state.unsent, request, opaque, ONE_WAY)?;
+                    self.shared.encode(&mut state.unsent, &mut request, opaque, ONE_WAY)?;
                     break;
                 }
                 state.crowded = true;
@@ -230,7 +255,7 @@ impl Connection {
     /// Hands a request over, now or when there is room.
     pub(crate) async fn push_with_room(
         &self,
-        request: &Request<'_>,
+        request: &mut Request<'_>,
         timeout: Duration,
         mut waiter: Waiter,
     ) -> Result<(), Error> {
@@ -246,7 +271,7 @@ impl Connection {
     }
 
     /// Hands a request over if there is room; never waits.
-    pub(crate) fn push(&self, request: &Request<'_>, timeout: Duration, waiter: Waiter) -> Pushed {
+    pub(crate) fn push(&self, request: &mut Request<'_>, timeout: Duration, waiter: Waiter) -> Pushed {
         let shared = &self.shared;
         let mut state = shared.state();
         if let Some(error) = &state.ended {
@@ -263,7 +288,7 @@ impl Connection {
             return Pushed::Failed(error, waiter);
         }
         let deadline = Instant::now() + timeout;
-        state.pending.insert(opaque, Pending { deadline, after: timeout, request: request.code, waiter });
+        state.pending.insert(opaque, Pending { deadline, after: timeout, request: request.code(), waiter });
         drop(state);
         shared.written.notify_one();
         Pushed::Done
@@ -305,12 +330,17 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn encode(&self, out: &mut Vec<u8>, request: &Request<'_>, opaque: i32, flag: i32) -> Result<(), Error> {
-        let mut header = Header::request(request.code, opaque, request.fields.clone());
-        header.flag = flag;
-        frame::encode(out, self.kind, &header, request.body).map_err(|source| Error::Request {
+    fn encode(
+        &self,
+        out: &mut Vec<u8>,
+        request: &mut Request<'_>,
+        opaque: i32,
+        flag: i32,
+    ) -> Result<(), Error> {
+        (request.header.opaque, request.header.flag) = (opaque, flag);
+        frame::encode(out, self.kind, &request.header, request.body).map_err(|source| Error::Request {
             address: Arc::clone(&self.address),
-            request: request.code,
+            request: request.code(),
             source,
         })
     }
@@ -417,44 +447,41 @@ fn split(buffer: &mut BytesMut, frames: &mut Vec<Response>) -> Result<(), frame:
 impl Shared {
     /// Calls whoever waits for these frames.
     fn hand_on(&self, frames: &mut Vec<Response>) {
-        let mut answered = Vec::with_capacity(frames.len());
-        let mut asked = Vec::new();
-        let mut state = self.state();
-        for frame in frames.drain(..) {
-            match opaque_and_flag(&frame) {
-                Some((opaque, flag)) if flag & RESPONSE != 0 => {
-                    // Without a waiter its time was over.
-                    answered.extend(state.pending.remove(&opaque).map(|pending| (pending, frame)));
-                }
-                Some((opaque, flag)) => asked.push((opaque, flag, frame)),
-                None => tracing::warn!(peer = &*self.address, "passed over a frame with an unreadable header"),
+        let headers: Vec<_> = frames.iter().map(Response::header).collect();
+        let mut waiters = Vec::with_capacity(frames.len());
+        let crowded = {
+            let mut state = self.state();
+            for header in &headers {
+                let answered = header.as_ref().ok().filter(|header| header.is_response());
+                // Without a waiter its time was over.
+                waiters.push(answered.and_then(|header| state.pending.remove(&header.opaque)));
             }
-        }
-        let crowded = mem::take(&mut state.crowded);
-        drop(state);
-        for (pending, frame) in answered {
-            (pending.waiter)(Ok(frame));
+            mem::take(&mut state.crowded)
+        };
+        for ((response, header), pending) in frames.iter().zip(&headers).zip(waiters) {
+            match (header, pending) {
+                (Ok(header), Some(pending)) => (pending.waiter)(Ok(Answer { header, response })),
+                (Ok(header), None) if header.is_response() => {}
+                (Ok(header), None) => self.asked(header, response),
+                (Err(error), _) => {
+                    tracing::warn!(peer = &*self.address, %error, "passed over a frame with a bad header");
+                }
+            }
         }
         if crowded {
             self.room.notify_waiters();
         }
-        for (opaque, flag, frame) in asked {
-            if flag & ONE_WAY == 0 {
-                self.refuse(frame.kind, opaque);
-            }
-            (self.on_request)(ServerRequest { address: Arc::clone(&self.address), frame });
-        }
+        drop(headers);
+        frames.clear();
     }
-}
 
-/// Number and flag of a header. Those of a binary one stand at fixed places: code 2, language 1, version 2,
-/// opaque 4, flag 4.
-fn opaque_and_flag(frame: &Response) -> Option<(i32, i32)> {
-    if frame.kind == HeaderKind::Binary {
-        let (opaque, rest) = frame.header.get(5..)?.split_first_chunk()?;
-        return Some((i32::from_be_bytes(*opaque), i32::from_be_bytes(*rest.first_chunk()?)));
+    /// The peer wants something.
+    fn asked(&self, header: &Header<'_>, frame: &Response) {
+        if !header.is_one_way() {
+            self.refuse(frame.kind, header.opaque);
+        }
+        (self.on_request)(ServerRequest { address: Arc::clone(&self.address), frame: frame.clone() });
     }
-    frame.header().ok().map(|header| (header.opaque, header.flag))
 }
 
 /// Hashes our own running numbers, which need no defence.

@@ -13,7 +13,7 @@ use crate::assigned::{Assigned, Delivery, Puller, Start, commit, start_at, start
 use crate::client::{Client, lock};
 use crate::error::Error;
 use crate::group::Membership;
-use crate::pull::{Filter, Wanted};
+use crate::pull::{Filter, Pulled, Wanted};
 use crate::record::Record;
 use crate::route::Queue;
 
@@ -169,20 +169,13 @@ impl Consumer {
     }
 
     /// The next messages; waits for some. An error is one that does not pass by itself, such as a topic that may
-    /// not be read; calling again goes on.
+    /// not be read; calling again goes on. May be cancelled without losing messages.
     pub async fn next_batch(&mut self) -> Result<Batch, Error> {
         if let Some(last) = self.last.take() {
             last.finish();
         }
         loop {
-            let delivery = self.deliveries.recv().await.ok_or(Error::Closed { what: "consumer" })?;
-            let Delivery { assigned, pulled, room } = delivery;
-            drop(room);
-            if assigned.is_revoked() {
-                continue;
-            }
-            let pulled = pulled?;
-            assigned.take(pulled.next_offset);
+            let (assigned, pulled) = self.take().await?;
             if pulled.records.is_empty() {
                 // Nothing else of this queue is out, or it would have been finished above.
                 assigned.finish();
@@ -191,6 +184,20 @@ impl Consumer {
             let (queue, next_offset, max_offset) = (assigned.queue.clone(), pulled.next_offset, pulled.max_offset);
             self.last = Some(assigned);
             return Ok(Batch { queue, records: pulled.records, next_offset, max_offset });
+        }
+    }
+
+    /// What was pulled next of a queue that is still read, perhaps without messages.
+    pub(crate) async fn take(&mut self) -> Result<(Arc<Assigned>, Pulled), Error> {
+        loop {
+            let delivery = self.deliveries.recv().await.ok_or(Error::Closed { what: "consumer" })?;
+            let Delivery { assigned, pulled, room } = delivery;
+            drop(room);
+            if !assigned.is_revoked() {
+                let pulled = pulled?;
+                assigned.take(pulled.next_offset);
+                return Ok((assigned, pulled));
+            }
         }
     }
 
@@ -218,15 +225,24 @@ impl Consumer {
             Some(_) => self.commit().await,
             None => Ok(()),
         };
-        let shared = Arc::clone(&self.shared);
-        drop(self);
-        crate::group::leave(&shared).await;
+        self.leave().await;
         committed
     }
 
+    /// Ends it without a commit.
+    pub(crate) async fn leave(self) {
+        let shared = Arc::clone(&self.shared);
+        drop(self);
+        crate::group::leave(&shared).await;
+    }
+
+    pub(crate) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// How far it is: of each queue the offset after the last batch that was returned or held nothing that is
-    /// wanted; none before the first.
-    pub fn positions(&self) -> Vec<(Queue, Option<i64>)> {
+    /// wanted, or where it began.
+    pub fn positions(&self) -> Vec<(Queue, i64)> {
         self.shared.assigned().iter().map(|assigned| (assigned.queue.clone(), assigned.position())).collect()
     }
 }
@@ -236,7 +252,9 @@ impl Drop for Consumer {
         for task in &self.tasks {
             task.abort();
         }
-        lock(&self.shared.queues).clear();
+        for held in std::mem::take(&mut *lock(&self.shared.queues)).into_values() {
+            held.assigned.revoke();
+        }
         if let Some(membership) = &self.shared.membership {
             self.shared.client.leave(&membership.group);
         }
@@ -266,7 +284,7 @@ impl Shared {
     /// Starts to read a queue.
     pub(crate) fn start(&self, queue: Queue, filter: Filter, version: Option<i64>, offset: i64) {
         let settings = &self.settings;
-        let assigned = Arc::new(Assigned::new(queue.clone()));
+        let assigned = Arc::new(Assigned::new(queue.clone(), offset));
         let wanted = Wanted {
             group: settings.group.clone(),
             queue: queue.clone(),

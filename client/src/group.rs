@@ -57,7 +57,11 @@ pub(crate) async fn join(shared: &Arc<Shared>) -> Result<(), Error> {
     let Some(membership) = &shared.membership else { return Ok(()) };
     let joined = async {
         for subscription in &membership.subscriptions {
-            let route = shared.client.fetch_route(&subscription.topic).await?;
+            let route = match shared.client.fetch_route(&subscription.topic).await {
+                // The first heartbeat makes it.
+                Err(Error::NoRoute { .. }) if subscription.topic.as_str().starts_with("%RETRY%") => continue,
+                route => route?,
+            };
             if let (Filter::Sql(_), Some(address)) = (&subscription.filter, route.addresses().next()) {
                 check_filter(shared, membership, subscription, address).await?;
             }

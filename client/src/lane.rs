@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use sluice_protocol::code::RequestCode;
+use sluice_protocol::header::Header;
 use sluice_protocol::message_id::MessageId;
 use sluice_protocol::batch::BatchItem;
 use sluice_protocol::{batch, request, response};
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::attempt;
 use crate::client::lock;
 use crate::clock::now_ms;
-use crate::connection::{Connection, Pushed, Request, Response};
+use crate::connection::{Answer, Connection, Pushed, Request};
 use crate::error::Error;
 use crate::message::Message;
 use crate::producer::{Core, SendResult, SendStatus};
@@ -138,8 +139,8 @@ impl<'a> Parts<'a> {
 
     pub(crate) fn request<'h>(&'h self, header: &'h request::SendMessage<'h>) -> Request<'h> {
         match self.single {
-            Some(item) => Request { code: RequestCode::SEND_MESSAGE_V2, fields: header.fields(), body: item.body },
-            None => Request { code: RequestCode::SEND_BATCH_MESSAGE, fields: header.fields(), body: self.bytes },
+            Some(item) => Request::new(RequestCode::SEND_MESSAGE_V2, header.fields(), item.body),
+            None => Request::new(RequestCode::SEND_BATCH_MESSAGE, header.fields(), self.bytes),
         }
     }
 }
@@ -172,9 +173,8 @@ pub(crate) fn send_header<'a>(
 }
 
 /// Reads the response to a send.
-pub(crate) fn stored(response: &Response, address: &Arc<str>, queue: &Queue) -> Result<Stored, Error> {
+pub(crate) fn stored(header: &Header<'_>, address: &Arc<str>, queue: &Queue) -> Result<Stored, Error> {
     let code = RequestCode::SEND_MESSAGE_V2;
-    let header = response.header().map_err(|error| Error::unreadable(address, code, "header", error))?;
     let Some(status) = SendStatus::of(header.response_code()) else {
         let remark = header.remark.as_deref();
         return Err(Error::refused(address, code, queue.topic.as_str(), header.response_code(), remark));
@@ -287,15 +287,15 @@ impl Lane {
         let outgoing = batch.outgoing();
         let waiter = {
             let (core, lane, address) = (Arc::clone(core), Arc::clone(self), Arc::clone(connection.address()));
-            Box::new(move |response: Result<Response, Error>| {
-                let outcome = response.and_then(|response| stored(&response, &address, &lane.queue));
+            Box::new(move |answer: Result<Answer<'_>, Error>| {
+                let outcome = answer.and_then(|answer| stored(answer.header, &address, &lane.queue));
                 lane.finish(&core, batch, outcome);
             })
         };
         let timeout = core.settings().send_timeout;
         let parts = outgoing.parts();
         let header = parts.header(core, &self.queue);
-        match connection.push(&parts.request(&header), timeout, waiter) {
+        match connection.push(&mut parts.request(&header), timeout, waiter) {
             Pushed::Done => {}
             Pushed::Failed(error, waiter) => waiter(Err(error)),
             Pushed::Full(waiter) => {

@@ -109,6 +109,7 @@ impl Message {
         if self.own_id().is_none() {
             push_property(scratch, UNIQ_KEY, id)?;
         }
+        out.reserve(scratch.len() + self.body.len() + 32);
         batch::push(out, &BatchItem { flag: self.flag, body: &self.body, properties: scratch })?;
         Ok(())
     }

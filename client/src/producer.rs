@@ -232,9 +232,9 @@ impl Producer {
         let properties = batch::items(&bytes).next().and_then(Result::ok).map_or(&[][..], |i: BatchItem<'_>| i.properties);
         let properties = str::from_utf8(properties).unwrap_or("");
         let header = send_header(core, &lane.queue, properties, message.own_flag(), false);
-        let request = Request { code: RequestCode::SEND_MESSAGE_V2, fields: header.fields(), body: message.body() };
+        let request = Request::new(RequestCode::SEND_MESSAGE_V2, header.fields(), message.body());
         let address = core.master(&lane.queue).await?;
-        core.client.connection(&address).await?.send_one_way(&request).await
+        core.client.connection(&address).await?.send_one_way(request).await
     }
 
     /// The queues of a topic that take messages now.

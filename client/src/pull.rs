@@ -135,8 +135,8 @@ pub(crate) async fn pull(client: &Client, address: &Arc<str>, wanted: &Wanted, o
         max_msg_bytes: Some(wanted.bytes_max),
         broker_name: Some(&queue.broker),
     };
-    let request = Request { code, fields: header.fields(), body: &[] };
-    let response = client.call(address, &request, wanted.hold + GRACE).await?;
+    let request = Request::new(code, header.fields(), &[]);
+    let response = client.call(address, request, wanted.hold + GRACE).await?;
     let header = response.header().map_err(|error| Error::unreadable(address, code, "header", error))?;
     let found = matches!(header.response_code(), ResponseCode::SUCCESS);
     if !found && !is_empty(&header) {

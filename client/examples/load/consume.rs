@@ -86,8 +86,8 @@ async fn drain_share(
             }
             Err(_) => idle += LOOK,
         }
-        let ended = |(queue, at): &(Queue, Option<i64>)| match ends.get(queue) {
-            Some((_, max)) => at.is_some_and(|at| at >= *max),
+        let ended = |(queue, at): &(Queue, i64)| match ends.get(queue) {
+            Some((_, max)) => at >= max,
             None => true,
         };
         let positions = consumer.positions();
