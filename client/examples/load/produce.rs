@@ -1,0 +1,168 @@
+//! Sends: as fast as answers come, or at a fixed rate whatever the answers do.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use sluice_client::{Client, Error, Message, Producer, ProducerSettings};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::JoinSet;
+
+use crate::args::Args;
+use crate::cost::{Cost, merged};
+use crate::histogram::Histogram;
+
+/// Messages that are due within this go together, so that the generator sleeps most of the time.
+const TICK: Duration = Duration::from_micros(100);
+
+/// How messages are put together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Batching {
+    /// What waits goes as one batch.
+    Auto,
+    /// So many messages a request, 1 without the form of a batch.
+    Fixed(usize),
+}
+
+impl Batching {
+    fn of(args: &Args) -> anyhow::Result<Self> {
+        match args.text("batch") {
+            Some("auto") => Ok(Self::Auto),
+            _ => Ok(Self::Fixed(args.number("batch", 1)?)),
+        }
+    }
+
+    fn producer(self, client: &Client) -> Result<Producer, Error> {
+        let mut settings = ProducerSettings { group: "load".into(), ..ProducerSettings::default() };
+        if self != Self::Auto {
+            settings.batch_messages_max = 1;
+            settings.requests_per_queue_max = usize::MAX;
+        }
+        Producer::new(client, settings)
+    }
+}
+
+fn message(args: &Args) -> anyhow::Result<Message> {
+    let bytes = args.number("bytes", 1024)?;
+    Ok(Message::new(&args.topic()?, vec![b'x'; bytes]))
+}
+
+/// As fast as answers come, with so many requests without one (with `auto`: messages).
+pub(crate) async fn closed(args: &Args) -> anyhow::Result<Value> {
+    let clients = args.clients().await?;
+    let (messages, in_flight) = (args.number("messages", 1_000_000_u64)?, args.number("in-flight", 64_usize)?);
+    let batching = Batching::of(args)?;
+    let batch = Arc::new(vec![message(args)?; if let Batching::Fixed(n) = batching { n.max(1) } else { 1 }]);
+    let (left, latencies) = (Arc::new(AtomicU64::new(messages)), Arc::new(Mutex::new(Histogram::new())));
+    let producers: Result<Vec<Producer>, Error> = clients.iter().map(|client| batching.producer(client)).collect();
+    let producers = producers?;
+    // The topic, its route and the connections are there before time counts.
+    for producer in &producers {
+        producer.send(&batch[0]).await?;
+    }
+    let cost = Cost::start();
+    let mut tasks = JoinSet::new();
+    for producer in producers.iter().cycle().take(in_flight.max(producers.len())) {
+        let (producer, batch) = (producer.clone(), Arc::clone(&batch));
+        tasks.spawn(send_all(producer, batch, Arc::clone(&left), Arc::clone(&latencies)));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    let figures = cost.figures(messages);
+    let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner).json();
+    Ok(merged(merged(json!({ "mode": "produce", "in_flight": in_flight }), figures), latencies))
+}
+
+async fn send_all(
+    producer: Producer,
+    batch: Arc<Vec<Message>>,
+    left: Arc<AtomicU64>,
+    latencies: Arc<Mutex<Histogram>>,
+) -> Result<(), Error> {
+    let size = batch.len() as u64;
+    let take = |left: u64| (left > 0).then(|| left.saturating_sub(size));
+    while let Ok(left) = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+        let begun = now();
+        match &batch[..usize::try_from(left.min(size)).unwrap_or(usize::MAX)] {
+            [message] => drop(producer.send(message).await?),
+            messages => drop(producer.send_batch(messages).await?),
+        }
+        latencies.lock().unwrap_or_else(PoisonError::into_inner).record(begun.elapsed());
+    }
+    Ok(())
+}
+
+/// At a fixed rate; a message's latency counts from when it should have been sent.
+pub(crate) async fn open(args: &Args) -> anyhow::Result<Value> {
+    let clients = args.clients().await?;
+    let (rate, seconds) = (args.number("rate", 10_000.0_f64)?, args.number("seconds", 10.0_f64)?);
+    if !(rate > 0.0 && rate.is_finite() && seconds > 0.0 && seconds < 1e6) {
+        bail!("--rate and --seconds are above 0");
+    }
+    let (batching, message) = (Batching::of(args)?, Rc::new(message(args)?));
+    let producers: Result<Vec<Producer>, Error> = clients.iter().map(|client| batching.producer(client)).collect();
+    let producers = producers?;
+    for producer in &producers {
+        producer.send(&message).await?;
+    }
+    let messages = (rate * seconds) as u64;
+    let cost = Cost::start();
+    let latencies = Arc::new(Mutex::new(Histogram::new()));
+    let (due, mut ticks) = unbounded_channel();
+    let pace = thread::spawn(move || pace(rate, messages, |tick| due.send(tick).is_ok()));
+    let mut turn = producers.iter().cycle();
+    let failed = Arc::new(AtomicU64::new(0));
+    while let Some((at, count)) = ticks.recv().await {
+        for _ in 0..count {
+            let producer = turn.next().context("no producer")?;
+            let receipt = producer.submit(&message).await?;
+            let (latencies, failed) = (Arc::clone(&latencies), Arc::clone(&failed));
+            tokio::spawn(async move {
+                match receipt.await {
+                    Ok(_) => {
+                        let latency = now().saturating_duration_since(at);
+                        latencies.lock().unwrap_or_else(PoisonError::into_inner).record(latency);
+                    }
+                    Err(_) => drop(failed.fetch_add(1, Ordering::Relaxed)),
+                }
+            });
+        }
+    }
+    for producer in &producers {
+        producer.flush().await?;
+    }
+    tokio::task::yield_now().await;
+    let figures = cost.figures(messages);
+    drop(pace.join());
+    let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner).json();
+    let what = json!({ "mode": "produce-rate", "rate": rate, "failed": failed.load(Ordering::Relaxed) });
+    Ok(merged(merged(what, figures), latencies))
+}
+
+/// Tells when how many messages are due, never early.
+fn pace(rate: f64, messages: u64, mut tell: impl FnMut((Instant, u64)) -> bool) {
+    let start = now();
+    let step = TICK.max(Duration::from_secs_f64(1.0 / rate));
+    let (mut told, mut tick) = (0, 0_u32);
+    while told < messages {
+        tick += 1;
+        let after = step * tick;
+        let at = start + after;
+        thread::sleep(at.saturating_duration_since(now()));
+        let due = ((after.as_secs_f64() * rate + 1e-6) as u64).min(messages);
+        if due > told && !tell((at, due - told)) {
+            return;
+        }
+        told = due.max(told);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "it measures")]
+fn now() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,40 @@
+//! A client of Sluice and `RocketMQ`: producer, consumer, administration.
+//!
+//! Speaks remoting over TCP with name servers and brokers. Knows nothing of stores, filters or pipelines. All of
+//! it is asynchronous and needs a tokio runtime with time and I/O.
+
+mod admin;
+mod assigned;
+mod attempt;
+mod client;
+mod clock;
+mod connection;
+mod consumer;
+mod error;
+mod group;
+mod lane;
+mod message;
+mod producer;
+mod pull;
+mod push;
+mod rebalance;
+mod record;
+mod route;
+mod unique;
+
+pub use admin::{Admin, GroupOffset, QueueOffsets};
+pub use assigned::Start;
+pub use client::{Client, ClientSettings};
+pub use connection::{Connection, ConnectionLimits, Request, Response, ServerRequest};
+pub use consumer::{Batch, Consumer, ConsumerSettings, Subscription};
+pub use error::{Error, is_retryable};
+pub use message::Message;
+pub use producer::{Producer, ProducerSettings, Receipt, SendResult, SendStatus};
+pub use pull::Filter;
+pub use push::{HandlerError, PushConsumer};
+pub use rebalance::average;
+pub use record::{RECORDS_MAX, Record};
+pub use route::{BrokerAddresses, QUEUES_MAX, Queue, TEMPLATE_TOPIC, TopicRoute};
+pub use sluice_protocol::header::HeaderKind;
+pub use sluice_protocol::id::{GroupName, QueueId, TopicName};
+pub use sluice_protocol::message_id::MessageId;

@@ -1,0 +1,169 @@
+//! What a producer does with answers of all kinds, against a broker that says what the test wants.
+
+mod support;
+
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sluice_client::{Error, Message, Producer, ProducerSettings, TopicName};
+use sluice_protocol::batch::items;
+use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::fields::Fields;
+
+use support::{Fake, Reply, stored};
+
+fn topic() -> TopicName {
+    TopicName::new("orders").unwrap()
+}
+
+fn message(body: &str) -> Message {
+    Message::new(&topic(), body.to_owned())
+}
+
+fn producer(fake: &Fake, settings: ProducerSettings) -> Producer {
+    Producer::new(&fake.client(), settings).unwrap()
+}
+
+/// A broker that says no so often and then stores.
+async fn refusing(queues: i32, code: ResponseCode, times: usize) -> Fake {
+    let left = AtomicUsize::new(times);
+    let (take, next) = (|left: usize| left.checked_sub(1), AtomicI64::new(0));
+    Fake::start(queues, move |_| match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+        Ok(_) => Reply::Code(code, Fields::new()),
+        Err(_) => stored(next.fetch_add(1, Ordering::SeqCst)),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_waits_while_a_request_is_under_way_goes_as_one_batch() {
+    let next = AtomicI64::new(0);
+    let fake = Fake::start(1, move |asked| {
+        let messages = if asked.code == RequestCode::SEND_BATCH_MESSAGE { items(&asked.body).count() } else { 1 };
+        stored(next.fetch_add(i64::try_from(messages).unwrap(), Ordering::SeqCst))
+    })
+    .await;
+    let producer = producer(&fake, ProducerSettings::default());
+    let mut receipts = Vec::new();
+    for i in 0..100 {
+        receipts.push(producer.submit(&message(&i.to_string())).await.unwrap());
+    }
+    for (receipt, i) in receipts.into_iter().zip(0..) {
+        let sent = receipt.await.unwrap();
+        assert_eq!((sent.queue_offset, sent.message_id.len()), (i, 32));
+    }
+    let mut bodies = Vec::new();
+    let asked = fake.asked();
+    assert!(asked.len() < 10, "{} requests", asked.len());
+    for asked in &asked {
+        match asked.code {
+            RequestCode::SEND_BATCH_MESSAGE => {
+                assert_eq!((asked.fields.get("m"), asked.fields.get("i")), (Some("true"), None));
+                bodies.extend(items(&asked.body).map(|item| item.unwrap().body.to_vec()));
+            }
+            _ => bodies.push(asked.body.clone()),
+        }
+    }
+    let wanted: Vec<Vec<u8>> = (0..100).map(|i: i32| i.to_string().into_bytes()).collect();
+    assert_eq!(bodies, wanted);
+}
+
+#[tokio::test]
+async fn a_code_that_may_pass_is_tried_again_and_another_one_fails_at_once() {
+    let fake = refusing(2, ResponseCode::SYSTEM_BUSY, 2).await;
+    let producer = producer(&fake, ProducerSettings::default());
+    producer.send(&message("a")).await.unwrap();
+    let queues: Vec<_> = fake.asked().iter().map(|asked| asked.fields.get("e").map(str::to_owned)).collect();
+    assert_eq!(queues.len(), 3);
+    assert_ne!(queues[0], queues[1], "another attempt goes to another queue");
+
+    let fake = refusing(2, ResponseCode::MESSAGE_ILLEGAL, 9).await;
+    let producer = self::producer(&fake, ProducerSettings::default());
+    let error = producer.send(&message("a")).await.unwrap_err();
+    assert_eq!((error.response_code(), fake.asked().len()), (Some(ResponseCode::MESSAGE_ILLEGAL), 1));
+    let text = error.to_string();
+    for part in [&*fake.address, "orders", "13 MESSAGE_ILLEGAL", "as told"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_for_a_queue_goes_to_no_other_and_gives_up_in_the_end() {
+    let fake = refusing(4, ResponseCode::SYSTEM_ERROR, usize::MAX).await;
+    let producer = producer(&fake, ProducerSettings { retries_max: 2, ..ProducerSettings::default() });
+    let queue = producer.queues(&topic()).await.unwrap().remove(2);
+    let error = producer.send_to(&message("a"), &queue).await.unwrap_err();
+    assert_eq!(error.response_code(), Some(ResponseCode::SYSTEM_ERROR));
+    let queues: Vec<_> = fake.asked().iter().map(|asked| asked.fields.get("e").map(str::to_owned)).collect();
+    assert_eq!(queues, vec![Some("2".to_owned()); 3]);
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_opened_again() {
+    let first = AtomicUsize::new(0);
+    let fake = Fake::start(1, move |_| match first.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::Close,
+        _ => stored(0),
+    })
+    .await;
+    producer(&fake, ProducerSettings::default()).send(&message("a")).await.unwrap();
+    assert_eq!(fake.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn no_answer_and_rubbish_are_errors_that_name_the_broker() {
+    let settings = ProducerSettings {
+        retries_max: 0,
+        send_timeout: Duration::from_millis(100),
+        ..ProducerSettings::default()
+    };
+    let fake = Fake::start(1, |_| Reply::Nothing).await;
+    let error = producer(&fake, settings.clone()).send(&message("a")).await.unwrap_err();
+    assert!(matches!(&error, Error::Timeout { address, .. } if **address == fake.address), "{error}");
+
+    let fake = Fake::start(1, |_| Reply::Bytes(vec![0xFF; 64])).await;
+    let error = producer(&fake, settings.clone()).send(&message("a")).await.unwrap_err();
+    assert!(matches!(&error, Error::Frame { address, .. } if **address == fake.address), "{error}");
+
+    let fake = Fake::start(1, |_| Reply::Code(ResponseCode::SUCCESS, Fields::new())).await;
+    let error = producer(&fake, settings).send(&message("a")).await.unwrap_err();
+    assert!(matches!(&error, Error::Unreadable { address, .. } if **address == fake.address), "{error}");
+}
+
+#[tokio::test]
+async fn bytes_in_flight_are_bounded_and_flush_waits_for_all() {
+    let next = AtomicI64::new(0);
+    let fake = Fake::start(1, move |_| stored(next.fetch_add(1, Ordering::SeqCst))).await;
+    let settings = ProducerSettings {
+        bytes_in_flight_max: 1000,
+        batch_messages_max: 1,
+        ..ProducerSettings::default()
+    };
+    let producer = producer(&fake, settings);
+    let big = message(&"x".repeat(600));
+    let first = producer.submit(&big).await.unwrap();
+    let second = producer.submit(&big).await.unwrap();
+    // There was room for the second only once the first had its answer.
+    assert_eq!(first.await.unwrap().queue_offset, 0);
+    let larger_than_all = producer.submit(&message(&"x".repeat(5000))).await.unwrap();
+    producer.flush().await.unwrap();
+    assert_eq!(fake.asked().len(), 3);
+    assert_eq!((second.await.unwrap().queue_offset, larger_than_all.await.unwrap().queue_offset), (1, 2));
+    producer.close().await.unwrap();
+    assert!(matches!(producer.send(&big).await, Err(Error::Closed { .. })));
+}
+
+#[tokio::test]
+async fn messages_that_can_not_be_a_batch_are_refused_before_anything_is_sent() {
+    let fake = Fake::start(1, |_| stored(0)).await;
+    let producer = producer(&fake, ProducerSettings { body_bytes_max: 100, ..ProducerSettings::default() });
+    let other = Message::new(&TopicName::new("other").unwrap(), "b");
+    let delayed = message("c").property("DELAY", "3").unwrap();
+    assert!(matches!(producer.send_batch(&[message("a"), other]).await, Err(Error::Mixed { .. })));
+    assert!(matches!(producer.send_batch(&[message("a"), delayed]).await, Err(Error::Mixed { .. })));
+    assert!(matches!(producer.send(&message(&"x".repeat(101))).await, Err(Error::TooLarge { .. })));
+    let many = vec![message(&"x".repeat(40)); 3];
+    assert!(matches!(producer.send_batch(&many).await, Err(Error::TooLarge { .. })));
+    assert!(producer.send_batch(&[]).await.unwrap().is_empty());
+    assert!(fake.asked().is_empty());
+}
