@@ -6,6 +6,7 @@ mod broker;
 mod build;
 mod filter;
 mod load;
+mod network;
 mod preview;
 #[cfg(feature = "query")]
 mod query;
@@ -86,15 +87,32 @@ SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends w
     #[command(after_help = "Example:
   sluice namesrv --listen 0.0.0.0:9876")]
     Namesrv(broker::NameServerArguments),
-    /// Look at topics of the embedded broker, also beside a running `sluice run`
+    /// Look at topics: of the embedded broker, also beside a running `sluice run`, or of brokers on the network
     #[command(
         subcommand,
         after_help = "Examples:
   sluice topic list
   sluice topic tail flights --limit 3 --where \"origin = 'JFK' AND dep_delay > 60\"
-  sluice topic stats flights"
+  sluice topic stats flights
+  sluice topic list --namesrv broker:9876
+  sluice topic tail orders --namesrv broker:9876 --follow --where \"region = 'EU'\"
+  sluice topic send orders --namesrv broker:9876 --file orders.ndjson"
     )]
     Topic(topic::TopicCommand),
+    /// Look at consumer groups of brokers on the network
+    #[command(
+        subcommand,
+        after_help = "Example:
+  sluice group lag billing --namesrv broker:9876"
+    )]
+    Group(network::GroupCommand),
+    /// Look at single messages of brokers on the network
+    #[command(
+        subcommand,
+        after_help = "Example:
+  sluice message show 7F00000100002A9F0000000000000000"
+    )]
+    Message(network::MessageCommand),
     /// Explain an expression, or try it on properties and on files of cases
     #[command(
         subcommand,
@@ -127,6 +145,8 @@ fn main() -> ExitCode {
         Command::Broker(arguments) => broker::broker(&arguments),
         Command::Namesrv(arguments) => broker::name_server(&arguments),
         Command::Topic(command) => topic::run(command),
+        Command::Group(command) => network::group(command),
+        Command::Message(command) => network::message(command),
         Command::Filter(command) => filter::run(command),
         #[cfg(feature = "query")]
         Command::Query(arguments) => query::run(&arguments),

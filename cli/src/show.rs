@@ -28,6 +28,12 @@ pub(crate) fn count(n: u64) -> String {
     text
 }
 
+/// RFC 3339 in UTC, of ms since 1970-01-01.
+pub(crate) fn time_text(ms: i64) -> String {
+    let time = arrow::array::TimestampMillisecondArray::from(vec![ms]).with_timezone("+00:00");
+    arrow::util::display::array_value_to_string(&time, 0).unwrap_or_else(|_| ms.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -16,10 +16,13 @@ use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
 use sluice_store::{Store, Topic};
 
 use crate::StoreArguments;
-use crate::show::count;
+use crate::network::{self, TailOptions};
+use crate::show::{count, time_text};
 
 #[derive(Subcommand)]
 pub(crate) enum TopicCommand {
+    #[command(flatten)]
+    Network(network::TopicCommand),
     /// List topics with their queues and messages
     #[command(after_help = "Examples:
   sluice topic list
@@ -27,6 +30,9 @@ pub(crate) enum TopicCommand {
     List {
         #[command(flatten)]
         store: StoreArguments,
+        /// Ask these name servers instead of looking into a store
+        #[arg(long, value_name = "HOST:PORT", conflicts_with = "data_dir")]
+        namesrv: Option<String>,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -60,6 +66,9 @@ pub(crate) struct TailArguments {
     topic: String,
     #[command(flatten)]
     store: StoreArguments,
+    /// Read from brokers of these name servers instead of a store
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "data_dir")]
+    namesrv: Option<String>,
     /// Only messages for which this expression is TRUE
     #[arg(long = "where", value_name = "EXPR")]
     filter: Option<String>,
@@ -76,12 +85,21 @@ pub(crate) struct TailArguments {
 
 pub(crate) fn run(command: TopicCommand) -> Result<ExitCode> {
     match command {
-        TopicCommand::List { store, json } => list(&open(&store)?, json)?,
+        TopicCommand::List { namesrv: Some(namesrv), json, .. } => network::list(&namesrv, json)?,
+        TopicCommand::List { store, json, .. } => list(&open(&store)?, json)?,
+        TopicCommand::Network(command) => return network::topic(command),
         TopicCommand::Stats { topic, store, json } => {
             let store = open(&store)?;
             stats(&store, &find(&store, &topic)?, json)?;
         }
-        TopicCommand::Tail(arguments) => tail(&arguments)?,
+        TopicCommand::Tail(arguments) => match &arguments.namesrv {
+            Some(namesrv) => {
+                let TailArguments { topic, filter, from, limit, follow, .. } = &arguments;
+                let (filter, from, limit, follow) = (filter.as_deref(), *from, *limit, *follow);
+                network::tail(namesrv, &TailOptions { topic, filter, from, limit, follow })?;
+            }
+            None => tail(&arguments)?,
+        },
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -169,12 +187,6 @@ fn stats(store: &Store, topic: &Topic, as_json: bool) -> Result<()> {
         writeln!(out, "{:>5}  {first:>12}  {end:>12}  {messages:>12}  {oldest:24}  {newest:24}", id.get())?;
     }
     Ok(())
-}
-
-/// RFC 3339 in UTC.
-fn time_text(ms: i64) -> String {
-    let time = arrow::array::TimestampMillisecondArray::from(vec![ms]).with_timezone("+00:00");
-    arrow::util::display::array_value_to_string(&time, 0).unwrap_or_else(|_| ms.to_string())
 }
 
 fn tail(arguments: &TailArguments) -> Result<()> {

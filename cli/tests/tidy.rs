@@ -11,12 +11,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["protocol"]),
     ("filters", &["protocol"]),
     ("broker", &["protocol", "store", "filters"]),
+    ("client", &["protocol"]),
     ("connect", &["protocol", "filters", "formats"]),
     ("sources", &["protocol", "filters", "connect", "formats", "store"]),
     ("sinks", &["protocol", "filters", "connect", "formats", "store"]),
     ("query", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks"]),
     ("testkit", &["protocol", "store"]),
-    ("cli", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks", "query", "broker"]),
+    (
+        "cli",
+        &[
+            "protocol", "filters", "connect", "formats", "store", "sources", "sinks", "query", "broker",
+            "client",
+        ],
+    ),
 ];
 
 /// Dependencies of which the lock file may hold one version only.

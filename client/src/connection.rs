@@ -176,20 +176,16 @@ impl Connection {
         limits: ConnectionLimits,
         on_request: OnRequest,
     ) -> Result<Self, Error> {
-        let failed = |source: io::Error| Error::Connect { address: Arc::clone(&address), source: Arc::new(source) };
+        let failed =
+            |source: io::Error| Error::Connect { address: Arc::clone(&address), source: Arc::new(source) };
         let stream = tokio::time::timeout(limits.connect_timeout, TcpStream::connect(&*address))
             .await
             .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
             .map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let (read_half, write_half) = stream.into_split();
-        let state = State {
-            unsent: Vec::new(),
-            pending: HashMap::default(),
-            opaque: 0,
-            ended: None,
-            crowded: false,
-        };
+        let state =
+            State { unsent: Vec::new(), pending: HashMap::default(), opaque: 0, ended: None, crowded: false };
         let shared = Arc::new(Shared {
             address,
             kind,

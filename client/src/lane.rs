@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use sluice_protocol::batch::BatchItem;
 use sluice_protocol::code::RequestCode;
 use sluice_protocol::header::Header;
 use sluice_protocol::message_id::MessageId;
-use sluice_protocol::batch::BatchItem;
 use sluice_protocol::{batch, request, response};
 use tokio::sync::oneshot;
 
@@ -286,7 +286,8 @@ impl Lane {
         // The batch travels with the waiter; its bytes are shared with it.
         let outgoing = batch.outgoing();
         let waiter = {
-            let (core, lane, address) = (Arc::clone(core), Arc::clone(self), Arc::clone(connection.address()));
+            let (core, lane, address) =
+                (Arc::clone(core), Arc::clone(self), Arc::clone(connection.address()));
             Box::new(move |answer: Result<Answer<'_>, Error>| {
                 let outcome = answer.and_then(|answer| stored(answer.header, &address, &lane.queue));
                 lane.finish(&core, batch, outcome);

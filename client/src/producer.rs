@@ -229,7 +229,8 @@ impl Producer {
         let lane = core.pick(message.topic()).await?;
         let (mut bytes, mut scratch) = (Vec::new(), Vec::new());
         message.push(&mut bytes, &core.ids.next(now_ms()), &mut scratch)?;
-        let properties = batch::items(&bytes).next().and_then(Result::ok).map_or(&[][..], |i: BatchItem<'_>| i.properties);
+        let properties =
+            batch::items(&bytes).next().and_then(Result::ok).map_or(&[][..], |i: BatchItem<'_>| i.properties);
         let properties = str::from_utf8(properties).unwrap_or("");
         let header = send_header(core, &lane.queue, properties, message.own_flag(), false);
         let request = Request::new(RequestCode::SEND_MESSAGE_V2, header.fields(), message.body());

@@ -143,7 +143,8 @@ mod tests {
         push_property(&mut properties, TAGS, "a").unwrap();
         let mut bytes = Vec::new();
         for body in [&b"one"[..], b"two"] {
-            let message = sluice_protocol::message::Message { body, properties: &properties, ..Default::default() };
+            let message =
+                sluice_protocol::message::Message { body, properties: &properties, ..Default::default() };
             record::encode(&mut bytes, "t", sluice_protocol::id::QueueId::ZERO, &message).unwrap();
         }
         let body = Bytes::from(bytes);

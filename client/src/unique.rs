@@ -29,7 +29,10 @@ impl UniqueIds {
             IpAddr::V6(ip) => u32::from_be_bytes(*ip.octets().last_chunk().unwrap_or(&[0; 4])),
         };
         let random = RandomState::new().hash_one(0) as u32;
-        Self { prefix: format!("{host:08X}{:04X}{random:08X}", std::process::id() as u16), counter: AtomicU32::new(0) }
+        Self {
+            prefix: format!("{host:08X}{:04X}{random:08X}", std::process::id() as u16),
+            counter: AtomicU32::new(0),
+        }
     }
 
     /// The next id; `now_ms` is in ms since 1970-01-01 UTC.
@@ -84,7 +87,9 @@ mod tests {
     #[test]
     fn the_time_starts_anew_each_month() {
         let day = 86_400_000;
-        for (date, ms) in [(0, 0), (30 * day, 30 * day), (31 * day, 0), (31 * day + 28 * day, 0), (59 * day + 7, 7)] {
+        for (date, ms) in
+            [(0, 0), (30 * day, 30 * day), (31 * day, 0), (31 * day + 28 * day, 0), (59 * day + 7, 7)]
+        {
             assert_eq!(i64::from(ms_of_month(date)), ms, "{date}");
         }
         // 2024-02-29 and 2024-03-01.

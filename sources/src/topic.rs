@@ -23,7 +23,7 @@ use sluice_protocol::record::{self, Record};
 use sluice_store::Store;
 
 use self::columns::{envelope, user_properties};
-use self::inflate::inflate;
+pub use self::inflate::inflate;
 
 /// Unpacked bodies of one slice, in bytes; a longer one is alone.
 const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;

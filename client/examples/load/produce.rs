@@ -54,11 +54,13 @@ fn message(args: &Args) -> anyhow::Result<Message> {
 /// As fast as answers come, with so many requests without one (with `auto`: messages).
 pub(crate) async fn closed(args: &Args) -> anyhow::Result<Value> {
     let clients = args.clients().await?;
-    let (messages, in_flight) = (args.number("messages", 1_000_000_u64)?, args.number("in-flight", 64_usize)?);
+    let (messages, in_flight) =
+        (args.number("messages", 1_000_000_u64)?, args.number("in-flight", 64_usize)?);
     let batching = Batching::of(args)?;
     let batch = Arc::new(vec![message(args)?; if let Batching::Fixed(n) = batching { n.max(1) } else { 1 }]);
     let (left, latencies) = (Arc::new(AtomicU64::new(messages)), Arc::new(Mutex::new(Histogram::new())));
-    let producers: Result<Vec<Producer>, Error> = clients.iter().map(|client| batching.producer(client)).collect();
+    let producers: Result<Vec<Producer>, Error> =
+        clients.iter().map(|client| batching.producer(client)).collect();
     let producers = producers?;
     // The topic, its route and the connections are there before time counts.
     for producer in &producers {
@@ -105,7 +107,8 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Value> {
         bail!("--rate and --seconds are above 0");
     }
     let (batching, message) = (Batching::of(args)?, Rc::new(message(args)?));
-    let producers: Result<Vec<Producer>, Error> = clients.iter().map(|client| batching.producer(client)).collect();
+    let producers: Result<Vec<Producer>, Error> =
+        clients.iter().map(|client| batching.producer(client)).collect();
     let producers = producers?;
     for producer in &producers {
         producer.send(&message).await?;

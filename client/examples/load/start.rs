@@ -29,7 +29,8 @@ pub(crate) async fn time(args: &Args) -> anyhow::Result<Value> {
     };
     let producer = Producer::new(client, settings)?;
     let cost = Cost::start();
-    let mut child = Command::new("sh").arg("-c").arg(format!("exec {command}")).spawn().context("cannot spawn")?;
+    let mut child =
+        Command::new("sh").arg("-c").arg(format!("exec {command}")).spawn().context("cannot spawn")?;
     let outcome = loop {
         match producer.send(&message).await {
             Ok(_) => break Ok(cost.elapsed()),

@@ -12,7 +12,7 @@ const LZ4: i32 = 0x100;
 const ZSTD: i32 = 0x200;
 
 /// The body, or why it can not be unpacked. Clients that do not name the kind use zlib.
-pub(super) fn inflate(body: &[u8], flags: i32) -> Result<Vec<u8>, String> {
+pub fn inflate(body: &[u8], flags: i32) -> Result<Vec<u8>, String> {
     match flags & sys_flag::COMPRESSION {
         LZ4 => read(lz4_flex::frame::FrameDecoder::new(body)),
         ZSTD => read(zstd::Decoder::with_buffer(body).map_err(|e| damaged(&e))?),

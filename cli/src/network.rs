@@ -1,0 +1,478 @@
+//! `sluice topic | group | message` over the network: asks name servers and brokers, Sluice's or RocketMQ's.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use sluice_client::{
+    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
+    Producer, ProducerSettings, Record, Start, TopicName,
+};
+use sluice_filters::{Dialect, Filter, Name, Scalar, Verdict};
+
+use crate::show::{count, time_text};
+
+/// Longest message that is read from a file, in bytes: as much as brokers take.
+const BODY_BYTES_MAX: u64 = 4 << 20;
+/// How long a tail that does not follow waits for what it knows to be there.
+const TAIL_WAIT: Duration = Duration::from_secs(10);
+
+#[derive(Args, Clone)]
+pub(crate) struct NetworkArguments {
+    /// Name servers to ask, with semicolons between
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9876")]
+    namesrv: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TopicCommand {
+    /// Make a topic at every broker, or change how many queues it has
+    #[command(after_help = "Example:
+  sluice topic create orders --queues 8 --namesrv broker:9876")]
+    Create {
+        /// The topic
+        topic: String,
+        /// Queues at each broker
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=16_384))]
+        queues: i32,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+    /// Show where a topic is: brokers, queues, offsets, and who reads it
+    #[command(after_help = "Example:
+  sluice topic describe orders --namesrv broker:9876")]
+    Describe {
+        /// The topic
+        topic: String,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+    /// Send messages: one a line of a file or of standard input, or one whole file
+    #[command(after_help = "Examples:
+  echo '{\"id\": 1}' | sluice topic send orders --tag created --key 1
+  sluice topic send orders --file orders.ndjson --prop region=EU
+  sluice topic send images --file picture.png --whole")]
+    Send(SendArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct SendArguments {
+    /// The topic; made if the broker lets clients make topics
+    topic: String,
+    /// Read this file instead of standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Send all of the input as one message, not each line
+    #[arg(long)]
+    whole: bool,
+    /// Tag of the messages
+    #[arg(long)]
+    tag: Option<String>,
+    /// Key of the messages
+    #[arg(long)]
+    key: Option<String>,
+    /// Properties of the messages
+    #[arg(long, value_name = "NAME=VALUE")]
+    prop: Vec<String>,
+    #[command(flatten)]
+    network: NetworkArguments,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Show how far a consumer group is behind, queue by queue
+    #[command(after_help = "Example:
+  sluice group lag billing --namesrv broker:9876 --json | jq .lag")]
+    Lag {
+        /// The consumer group
+        group: String,
+        /// One topic only
+        #[arg(long)]
+        topic: Option<String>,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+    /// Show the clients of a consumer group and what they subscribe to
+    Members {
+        /// The consumer group
+        group: String,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum MessageCommand {
+    /// Show one message by the id that its broker gave it (32 or 56 hex digits)
+    Show {
+        /// The id, as `offset_id` says it
+        id: String,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+}
+
+/// What to show of a topic.
+pub(crate) struct TailOptions<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) filter: Option<&'a str>,
+    pub(crate) from: Option<i64>,
+    pub(crate) limit: Option<u64>,
+    pub(crate) follow: bool,
+}
+
+fn run<T>(namesrv: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let client = Client::new(ClientSettings::new(namesrv))?;
+        work(client).await
+    })
+}
+
+pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
+    match command {
+        TopicCommand::Create { topic, queues, network } => {
+            let topic = TopicName::new(&topic)?;
+            run(&network.namesrv, async |client| {
+                Ok(Admin::new(&client).create_topic(&topic, queues).await?)
+            })?;
+            let line = if network.json {
+                json!({"topic": topic.as_str(), "queues": queues}).to_string()
+            } else {
+                format!("topic {topic}: {queues} queues at each broker")
+            };
+            writeln!(std::io::stdout(), "{line}")?;
+        }
+        TopicCommand::Describe { topic, network } => describe(&TopicName::new(&topic)?, &network)?,
+        TopicCommand::Send(arguments) => send(&arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `sluice topic list --namesrv`.
+pub(crate) fn list(namesrv: &str, as_json: bool) -> Result<()> {
+    let topics = run(namesrv, async |client| Ok(Admin::new(&client).topics().await?))?;
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        writeln!(out, "{}", json!({ "topics": topics }))?;
+    } else {
+        topics.iter().try_for_each(|topic| writeln!(out, "{topic}"))?;
+    }
+    Ok(())
+}
+
+fn describe(topic: &TopicName, network: &NetworkArguments) -> Result<()> {
+    let (queues, groups, route) = run(&network.namesrv, async |client| {
+        let admin = Admin::new(&client);
+        let route = client.fetch_route(topic).await?;
+        Ok((admin.queue_offsets(topic).await?, admin.groups_of_topic(topic).await?, route))
+    })?;
+    let mut out = std::io::stdout().lock();
+    if network.json {
+        let queues: Vec<Value> = queues
+            .iter()
+            .map(|q| {
+                json!({
+                    "broker": &*q.queue.broker, "queue_id": q.queue.id.get(), "first": q.min_offset,
+                    "next": q.max_offset, "newest_ms": q.last_update_ms,
+                })
+            })
+            .collect();
+        let brokers: Vec<&str> = route.addresses().map(|a| &**a).collect();
+        writeln!(
+            out,
+            "{}",
+            json!({"topic": topic.as_str(), "brokers": brokers, "queues": queues, "groups": groups})
+        )?;
+        return Ok(());
+    }
+    writeln!(out, "topic {topic} at {}", route.addresses().map(|a| &**a).collect::<Vec<_>>().join(", "))?;
+    writeln!(
+        out,
+        "{:16}  {:>5}  {:>12}  {:>12}  {:>12}  {:24}",
+        "BROKER", "QUEUE", "FIRST", "NEXT", "MESSAGES", "NEWEST"
+    )?;
+    for q in &queues {
+        let messages = count(u64::try_from(q.max_offset - q.min_offset).unwrap_or(0));
+        let newest = if q.last_update_ms > 0 { time_text(q.last_update_ms) } else { "-".to_owned() };
+        let (broker, id) = (&q.queue.broker, q.queue.id.get());
+        writeln!(
+            out,
+            "{broker:16}  {id:>5}  {:>12}  {:>12}  {messages:>12}  {newest:24}",
+            q.min_offset, q.max_offset
+        )?;
+    }
+    if !groups.is_empty() {
+        writeln!(out, "read by {}", groups.join(", "))?;
+    }
+    Ok(())
+}
+
+fn send(arguments: &SendArguments) -> Result<()> {
+    let topic = TopicName::new(&arguments.topic)?;
+    let properties: Vec<(&str, &str)> = arguments
+        .prop
+        .iter()
+        .map(|pair| pair.split_once('=').with_context(|| format!("--prop `{pair}` is not NAME=VALUE")))
+        .collect::<Result<_>>()?;
+    let message = |body: Vec<u8>| -> Result<Message> {
+        let mut message = Message::new(&topic, body);
+        if let Some(tag) = &arguments.tag {
+            message = message.tag(tag)?;
+        }
+        if let Some(key) = &arguments.key {
+            message = message.key(key)?;
+        }
+        properties.iter().try_fold(message, |message, (name, value)| Ok(message.property(name, value)?))
+    };
+    let mut input: Box<dyn BufRead> = match &arguments.file {
+        Some(path) => {
+            let file =
+                std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            Box::new(std::io::BufReader::new(file))
+        }
+        None => Box::new(std::io::stdin().lock()),
+    };
+    let mut sent = 0_u64;
+    run(&arguments.network.namesrv, async |client| {
+        let producer = Producer::new(&client, ProducerSettings::default())?;
+        let mut receipts = std::collections::VecDeque::new();
+        while let Some(body) = next_body(&mut *input, arguments.whole)? {
+            receipts.push_back(producer.submit(&message(body)?).await?);
+            // Enough to fill batches; a failure is told before much more is sent.
+            while receipts.len() > 4096 {
+                let Some(receipt) = receipts.pop_front() else { break };
+                receipt.await?;
+                sent += 1;
+            }
+        }
+        for receipt in receipts {
+            receipt.await?;
+            sent += 1;
+        }
+        producer.close().await?;
+        Ok(())
+    })
+    .with_context(|| format!("{} messages were sent before", count(sent)))?;
+    let line = if arguments.network.json {
+        json!({"topic": topic.as_str(), "sent": sent}).to_string()
+    } else {
+        format!("{} message{} sent to {topic}", count(sent), if sent == 1 { "" } else { "s" })
+    };
+    writeln!(std::io::stdout(), "{line}")?;
+    Ok(())
+}
+
+/// The next line that is not empty, or all of the input.
+fn next_body(input: &mut dyn BufRead, whole: bool) -> Result<Option<Vec<u8>>> {
+    loop {
+        let mut body = Vec::new();
+        let mut limited = Read::take(&mut *input, BODY_BYTES_MAX + 1);
+        let read =
+            if whole { limited.read_to_end(&mut body)? } else { limited.read_until(b'\n', &mut body)? };
+        if read == 0 {
+            return Ok(None);
+        }
+        if body.len() as u64 > BODY_BYTES_MAX {
+            bail!("a message of more than {BODY_BYTES_MAX} bytes: brokers take no longer ones");
+        }
+        if !whole {
+            let end = body.iter().rposition(|b| !matches!(b, b'\n' | b'\r')).map_or(0, |at| at + 1);
+            body.truncate(end);
+        }
+        if !body.is_empty() {
+            return Ok(Some(body));
+        }
+    }
+}
+
+pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        GroupCommand::Lag { group, topic, network } => {
+            let topic = topic.map(|topic| TopicName::new(&topic)).transpose()?;
+            let offsets = run(&network.namesrv, async |client| {
+                Ok(Admin::new(&client).group_offsets(&group, topic.as_ref()).await?)
+            })?;
+            let lag: i64 = offsets.iter().map(|o| o.lag()).sum();
+            if network.json {
+                let queues: Vec<Value> = offsets
+                    .iter()
+                    .map(|o| {
+                        json!({
+                            "topic": o.queue.topic.as_str(), "broker": &*o.queue.broker, "queue_id": o.queue.id.get(),
+                            "committed": o.committed, "next": o.max_offset, "lag": o.lag(),
+                        })
+                    })
+                    .collect();
+                writeln!(out, "{}", json!({"group": group, "lag": lag, "queues": queues}))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            if offsets.is_empty() {
+                bail!("group {group} has committed no offset");
+            }
+            writeln!(
+                out,
+                "{:24}  {:16}  {:>5}  {:>12}  {:>12}  {:>12}",
+                "TOPIC", "BROKER", "QUEUE", "COMMITTED", "NEXT", "LAG"
+            )?;
+            for o in &offsets {
+                let (topic, broker, id) = (o.queue.topic.as_str(), &o.queue.broker, o.queue.id.get());
+                writeln!(
+                    out,
+                    "{topic:24}  {broker:16}  {id:>5}  {:>12}  {:>12}  {:>12}",
+                    o.committed,
+                    o.max_offset,
+                    o.lag()
+                )?;
+            }
+            writeln!(out, "{} messages behind", count(u64::try_from(lag).unwrap_or(0)))?;
+        }
+        GroupCommand::Members { group, network } => {
+            let brokers =
+                run(&network.namesrv, async |client| Ok(Admin::new(&client).group_members(&group).await?))?;
+            let mut members: BTreeMap<String, String> = BTreeMap::new();
+            let mut topics: BTreeMap<String, String> = BTreeMap::new();
+            for connection in brokers.values() {
+                members.extend(
+                    connection.connection_set.iter().map(|c| (c.client_id.clone(), c.client_addr.clone())),
+                );
+                topics.extend(
+                    connection.subscription_table.iter().map(|(t, s)| (t.clone(), s.sub_string.clone())),
+                );
+            }
+            if network.json {
+                writeln!(out, "{}", json!({"group": group, "members": members, "subscriptions": topics}))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            members.iter().try_for_each(|(id, addr)| writeln!(out, "{id}  {addr}"))?;
+            topics
+                .iter()
+                .try_for_each(|(topic, expression)| writeln!(out, "subscribes to {topic}: {expression}"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn message(command: MessageCommand) -> Result<ExitCode> {
+    let MessageCommand::Show { id, network } = command;
+    let id: MessageId = id.parse()?;
+    let record = run(&network.namesrv, async |client| Ok(Admin::new(&client).message(id).await?))?;
+    let shown = shown(&record);
+    let text = if network.json { shown.to_string() } else { serde_json::to_string_pretty(&shown)? };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `sluice topic tail --namesrv`: from the first message to what is there now, or on and on.
+pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
+    let topic = TopicName::new(options.topic)?;
+    let filter = options
+        .filter
+        .map(|text| Filter::parse(text, Dialect::Sluice).with_context(|| format!("--where \"{text}\"")))
+        .transpose()?;
+    if let Some(name) = filter.iter().flat_map(Filter::names).find(|name| matches!(name, Name::Field(_))) {
+        bail!("--where: `{name}` is a field of the body: ask `sluice query` for it");
+    }
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    run(namesrv, async |client| {
+        let offsets = Admin::new(&client).queue_offsets(&topic).await?;
+        let start = |min: i64| Start::Offset(options.from.unwrap_or(min).max(min));
+        let mut ends: BTreeMap<_, _> = offsets
+            .iter()
+            .filter(|o| {
+                options.follow || options.from.unwrap_or(o.min_offset).max(o.min_offset) < o.max_offset
+            })
+            .map(|o| (o.queue.clone(), o.max_offset))
+            .collect();
+        let queues: Vec<_> = offsets
+            .iter()
+            .filter(|o| ends.contains_key(&o.queue))
+            .map(|o| (o.queue.clone(), start(o.min_offset)))
+            .collect();
+        if queues.is_empty() {
+            return Ok(());
+        }
+        let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new("TOOLS_CONSUMER") };
+        let mut consumer = Consumer::assign(&client, settings, queues, Wanted::All).await?;
+        let mut left = options.limit.unwrap_or(u64::MAX);
+        while left > 0 && !ends.is_empty() {
+            let batch = if options.follow {
+                consumer.next_batch().await?
+            } else {
+                let waited = tokio::time::timeout(TAIL_WAIT, consumer.next_batch()).await;
+                waited.context("messages that are there did not come")??
+            };
+            for record in &batch.records {
+                if left > 0 && filter.as_ref().is_none_or(|filter| passes(filter, record)) {
+                    left -= 1;
+                    writeln!(out, "{}", shown(record))?;
+                }
+            }
+            if !options.follow && ends.get(&batch.queue).is_some_and(|end| batch.next_offset >= *end) {
+                ends.remove(&batch.queue);
+            }
+            out.flush()?;
+        }
+        Ok(())
+    })
+}
+
+fn passes(filter: &Filter, record: &Record) -> bool {
+    fn text(value: Option<&str>) -> Scalar<'_> {
+        value.map_or(Scalar::Null, Scalar::Text)
+    }
+    let envelope = |name: &Name| {
+        let Name::Envelope(column) = name else { return Scalar::Null };
+        match column.as_str() {
+            "topic" => Scalar::Text(record.topic.as_str()),
+            "queue_id" => Scalar::Int(record.queue_id),
+            "queue_offset" => Scalar::Long(record.queue_offset),
+            "store_timestamp" => Scalar::millis(record.store_timestamp_ms),
+            "born_timestamp" => Scalar::millis(record.born_timestamp_ms),
+            "message_id" => text(record.property("UNIQ_KEY")),
+            "keys" => text(record.property("KEYS")),
+            "tags" => text(record.tag()),
+            _ => Scalar::Other,
+        }
+    };
+    filter.evaluate(&record.properties, &envelope) == Verdict::True
+}
+
+/// One message as JSON: the body as JSON where it is some, else as text.
+fn shown(record: &Record) -> Value {
+    let inflated;
+    let body: &[u8] = if record.is_compressed() {
+        inflated = sluice_sources::topic::inflate(&record.body, record.sys_flag);
+        inflated.as_deref().unwrap_or(&record.body)
+    } else {
+        &record.body
+    };
+    let body: Value = serde_json::from_slice(body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()));
+    let properties: serde_json::Map<String, Value> =
+        record.properties().map(|(n, v)| (n.to_owned(), Value::String(v.to_owned()))).collect();
+    json!({
+        "queue_id": record.queue_id,
+        "queue_offset": record.queue_offset,
+        "store_timestamp": time_text(record.store_timestamp_ms),
+        "born_timestamp": time_text(record.born_timestamp_ms),
+        "message_id": record.message_id(),
+        "offset_id": record.offset_id().to_string(),
+        "keys": record.property("KEYS"),
+        "tags": record.tag(),
+        "properties": properties,
+        "body": body,
+    })
+}
