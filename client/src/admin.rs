@@ -141,7 +141,10 @@ impl Admin {
     pub async fn masters(&self) -> Result<Vec<Arc<str>>, Error> {
         let cluster = self.cluster().await?;
         let master = |broker: &sluice_protocol::route::BrokerData| {
-            broker.broker_addrs.get(&sluice_protocol::route::MASTER).map(|address| Arc::from(address.as_str()))
+            broker
+                .broker_addrs
+                .get(&sluice_protocol::route::MASTER)
+                .map(|address| Arc::from(address.as_str()))
         };
         Ok(cluster.broker_addr_table.values().filter_map(master).collect())
     }
@@ -168,7 +171,11 @@ impl Admin {
 
     /// How far a group is, in the queues of one topic or of all that it ever read; in order. A broker that does
     /// not know the group has none.
-    pub async fn group_offsets(&self, group: &str, topic: Option<&TopicName>) -> Result<Vec<GroupOffset>, Error> {
+    pub async fn group_offsets(
+        &self,
+        group: &str,
+        topic: Option<&TopicName>,
+    ) -> Result<Vec<GroupOffset>, Error> {
         let topic = topic.map(TopicName::as_str);
         let header = request::GetConsumeStats { consumer_group: group, topic, topic_list: None };
         let code = RequestCode::GET_CONSUME_STATS;
@@ -179,7 +186,9 @@ impl Admin {
                 other => other?,
             };
             let stats = decoded(&address, code, ConsumeStats::decode(&response.body))?;
-            for (queue, ConsumeOffset { broker_offset, consumer_offset, last_timestamp, .. }) in stats.offset_table {
+            for (queue, ConsumeOffset { broker_offset, consumer_offset, last_timestamp, .. }) in
+                stats.offset_table
+            {
                 found.push(GroupOffset {
                     queue: queue_of(&address, code, &queue)?,
                     max_offset: broker_offset,
@@ -202,7 +211,10 @@ impl Admin {
                 Err(error) if error.response_code() == Some(ResponseCode::CONSUMER_NOT_ONLINE) => {}
                 response => {
                     let body = response?.body;
-                    found.insert(Arc::clone(&address), decoded(&address, code, ConsumerConnection::decode(&body))?);
+                    found.insert(
+                        Arc::clone(&address),
+                        decoded(&address, code, ConsumerConnection::decode(&body))?,
+                    );
                 }
             }
         }
@@ -224,7 +236,12 @@ impl Admin {
 
     /// Sets a group's offsets of a topic to a time, in ms since 1970-01-01 UTC, -1 for the newest; returns the
     /// offsets by queue.
-    pub async fn reset_group(&self, group: &str, topic: &TopicName, time_ms: i64) -> Result<Vec<(Queue, i64)>, Error> {
+    pub async fn reset_group(
+        &self,
+        group: &str,
+        topic: &TopicName,
+        time_ms: i64,
+    ) -> Result<Vec<(Queue, i64)>, Error> {
         let header = request::ResetOffset {
             topic: topic.as_str(),
             group,
@@ -263,7 +280,7 @@ impl Admin {
         let code = RequestCode::VIEW_MESSAGE_BY_ID;
         let id = id.to_string();
         let body = self.client.ask(&address, code, header.fields(), &[], &id).await?.body;
-        self.first(&address, code, &body, &id)
+        first(&address, code, &body, &id)
     }
 
     /// Messages of a topic with that key, stored in a span of time (ms since 1970-01-01 UTC, inclusive), at most
@@ -315,11 +332,6 @@ impl Admin {
         Ok(found)
     }
 
-    fn first(&self, address: &Arc<str>, code: RequestCode, body: &Bytes, id: &str) -> Result<Record, Error> {
-        let none = || Error::refused(address, code, id, ResponseCode::QUERY_NOT_FOUND, None);
-        records(address, code, None, body)?.into_iter().next().ok_or_else(none)
-    }
-
     /// Asks every master of a topic, or the first `brokers_max`.
     async fn ask_topic(
         &self,
@@ -329,7 +341,9 @@ impl Admin {
         brokers_max: Option<usize>,
     ) -> Result<Vec<(Arc<str>, Arc<str>, Bytes)>, Error> {
         let mut answers = Vec::new();
-        for (name, address) in self.topic_masters(topic).await?.into_iter().take(brokers_max.unwrap_or(usize::MAX)) {
+        for (name, address) in
+            self.topic_masters(topic).await?.into_iter().take(brokers_max.unwrap_or(usize::MAX))
+        {
             let body = self.client.ask(&address, code, fields.clone(), &[], topic.as_str()).await?.body;
             answers.push((name, address, body));
         }
@@ -339,11 +353,17 @@ impl Admin {
     /// Names and addresses of a topic's masters, by name.
     async fn topic_masters(&self, topic: &TopicName) -> Result<Vec<(Arc<str>, Arc<str>)>, Error> {
         let route = self.client.fetch_route(topic).await?;
-        let with_master = route.brokers.iter().filter_map(|(name, broker)| Some((name, broker.master.as_ref()?)));
+        let with_master =
+            route.brokers.iter().filter_map(|(name, broker)| Some((name, broker.master.as_ref()?)));
         let mut masters: Vec<_> = with_master.map(|(n, a)| (Arc::clone(n), Arc::clone(a))).collect();
         masters.sort_unstable();
         Ok(masters)
     }
+}
+
+fn first(address: &Arc<str>, code: RequestCode, body: &Bytes, id: &str) -> Result<Record, Error> {
+    let none = || Error::refused(address, code, id, ResponseCode::QUERY_NOT_FOUND, None);
+    records(address, code, None, body)?.into_iter().next().ok_or_else(none)
 }
 
 fn decoded<T>(address: &Arc<str>, code: RequestCode, body: Result<T, JsonError>) -> Result<T, Error> {

@@ -199,7 +199,12 @@ fn is_passing(error: &Error) -> bool {
 }
 
 /// Where a group starts in a queue: where it committed, else as said.
-pub(crate) async fn start_of_group(client: &Client, group: &str, queue: &Queue, start: Start) -> Result<i64, Error> {
+pub(crate) async fn start_of_group(
+    client: &Client,
+    group: &str,
+    queue: &Queue,
+    start: Start,
+) -> Result<i64, Error> {
     let header = request::QueryConsumerOffset {
         consumer_group: group,
         topic: queue.topic.as_str(),

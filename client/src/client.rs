@@ -89,9 +89,15 @@ struct Slot {
 impl Client {
     /// A client of these name servers. Connects to nobody yet; must be called within a runtime.
     pub fn new(settings: ClientSettings) -> Result<Self, Error> {
-        let name_servers: Vec<Arc<str>> =
-            settings.name_servers.split(';').map(str::trim).filter(|a| !a.is_empty()).map(Arc::from).collect();
-        let fine = |address: &Arc<str>| address.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+        let name_servers: Vec<Arc<str>> = settings
+            .name_servers
+            .split(';')
+            .map(str::trim)
+            .filter(|a| !a.is_empty())
+            .map(Arc::from)
+            .collect();
+        let fine =
+            |address: &Arc<str>| address.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
         if name_servers.is_empty() || !name_servers.iter().all(fine) {
             return Err(Error::Setting {
                 name: "name_servers",
@@ -231,10 +237,13 @@ impl Client {
     pub(crate) async fn write_route(&self, topic: &TopicName, queues: i32) -> Result<Arc<TopicRoute>, Error> {
         match self.fetch_route(topic).await {
             Err(Error::NoRoute { .. }) => {
-                let (address, template) = self.raw_route(TEMPLATE_TOPIC).await.map_err(|error| match error {
-                    Error::NoRoute { name_servers, .. } => Error::NoRoute { topic: topic.to_string(), name_servers },
-                    other => other,
-                })?;
+                let (address, template) =
+                    self.raw_route(TEMPLATE_TOPIC).await.map_err(|error| match error {
+                        Error::NoRoute { name_servers, .. } => {
+                            Error::NoRoute { topic: topic.to_string(), name_servers }
+                        }
+                        other => other,
+                    })?;
                 let route = TopicRoute::of_template(topic, &template, queues)
                     .map_err(|count| excess(&address, count))?;
                 Ok(Arc::new(route))

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluice_protocol::id::{GroupName, TopicName};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::assigned::{Assigned, Delivery, Puller, Start, commit, start_at, start_of_group};
@@ -181,7 +181,8 @@ impl Consumer {
                 assigned.finish();
                 continue;
             }
-            let (queue, next_offset, max_offset) = (assigned.queue.clone(), pulled.next_offset, pulled.max_offset);
+            let (queue, next_offset, max_offset) =
+                (assigned.queue.clone(), pulled.next_offset, pulled.max_offset);
             self.last = Some(assigned);
             return Ok(Batch { queue, records: pulled.records, next_offset, max_offset });
         }

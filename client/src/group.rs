@@ -230,8 +230,12 @@ async fn rebalance_topic(
         return Ok(());
     }
     let share = average(&route.read_queues, &members, shared.client.id());
-    let held: Vec<Queue> =
-        shared.assigned().iter().map(|assigned| assigned.queue.clone()).filter(|q| q.topic == *topic).collect();
+    let held: Vec<Queue> = shared
+        .assigned()
+        .iter()
+        .map(|assigned| assigned.queue.clone())
+        .filter(|q| q.topic == *topic)
+        .collect();
     for queue in held.iter().filter(|queue| !share.contains(queue)) {
         shared.stop(queue).await;
         tracing::info!(group = membership.group, %queue, "gave a queue up");

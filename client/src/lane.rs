@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use sluice_protocol::batch::BatchItem;
 use sluice_protocol::code::RequestCode;
 use sluice_protocol::header::Header;
 use sluice_protocol::message_id::MessageId;
-use sluice_protocol::batch::BatchItem;
 use sluice_protocol::{batch, request, response};
 use tokio::sync::oneshot;
 
@@ -23,8 +23,9 @@ use crate::clock::now_ms;
 use crate::connection::{Answer, Connection, Pushed, Request};
 use crate::error::Error;
 use crate::message::Message;
-use crate::producer::{Core, SendResult, SendStatus};
+use crate::producer::Core;
 use crate::route::{Queue, TEMPLATE_TOPIC};
+use crate::sent::{SendResult, SendStatus};
 
 /// Where messages for one queue wait.
 pub(crate) struct Lane {
@@ -286,7 +287,8 @@ impl Lane {
         // The batch travels with the waiter; its bytes are shared with it.
         let outgoing = batch.outgoing();
         let waiter = {
-            let (core, lane, address) = (Arc::clone(core), Arc::clone(self), Arc::clone(connection.address()));
+            let (core, lane, address) =
+                (Arc::clone(core), Arc::clone(self), Arc::clone(connection.address()));
             Box::new(move |answer: Result<Answer<'_>, Error>| {
                 let outcome = answer.and_then(|answer| stored(answer.header, &address, &lane.queue));
                 lane.finish(&core, batch, outcome);

@@ -36,7 +36,14 @@ impl Message {
     /// A message without properties.
     pub fn new(topic: &TopicName, body: impl Into<Bytes>) -> Self {
         let alone = topic.as_str().starts_with(RETRY_PREFIX);
-        Self { topic: topic.clone(), body: body.into(), properties: Vec::new(), flag: 0, keys: String::new(), alone }
+        Self {
+            topic: topic.clone(),
+            body: body.into(),
+            properties: Vec::new(),
+            flag: 0,
+            keys: String::new(),
+            alone,
+        }
     }
 
     /// With that tag, by which consumers filter.

@@ -116,7 +116,12 @@ pub(crate) struct Pulled {
 }
 
 /// Pulls once.
-pub(crate) async fn pull(client: &Client, address: &Arc<str>, wanted: &Wanted, offset: i64) -> Result<Pulled, Error> {
+pub(crate) async fn pull(
+    client: &Client,
+    address: &Arc<str>,
+    wanted: &Wanted,
+    offset: i64,
+) -> Result<Pulled, Error> {
     let code = RequestCode::PULL_MESSAGE;
     let queue = &wanted.queue;
     let says = wanted.version.is_none();
@@ -145,7 +150,8 @@ pub(crate) async fn pull(client: &Client, address: &Arc<str>, wanted: &Wanted, o
     }
     let fields = response::PullMessage::parse(&header.fields)
         .map_err(|error| Error::unreadable(address, code, "header field", error))?;
-    let mut found = if found { records(address, code, Some(&queue.topic), &response.body)? } else { Vec::new() };
+    let mut found =
+        if found { records(address, code, Some(&queue.topic), &response.body)? } else { Vec::new() };
     if let Some(tags) = &wanted.tags {
         found.retain(|record| record.tag().is_some_and(|tag| tags.contains(tag)));
     }

@@ -81,9 +81,12 @@ impl TopicRoute {
             let master = all.iter().find(|(id, _)| *id == MASTER).map(|(_, address)| Arc::clone(address));
             brokers.insert(Arc::from(data.broker_name.as_str()), BrokerAddresses { master, all });
         }
-        let mut made = Self { write_queues: Vec::new(), read_queues: Vec::new(), brokers, is_template: false };
+        let mut made =
+            Self { write_queues: Vec::new(), read_queues: Vec::new(), brokers, is_template: false };
         for data in &route.queue_datas {
-            let Some((name, addresses)) = made.brokers.get_key_value(data.broker_name.as_str()) else { continue };
+            let Some((name, addresses)) = made.brokers.get_key_value(data.broker_name.as_str()) else {
+                continue;
+            };
             if data.perm & perm::WRITE != 0 && addresses.master.is_some() {
                 queues(&mut made.write_queues, topic, name, data.write_queue_nums)?;
             }
@@ -150,7 +153,12 @@ mod tests {
         };
         Route {
             broker_datas: vec![broker("b", &[0, 1]), broker("a", &[1]), broker("c", &[0])],
-            queue_datas: vec![queues("b", 2, 1, 6), queues("a", 1, 1, 6), queues("c", 1, 1, 4), queues("x", 9, 9, 6)],
+            queue_datas: vec![
+                queues("b", 2, 1, 6),
+                queues("a", 1, 1, 6),
+                queues("c", 1, 1, 4),
+                queues("x", 9, 9, 6),
+            ],
             ..Route::default()
         }
     }

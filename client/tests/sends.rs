@@ -39,7 +39,8 @@ async fn refusing(queues: i32, code: ResponseCode, times: usize) -> Fake {
 async fn what_waits_while_a_request_is_under_way_goes_as_one_batch() {
     let next = AtomicI64::new(0);
     let fake = Fake::start(1, move |asked| {
-        let messages = if asked.code == RequestCode::SEND_BATCH_MESSAGE { items(&asked.body).count() } else { 1 };
+        let messages =
+            if asked.code == RequestCode::SEND_BATCH_MESSAGE { items(&asked.body).count() } else { 1 };
         stored(next.fetch_add(i64::try_from(messages).unwrap(), Ordering::SeqCst))
     })
     .await;
@@ -134,11 +135,8 @@ async fn no_answer_and_rubbish_are_errors_that_name_the_broker() {
 async fn bytes_in_flight_are_bounded_and_flush_waits_for_all() {
     let next = AtomicI64::new(0);
     let fake = Fake::start(1, move |_| stored(next.fetch_add(1, Ordering::SeqCst))).await;
-    let settings = ProducerSettings {
-        bytes_in_flight_max: 1000,
-        batch_messages_max: 1,
-        ..ProducerSettings::default()
-    };
+    let settings =
+        ProducerSettings { bytes_in_flight_max: 1000, batch_messages_max: 1, ..ProducerSettings::default() };
     let producer = producer(&fake, settings);
     let big = message(&"x".repeat(600));
     let first = producer.submit(&big).await.unwrap();

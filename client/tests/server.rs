@@ -96,7 +96,10 @@ async fn what_is_sent_comes_back_with_all_that_it_had() {
             let record = by_place[&(sent.queue.id.get(), sent.queue_offset)];
             assert_eq!(record.body, format!("body {i}"));
             assert_eq!((record.tag(), record.flag, record.topic.as_str()), (Some("even"), 7, topic.as_str()));
-            assert_eq!((record.property("n"), record.keys().next()), (Some(&*i.to_string()), Some(&*format!("k{i}"))));
+            assert_eq!(
+                (record.property("n"), record.keys().next()),
+                (Some(&*i.to_string()), Some(&*format!("k{i}")))
+            );
             assert_eq!(record.message_id(), sent.message_id);
             assert_eq!(Some(record.offset_id()), sent.offset_id, "message {i} of {kind:?}");
         }
@@ -216,7 +219,8 @@ async fn a_start_can_be_the_end_a_time_or_an_offset() {
     let queue = client.route(&topic).await.unwrap().read_queues[0].clone();
     let reads = async |start: Start, more: usize| {
         let assigned = [(queue.clone(), start)];
-        let mut consumer = Consumer::assign(&client, from_first("none"), assigned, Filter::All).await.unwrap();
+        let mut consumer =
+            Consumer::assign(&client, from_first("none"), assigned, Filter::All).await.unwrap();
         take(&mut consumer, more).await
     };
     let all = reads(Start::First, 10).await;
@@ -237,15 +241,16 @@ async fn a_message_whose_function_fails_comes_again() {
     let producer = Producer::new(&client, ProducerSettings::default()).unwrap();
     let seen: Arc<Mutex<Vec<(String, String, i32)>>> = Arc::default();
     let handled = Arc::clone(&seen);
-    let consumer = PushConsumer::start(&client, from_first(&group), [Subscription::all(&topic)], move |record| {
-        let handled = Arc::clone(&handled);
-        async move {
-            let body = String::from_utf8_lossy(&record.body).into_owned();
-            let fails = body == "7" && record.reconsume_times == 0;
-            handled.lock().unwrap().push((body, record.topic.to_string(), record.reconsume_times));
-            if fails { Err("not this one".into()) } else { Ok(()) }
-        }
-    });
+    let consumer =
+        PushConsumer::start(&client, from_first(&group), [Subscription::all(&topic)], move |record| {
+            let handled = Arc::clone(&handled);
+            async move {
+                let body = String::from_utf8_lossy(&record.body).into_owned();
+                let fails = body == "7" && record.reconsume_times == 0;
+                handled.lock().unwrap().push((body, record.topic.to_string(), record.reconsume_times));
+                if fails { Err("not this one".into()) } else { Ok(()) }
+            }
+        });
     let consumer = consumer.await.unwrap();
     for i in 0..20 {
         producer.submit(&Message::new(&topic, i.to_string())).await.unwrap();

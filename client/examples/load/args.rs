@@ -7,8 +7,26 @@ use anyhow::{Context, bail};
 use sluice_client::{Admin, Client, ClientSettings, HeaderKind, TopicName};
 
 const NAMES: &[&str] = &[
-    "bytes", "batch", "command", "connections", "from", "group", "header", "hold-ms", "in-flight", "keep",
-    "messages", "namesrv", "pull", "queues", "rate", "seconds", "sql", "tag", "threads", "topic",
+    "bytes",
+    "batch",
+    "command",
+    "connections",
+    "group",
+    "header",
+    "hold-ms",
+    "in-flight",
+    "keep",
+    "messages",
+    "namesrv",
+    "pull",
+    "queues",
+    "rate",
+    "seconds",
+    "sql",
+    "tag",
+    "threads",
+    "tick-us",
+    "topic",
 ];
 
 pub(crate) struct Args {

@@ -46,7 +46,8 @@ pub(crate) async fn drain(args: &Args) -> anyhow::Result<Value> {
             let subscription = Subscription { topic: topic.clone(), filter: filter.clone() };
             Consumer::subscribe(client, settings.clone(), [subscription]).await?
         } else {
-            let share = ends.keys().skip(i).step_by(clients.len()).cloned().map(|queue| (queue, Start::First));
+            let share =
+                ends.keys().skip(i).step_by(clients.len()).cloned().map(|queue| (queue, Start::First));
             Consumer::assign(client, settings.clone(), share, filter.clone()).await?
         });
     }

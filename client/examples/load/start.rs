@@ -14,7 +14,7 @@ use crate::cost::Cost;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// After that long the start has failed.
-const WAIT_MAX: Duration = Duration::from_secs(120);
+const WAIT_MAX: Duration = Duration::from_mins(2);
 
 pub(crate) async fn time(args: &Args) -> anyhow::Result<Value> {
     let command = args.text("command").context("no --command given")?;
@@ -29,7 +29,8 @@ pub(crate) async fn time(args: &Args) -> anyhow::Result<Value> {
     };
     let producer = Producer::new(client, settings)?;
     let cost = Cost::start();
-    let mut child = Command::new("sh").arg("-c").arg(format!("exec {command}")).spawn().context("cannot spawn")?;
+    let mut child =
+        Command::new("sh").arg("-c").arg(format!("exec {command}")).spawn().context("cannot spawn")?;
     let outcome = loop {
         match producer.send(&message).await {
             Ok(_) => break Ok(cost.elapsed()),

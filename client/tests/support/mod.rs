@@ -40,7 +40,10 @@ pub(crate) struct Fake {
 
 impl Fake {
     /// Answers requests for routes with one broker of so many queues, all others as the handler says.
-    pub(crate) async fn start(queues: i32, handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(
+        queues: i32,
+        handler: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (asked, handler): (Arc<Mutex<Vec<Asked>>>, Arc<Handler>) = (Arc::default(), Arc::new(handler));
