@@ -4,6 +4,8 @@
 //! cargo run -p sluice-client --example consume -- 127.0.0.1:9876 orders billing 'new || paid'
 //! ```
 
+#![expect(clippy::print_stdout, reason = "it is what it is for")]
+
 use std::time::Duration;
 
 use anyhow::Context;

@@ -4,6 +4,8 @@
 //! cargo run -p sluice-client --example produce -- 127.0.0.1:9876 orders
 //! ```
 
+#![expect(clippy::print_stdout, reason = "it is what it is for")]
+
 use anyhow::Context;
 use sluice_client::{Client, ClientSettings, Message, Producer, ProducerSettings, TopicName};
 

@@ -280,7 +280,7 @@ impl Admin {
         let code = RequestCode::VIEW_MESSAGE_BY_ID;
         let id = id.to_string();
         let body = self.client.ask(&address, code, header.fields(), &[], &id).await?.body;
-        self.first(&address, code, &body, &id)
+        first(&address, code, &body, &id)
     }
 
     /// Messages of a topic with that key, stored in a span of time (ms since 1970-01-01 UTC, inclusive), at most
@@ -332,11 +332,6 @@ impl Admin {
         Ok(found)
     }
 
-    fn first(&self, address: &Arc<str>, code: RequestCode, body: &Bytes, id: &str) -> Result<Record, Error> {
-        let none = || Error::refused(address, code, id, ResponseCode::QUERY_NOT_FOUND, None);
-        records(address, code, None, body)?.into_iter().next().ok_or_else(none)
-    }
-
     /// Asks every master of a topic, or the first `brokers_max`.
     async fn ask_topic(
         &self,
@@ -364,6 +359,11 @@ impl Admin {
         masters.sort_unstable();
         Ok(masters)
     }
+}
+
+fn first(address: &Arc<str>, code: RequestCode, body: &Bytes, id: &str) -> Result<Record, Error> {
+    let none = || Error::refused(address, code, id, ResponseCode::QUERY_NOT_FOUND, None);
+    records(address, code, None, body)?.into_iter().next().ok_or_else(none)
 }
 
 fn decoded<T>(address: &Arc<str>, code: RequestCode, body: Result<T, JsonError>) -> Result<T, Error> {

@@ -5,32 +5,25 @@
 //! on. Never reconnects; see [`crate::client`] for that.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use sluice_protocol::code::{RequestCode, ResponseCode};
+use bytes::Bytes;
+use sluice_protocol::code::RequestCode;
 use sluice_protocol::fields::Fields;
-use sluice_protocol::frame::{self, FRAME_BYTES_MAX, Frame};
+use sluice_protocol::frame;
 use sluice_protocol::header::{Header, HeaderError, HeaderKind, ONE_WAY};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::error::Error;
-
-/// Bytes that a read takes at least.
-const READ_BYTES: usize = 64 << 10;
-
-/// A buffer that grew beyond this is given back after its write, in bytes.
-const KEPT_BYTES_MAX: usize = 1 << 20;
+use crate::wire::{NumberHash, read, write};
 
 /// What is done with the response to a request, on the reader's task; must not block.
 pub(crate) type Waiter = Box<dyn FnOnce(Result<Answer<'_>, Error>) + Send>;
@@ -77,7 +70,7 @@ impl<'a> Request<'a> {
 pub(crate) struct Answer<'a> {
     /// The header, as read.
     pub(crate) header: &'a Header<'a>,
-    response: &'a Response,
+    pub(crate) response: &'a Response,
 }
 
 impl Answer<'_> {
@@ -90,8 +83,8 @@ impl Answer<'_> {
 /// A response, as it came.
 #[derive(Clone, Debug)]
 pub struct Response {
-    kind: HeaderKind,
-    header: Bytes,
+    pub(crate) kind: HeaderKind,
+    pub(crate) header: Bytes,
     /// The body; a slice of what was read from the connection.
     pub body: Bytes,
 }
@@ -108,7 +101,7 @@ impl Response {
 pub struct ServerRequest {
     /// Who asks.
     pub address: Arc<str>,
-    frame: Response,
+    pub(crate) frame: Response,
 }
 
 impl ServerRequest {
@@ -139,33 +132,34 @@ pub struct Connection {
     reader: JoinHandle<()>,
 }
 
-struct Shared {
-    address: Arc<str>,
+/// What a connection shares with its tasks.
+pub(crate) struct Shared {
+    pub(crate) address: Arc<str>,
     kind: HeaderKind,
-    limits: ConnectionLimits,
+    pub(crate) limits: ConnectionLimits,
     state: Mutex<State>,
     /// There is something to write, or the connection ended.
-    written: Notify,
+    pub(crate) written: Notify,
     /// There may be room for another request.
-    room: Notify,
-    on_request: OnRequest,
+    pub(crate) room: Notify,
+    pub(crate) on_request: OnRequest,
 }
 
-struct State {
+pub(crate) struct State {
     /// Encoded requests that wait for the writer.
-    unsent: Vec<u8>,
-    pending: HashMap<i32, Pending, BuildHasherDefault<NumberHash>>,
+    pub(crate) unsent: Vec<u8>,
+    pub(crate) pending: HashMap<i32, Pending, BuildHasherDefault<NumberHash>>,
     opaque: i32,
-    ended: Option<Error>,
+    pub(crate) ended: Option<Error>,
     /// Somebody waits for room.
-    crowded: bool,
+    pub(crate) crowded: bool,
 }
 
-struct Pending {
+pub(crate) struct Pending {
     deadline: Instant,
     after: Duration,
     request: RequestCode,
-    waiter: Waiter,
+    pub(crate) waiter: Waiter,
 }
 
 impl Connection {
@@ -321,7 +315,7 @@ impl Drop for Connection {
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that can panic leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -342,7 +336,7 @@ impl Shared {
     }
 
     /// The first reason counts.
-    fn end(&self, error: Error) {
+    pub(crate) fn end(&self, error: Error) {
         let mut state = self.state();
         let error = state.ended.get_or_insert(error).clone();
         let pending = mem::take(&mut state.pending);
@@ -353,149 +347,11 @@ impl Shared {
             (pending.waiter)(Err(error.clone()));
         }
     }
-
-    /// Says no to a request that nobody here knows.
-    fn refuse(&self, kind: HeaderKind, opaque: i32) {
-        let code = ResponseCode::REQUEST_CODE_NOT_SUPPORTED;
-        let header = Header::response(code, opaque, Fields::new()).with_remark("not known to this client");
-        let mut state = self.state();
-        if state.unsent.len() < self.limits.unsent_bytes_max
-            && frame::encode(&mut state.unsent, kind, &header, &[]).is_ok()
-        {
-            drop(state);
-            self.written.notify_one();
-        }
-    }
 }
 
 impl State {
     fn next_opaque(&mut self) -> i32 {
         self.opaque = self.opaque.wrapping_add(1) & i32::MAX;
         self.opaque
-    }
-}
-
-async fn write(shared: Arc<Shared>, mut half: OwnedWriteHalf) {
-    let mut sending = Vec::new();
-    loop {
-        shared.written.notified().await;
-        loop {
-            let (ended, crowded) = {
-                let mut state = shared.state();
-                mem::swap(&mut state.unsent, &mut sending);
-                (state.ended.is_some(), mem::take(&mut state.crowded))
-            };
-            if crowded {
-                shared.room.notify_waiters();
-            }
-            if ended {
-                return;
-            }
-            if sending.is_empty() {
-                break;
-            }
-            if let Err(error) = half.write_all(&sending).await {
-                let source = Some(Arc::new(error));
-                return shared.end(Error::Lost { address: Arc::clone(&shared.address), source });
-            }
-            sending.clear();
-            if sending.capacity() > KEPT_BYTES_MAX {
-                sending = Vec::new();
-            }
-        }
-    }
-}
-
-async fn read(shared: Arc<Shared>, mut half: OwnedReadHalf) {
-    let mut buffer = BytesMut::new();
-    let mut frames = Vec::new();
-    let error = loop {
-        let wanted = match frame::frame_len(&buffer, FRAME_BYTES_MAX) {
-            Ok(len) => len.unwrap_or(0).saturating_sub(buffer.len()),
-            Err(source) => break Error::Frame { address: Arc::clone(&shared.address), source },
-        };
-        buffer.reserve(wanted.max(READ_BYTES));
-        let lost = |source| Error::Lost { address: Arc::clone(&shared.address), source };
-        match half.read_buf(&mut buffer).await {
-            Ok(0) => break lost(None),
-            Err(error) => break lost(Some(Arc::new(error))),
-            Ok(_) => {}
-        }
-        let split = split(&mut buffer, &mut frames);
-        shared.hand_on(&mut frames);
-        if let Err(source) = split {
-            break Error::Frame { address: Arc::clone(&shared.address), source };
-        }
-    };
-    shared.end(error);
-}
-
-/// Takes all whole frames off the buffer.
-fn split(buffer: &mut BytesMut, frames: &mut Vec<Response>) -> Result<(), frame::FrameError> {
-    while let Some((Frame { kind, header, .. }, len)) = Frame::decode(buffer)? {
-        let body_start = 8 + header.len();
-        let bytes = buffer.split_to(len).freeze();
-        frames.push(Response { kind, header: bytes.slice(8..body_start), body: bytes.slice(body_start..) });
-    }
-    Ok(())
-}
-
-impl Shared {
-    /// Calls whoever waits for these frames.
-    fn hand_on(&self, frames: &mut Vec<Response>) {
-        let headers: Vec<_> = frames.iter().map(Response::header).collect();
-        let mut waiters = Vec::with_capacity(frames.len());
-        let crowded = {
-            let mut state = self.state();
-            for header in &headers {
-                let answered = header.as_ref().ok().filter(|header| header.is_response());
-                // Without a waiter its time was over.
-                waiters.push(answered.and_then(|header| state.pending.remove(&header.opaque)));
-            }
-            mem::take(&mut state.crowded)
-        };
-        for ((response, header), pending) in frames.iter().zip(&headers).zip(waiters) {
-            match (header, pending) {
-                (Ok(header), Some(pending)) => (pending.waiter)(Ok(Answer { header, response })),
-                (Ok(header), None) if header.is_response() => {}
-                (Ok(header), None) => self.asked(header, response),
-                (Err(error), _) => {
-                    tracing::warn!(peer = &*self.address, %error, "passed over a frame with a bad header");
-                }
-            }
-        }
-        if crowded {
-            self.room.notify_waiters();
-        }
-        drop(headers);
-        frames.clear();
-    }
-
-    /// The peer wants something.
-    fn asked(&self, header: &Header<'_>, frame: &Response) {
-        if !header.is_one_way() {
-            self.refuse(frame.kind, header.opaque);
-        }
-        (self.on_request)(ServerRequest { address: Arc::clone(&self.address), frame: frame.clone() });
-    }
-}
-
-/// Hashes our own running numbers, which need no defence.
-#[derive(Default)]
-struct NumberHash(u64);
-
-impl Hasher for NumberHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0 << 8 | u64::from(*byte);
-        }
-    }
-
-    fn write_i32(&mut self, number: i32) {
-        self.0 = u64::from(number.unsigned_abs()).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }

@@ -23,8 +23,9 @@ use crate::clock::now_ms;
 use crate::connection::{Answer, Connection, Pushed, Request};
 use crate::error::Error;
 use crate::message::Message;
-use crate::producer::{Core, SendResult, SendStatus};
+use crate::producer::Core;
 use crate::route::{Queue, TEMPLATE_TOPIC};
+use crate::sent::{SendResult, SendStatus};
 
 /// Where messages for one queue wait.
 pub(crate) struct Lane {

@@ -20,7 +20,9 @@ mod push;
 mod rebalance;
 mod record;
 mod route;
+mod sent;
 mod unique;
+mod wire;
 
 pub use admin::{Admin, GroupOffset, QueueOffsets};
 pub use assigned::Start;
@@ -29,12 +31,13 @@ pub use connection::{Connection, ConnectionLimits, Request, Response, ServerRequ
 pub use consumer::{Batch, Consumer, ConsumerSettings, Subscription};
 pub use error::{Error, is_retryable};
 pub use message::Message;
-pub use producer::{Producer, ProducerSettings, Receipt, SendResult, SendStatus};
+pub use producer::{Producer, ProducerSettings};
 pub use pull::Filter;
 pub use push::{HandlerError, PushConsumer};
 pub use rebalance::average;
 pub use record::{RECORDS_MAX, Record};
 pub use route::{BrokerAddresses, QUEUES_MAX, Queue, TEMPLATE_TOPIC, TopicRoute};
+pub use sent::{Receipt, SendResult, SendStatus};
 pub use sluice_protocol::header::HeaderKind;
 pub use sluice_protocol::id::{GroupName, QueueId, TopicName};
 pub use sluice_protocol::message_id::MessageId;

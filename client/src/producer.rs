@@ -1,17 +1,13 @@
 //! Sends messages: picks queues, makes batches of what waits, tries again, holds back what is too much.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use sluice_protocol::batch::{self, BatchItem};
-use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::code::RequestCode;
 use sluice_protocol::id::{GroupName, TopicName};
-use sluice_protocol::message_id::MessageId;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -22,6 +18,7 @@ use crate::error::Error;
 use crate::lane::{Batch, Item, Kind, Lane, send_header};
 use crate::message::Message;
 use crate::route::{Queue, TopicRoute};
+use crate::sent::{Receipt, SendResult};
 use crate::unique::{UniqueIds, host_address};
 
 /// After that long a topic's queues are looked at again.
@@ -72,60 +69,6 @@ impl Default for ProducerSettings {
     }
 }
 
-/// How far a message got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendStatus {
-    /// It is stored as the broker is set up to.
-    Stored,
-    /// It is stored, but not yet known to be on disk.
-    FlushDiskTimeout,
-    /// It is stored, but not yet known to be at a slave.
-    FlushSlaveTimeout,
-    /// It is stored, but there is no slave.
-    SlaveNotAvailable,
-}
-
-impl SendStatus {
-    /// The status that a response code says, if it says that the message is stored.
-    pub(crate) const fn of(code: ResponseCode) -> Option<Self> {
-        match code {
-            ResponseCode::SUCCESS => Some(Self::Stored),
-            ResponseCode::FLUSH_DISK_TIMEOUT => Some(Self::FlushDiskTimeout),
-            ResponseCode::FLUSH_SLAVE_TIMEOUT => Some(Self::FlushSlaveTimeout),
-            ResponseCode::SLAVE_NOT_AVAILABLE => Some(Self::SlaveNotAvailable),
-            _ => None,
-        }
-    }
-}
-
-/// Where a message is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SendResult {
-    /// The id that the client gave it.
-    pub message_id: String,
-    /// The id that the broker gave it, which says where it is stored.
-    pub offset_id: Option<MessageId>,
-    /// The queue.
-    pub queue: Queue,
-    /// Its place in the queue.
-    pub queue_offset: i64,
-    /// How far it got.
-    pub status: SendStatus,
-}
-
-/// The answer to a message that was handed over; dropping it does not take the message back.
-#[derive(Debug)]
-pub struct Receipt(oneshot::Receiver<Result<SendResult, Error>>);
-
-impl Future for Receipt {
-    type Output = Result<SendResult, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.0).poll(context));
-        Poll::Ready(answer.unwrap_or(Err(Error::Closed { what: "producer" })))
-    }
-}
-
 /// Sends messages. Cheap to clone; all clones share connections, order and limits.
 #[derive(Clone)]
 pub struct Producer {
@@ -145,7 +88,7 @@ pub(crate) struct Core {
 /// The ways to a topic's queues.
 struct Lanes {
     route: Arc<TopicRoute>,
-    lanes: Vec<Arc<Lane>>,
+    all: Vec<Arc<Lane>>,
     next: AtomicUsize,
     since: Instant,
 }
@@ -324,25 +267,25 @@ impl Core {
     async fn pick(&self, topic: &TopicName) -> Result<Arc<Lane>, Error> {
         let lanes = self.lanes(topic).await?;
         let start = lanes.next.fetch_add(1, Ordering::Relaxed);
-        pick(&lanes.lanes, start, now_ms()).cloned().ok_or_else(|| no_queue(topic))
+        pick(&lanes.all, start, now_ms()).cloned().ok_or_else(|| no_queue(topic))
     }
 
     async fn lane_of(&self, queue: &Queue) -> Result<Arc<Lane>, Error> {
         let lanes = self.lanes(&queue.topic).await?;
-        lanes.lanes.iter().find(|lane| lane.queue == *queue).cloned().ok_or_else(|| no_queue(&queue.topic))
+        lanes.all.iter().find(|lane| lane.queue == *queue).cloned().ok_or_else(|| no_queue(&queue.topic))
     }
 
     /// A queue for another attempt: at another broker, else another one of the same.
     pub(crate) async fn another_queue(&self, failed: &Queue) -> Option<Queue> {
         let lanes = self.lanes(&failed.topic).await.ok()?;
         let start = lanes.next.fetch_add(1, Ordering::Relaxed);
-        another(&lanes.lanes, failed, start).cloned()
+        another(&lanes.all, failed, start).cloned()
     }
 
     /// Passes a queue over until then, where there are others.
     pub(crate) fn shun(&self, queue: &Queue, until_ms: i64) {
         let lanes = lock(&self.topics).get(&queue.topic).cloned();
-        let lanes = lanes.iter().flat_map(|lanes| &lanes.lanes);
+        let lanes = lanes.iter().flat_map(|lanes| &lanes.all);
         for lane in lanes.filter(|lane| lane.queue.broker == queue.broker) {
             lane.shun(until_ms);
         }
@@ -360,7 +303,7 @@ impl Core {
         let known = lock(&self.topics).get(topic).cloned();
         if let Some(lanes) = &known {
             let age_max = if lanes.route.is_template { TEMPLATE_AGE_MAX } else { LANES_AGE_MAX };
-            if lanes.since.elapsed() < age_max && !lanes.lanes.is_empty() {
+            if lanes.since.elapsed() < age_max && !lanes.all.is_empty() {
                 return Ok(Arc::clone(lanes));
             }
         }
@@ -378,14 +321,14 @@ impl Core {
     /// Lanes of that route; those that were there stay, with what waits in them.
     fn keep(&self, topic: &TopicName, route: Arc<TopicRoute>) -> Arc<Lanes> {
         let mut topics = lock(&self.topics);
-        let known = topics.get(topic).map_or(&[][..], |lanes| &lanes.lanes);
+        let known = topics.get(topic).map_or(&[][..], |lanes| &lanes.all);
         let lane = |queue: &Queue| {
             let same = known.iter().find(|lane| lane.queue == *queue).cloned();
             same.unwrap_or_else(|| Arc::new(Lane::new(queue.clone())))
         };
-        let lanes = route.write_queues.iter().map(lane).collect();
+        let all = route.write_queues.iter().map(lane).collect();
         let next = topics.get(topic).map_or(0, |lanes| lanes.next.load(Ordering::Relaxed));
-        let lanes = Arc::new(Lanes { route, lanes, next: AtomicUsize::new(next), since: Instant::now() });
+        let lanes = Arc::new(Lanes { route, all, next: AtomicUsize::new(next), since: Instant::now() });
         topics.insert(topic.clone(), Arc::clone(&lanes));
         lanes
     }

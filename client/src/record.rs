@@ -13,7 +13,7 @@ use sluice_protocol::record;
 use crate::error::Error;
 
 /// Most messages of one response; a record has at least 91 bytes, a frame at most 16 MiB.
-pub const RECORDS_MAX: usize = 1 << 17;
+pub const RECORDS_MAX: u32 = 1 << 17;
 
 /// One message. Keeps the response that it came with alive; copy what is kept for long.
 #[derive(Clone, Debug)]
@@ -95,13 +95,13 @@ pub(crate) fn records(
     let mut start = 0;
     for record in record::records(body) {
         let record = record.map_err(|error| Error::unreadable(address, request, "record", error))?;
-        if records.len() == RECORDS_MAX {
+        if records.len() == RECORDS_MAX as usize {
             return Err(Error::Excess {
                 address: Arc::clone(address),
                 request,
-                count: RECORDS_MAX as i64 + 1,
+                count: i64::from(RECORDS_MAX) + 1,
                 unit: "records",
-                max: RECORDS_MAX as i64,
+                max: RECORDS_MAX.into(),
             });
         }
         let topic = match topic.filter(|topic| topic.as_str() == record.topic) {

@@ -28,17 +28,14 @@ impl UniqueIds {
             // The last bytes tell hosts apart best.
             IpAddr::V6(ip) => u32::from_be_bytes(*ip.octets().last_chunk().unwrap_or(&[0; 4])),
         };
-        let random = RandomState::new().hash_one(0) as u32;
-        Self {
-            prefix: format!("{host:08X}{:04X}{random:08X}", std::process::id() as u16),
-            counter: AtomicU32::new(0),
-        }
+        let random = RandomState::new().hash_one(0) & 0xFFFF_FFFF;
+        let process = std::process::id() & 0xFFFF;
+        Self { prefix: format!("{host:08X}{process:04X}{random:08X}"), counter: AtomicU32::new(0) }
     }
 
     /// The next id; `now_ms` is in ms since 1970-01-01 UTC.
     pub(crate) fn next(&self, now_ms: i64) -> String {
-        // A counter of more bits than are written keeps the time of a wrap, should a month's ms repeat it.
-        let counter = self.counter.fetch_add(1, Ordering::Relaxed) as u16;
+        let counter = self.counter.fetch_add(1, Ordering::Relaxed) & 0xFFFF;
         let mut id = String::with_capacity(32);
         id.push_str(&self.prefix);
         // Writing to a text can not fail.
@@ -48,7 +45,7 @@ impl UniqueIds {
 }
 
 /// Milliseconds since the first of the month, UTC.
-fn ms_of_month(now_ms: i64) -> u32 {
+fn ms_of_month(now_ms: i64) -> i64 {
     const DAY_MS: i64 = 86_400_000;
     let (days, ms) = (now_ms.div_euclid(DAY_MS), now_ms.rem_euclid(DAY_MS));
     // Day of the month of the proleptic Gregorian calendar, counted in years that begin with March.
@@ -58,7 +55,7 @@ fn ms_of_month(now_ms: i64) -> u32 {
     let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
     let month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month + 2) / 5;
-    (day * DAY_MS + ms) as u32
+    day * DAY_MS + ms
 }
 
 /// The address that this host has towards another; asks the system, sends nothing.
@@ -90,10 +87,10 @@ mod tests {
         for (date, ms) in
             [(0, 0), (30 * day, 30 * day), (31 * day, 0), (31 * day + 28 * day, 0), (59 * day + 7, 7)]
         {
-            assert_eq!(i64::from(ms_of_month(date)), ms, "{date}");
+            assert_eq!(ms_of_month(date), ms, "{date}");
         }
         // 2024-02-29 and 2024-03-01.
-        assert_eq!(i64::from(ms_of_month(1_709_164_800_000)), 28 * day);
+        assert_eq!(ms_of_month(1_709_164_800_000), 28 * day);
         assert_eq!(ms_of_month(1_709_251_200_000), 0);
     }
 }

@@ -11,7 +11,6 @@ const NAMES: &[&str] = &[
     "batch",
     "command",
     "connections",
-    "from",
     "group",
     "header",
     "hold-ms",
@@ -26,6 +25,7 @@ const NAMES: &[&str] = &[
     "sql",
     "tag",
     "threads",
+    "tick-us",
     "topic",
 ];
 

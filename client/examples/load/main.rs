@@ -3,13 +3,25 @@
 //!
 //! ```text
 //! load produce      --namesrv H:P --topic T [--messages N] [--bytes B] [--in-flight C] [--batch 1|N|auto]
-//! load produce-rate --namesrv H:P --topic T [--rate R] [--seconds S] [--bytes B] [--batch 1|auto]
-//! load consume      --namesrv H:P --topic T [--group G] [--tag EXPR | --sql EXPR] [--from FIRST|COMMITTED]
-//! load start        --namesrv H:P --topic T --command "sh -c line" [--keep true]
+//! load produce-rate --namesrv H:P --topic T [--rate R] [--seconds S] [--bytes B] [--batch 1|auto] [--tick-us U]
+//! load consume      --namesrv H:P --topic T [--group G] [--tag EXPR | --sql EXPR] [--pull N] [--hold-ms MS]
+//! load start        --namesrv H:P --topic T --command LINE [--keep true]
 //! ```
+//!
+//! `produce` keeps so many requests without an answer (with `auto` messages, of which those that wait for one
+//! queue go as one batch). `produce-rate` sends whatever the answers do, and counts latencies from when a message
+//! was due; those due within a tick (100 µs) are due at its end. `consume` reads from the first message, or where
+//! the group committed, to where queues ended at the start. `start` runs the line until a message is acknowledged.
 //!
 //! All take `--connections N` (1), `--threads N` (1: the whole run on one thread), `--header binary|json`. The
 //! topic is made with its first message unless it is there; `--queues N` makes it first.
+
+#![expect(clippy::print_stdout, reason = "it is what it is for")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures are positive and far below the limits of their types"
+)]
 
 mod args;
 mod consume;

@@ -1,23 +1,25 @@
 //! Sends: as fast as answers come, or at a fixed rate whatever the answers do.
 
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use serde_json::{Value, json};
 use sluice_client::{Client, Error, Message, Producer, ProducerSettings};
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
 use crate::args::Args;
 use crate::cost::{Cost, merged};
 use crate::histogram::Histogram;
 
-/// Messages that are due within this go together, so that the generator sleeps most of the time.
-const TICK: Duration = Duration::from_micros(100);
+/// Messages that are due within this go together, so that the generator sleeps most of the time; in µs.
+const TICK_US: u64 = 100;
 
 /// How messages are put together.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,11 +118,10 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Value> {
     let messages = (rate * seconds) as u64;
     let cost = Cost::start();
     let latencies = Arc::new(Mutex::new(Histogram::new()));
-    let (due, mut ticks) = unbounded_channel();
-    let pace = thread::spawn(move || pace(rate, messages, |tick| due.send(tick).is_ok()));
+    let mut pace = Pace::start(rate, messages, Duration::from_micros(args.number("tick-us", TICK_US)?))?;
     let mut turn = producers.iter().cycle();
     let failed = Arc::new(AtomicU64::new(0));
-    while let Some((at, count)) = ticks.recv().await {
+    while let Some((at, count)) = pace.due().await? {
         for _ in 0..count {
             let producer = turn.next().context("no producer")?;
             let receipt = producer.submit(&message).await?;
@@ -141,27 +142,62 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Value> {
     }
     tokio::task::yield_now().await;
     let figures = cost.figures(messages);
-    drop(pace.join());
     let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner).json();
     let what = json!({ "mode": "produce-rate", "rate": rate, "failed": failed.load(Ordering::Relaxed) });
     Ok(merged(merged(what, figures), latencies))
 }
 
-/// Tells when how many messages are due, never early.
-fn pace(rate: f64, messages: u64, mut tell: impl FnMut((Instant, u64)) -> bool) {
-    let start = now();
-    let step = TICK.max(Duration::from_secs_f64(1.0 / rate));
-    let (mut told, mut tick) = (0, 0_u32);
-    while told < messages {
-        tick += 1;
-        let after = step * tick;
-        let at = start + after;
-        thread::sleep(at.saturating_duration_since(now()));
-        let due = ((after.as_secs_f64() * rate + 1e-6) as u64).min(messages);
-        if due > told && !tell((at, due - told)) {
-            return;
+/// Tells when how many messages are due, never early. The runtime's own timers have steps of 1 ms; this one
+/// is of the system.
+struct Pace {
+    timer: AsyncFd<OwnedFd>,
+    rate: f64,
+    start: Instant,
+    /// Between two looks.
+    step: Duration,
+    looks: u32,
+    told: u64,
+    messages: u64,
+}
+
+impl Pace {
+    #[expect(deprecated, reason = "an owned descriptor stays open; what shall be used instead is unsafe")]
+    fn start(rate: f64, messages: u64, tick: Duration) -> anyhow::Result<Self> {
+        let step = tick.max(Duration::from_secs_f64(1.0 / rate)).max(Duration::from_micros(1));
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
+        timer.set(Expiration::Interval(TimeSpec::from_duration(step)), TimerSetTimeFlags::empty())?;
+        Ok(Self {
+            timer: AsyncFd::new(OwnedFd::from(timer))?,
+            rate,
+            start: now(),
+            step,
+            looks: 0,
+            told: 0,
+            messages,
+        })
+    }
+
+    /// The next messages: when they were due, and how many.
+    async fn due(&mut self) -> anyhow::Result<Option<(Instant, u64)>> {
+        while self.told < self.messages {
+            let after = self.step * (self.looks + 1);
+            let at = self.start + after;
+            if now() < at {
+                let mut ready = self.timer.readable().await?;
+                // Reading is what arms it again.
+                let _ = nix::unistd::read(self.timer.get_ref(), &mut [0; 8]);
+                ready.clear_ready();
+                continue;
+            }
+            self.looks += 1;
+            let due = ((after.as_secs_f64() * self.rate + 1e-6) as u64).min(self.messages);
+            if due > self.told {
+                let count = due - self.told;
+                self.told = due;
+                return Ok(Some((at, count)));
+            }
         }
-        told = due.max(told);
+        Ok(None)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::cost::Cost;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// After that long the start has failed.
-const WAIT_MAX: Duration = Duration::from_secs(120);
+const WAIT_MAX: Duration = Duration::from_mins(2);
 
 pub(crate) async fn time(args: &Args) -> anyhow::Result<Value> {
     let command = args.text("command").context("no --command given")?;
