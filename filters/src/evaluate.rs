@@ -5,6 +5,7 @@ use arrow::datatypes::DataType;
 
 use crate::error::{Error, Problem};
 use crate::expr::{Term, Test, Value};
+use crate::plan::Message;
 use crate::properties::NotUtf8;
 use crate::types::Kind;
 use crate::value::{Scalar, Verdict};
@@ -98,6 +99,9 @@ impl Filter {
     /// As [`Filter::matches`], with the values of envelope columns and fields, which `other` gives: null for
     /// one that is missing.
     pub fn evaluate<'a>(&self, properties: &'a [u8], other: &dyn Fn(&Name) -> Scalar<'a>) -> Verdict {
+        if let Some(verdict) = self.planned(properties) {
+            return verdict;
+        }
         let not_utf8_counts = self.compiled.dialect == Dialect::RocketMq;
         let found = self.over(|values| {
             self.others(values, other);
@@ -109,6 +113,30 @@ impl Filter {
                 self.over(|values| self.compiled.layout.fill(text.as_bytes(), not_utf8_counts, values));
             found.unwrap_or(Verdict::Failed)
         })
+    }
+
+    /// The answer of the plan, if there is one and the properties are ASCII.
+    fn planned(&self, properties: &[u8]) -> Option<Verdict> {
+        let plan = self.compiled.plan.as_ref()?;
+        if u32::try_from(properties.len()).is_err() {
+            return None;
+        }
+        let run = |spans: &mut [(u32, u32)]| {
+            #[expect(clippy::cast_possible_truncation, reason = "no place is beyond the length")]
+            let is_ascii = self.compiled.layout.scan(properties, |slot, start, end| {
+                if let Some(span) = spans.get_mut(slot) {
+                    *span = (start as u32, end as u32);
+                }
+            });
+            is_ascii.then(|| plan.evaluate(&Message { encoded: properties, spans }))
+        };
+        // One place more, for all that is not wanted.
+        match self.compiled.slots.len() {
+            ..FEW_NAMES => run(&mut [(0, 0); FEW_NAMES]),
+            ..SOME_NAMES => run(&mut [(0, 0); SOME_NAMES]),
+            ..MANY_NAMES => run(&mut [(0, 0); MANY_NAMES]),
+            len => run(&mut vec![(0, 0); len + 1]),
+        }
     }
 
     /// Evaluates over values that `fill` puts into their slots, which are null before.

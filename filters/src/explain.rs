@@ -218,7 +218,7 @@ fn can_match(condition: &Condition, warnings: &mut Vec<Warning>) -> bool {
                     (false, "never TRUE: a comparison with NULL; write IS NULL")
                 }
                 Test::Engine(EngineTest::Holds) => (false, "never TRUE: a property alone"),
-                Test::Engine(EngineTest::Search { part, .. }) if part.is_empty() => {
+                Test::Engine(EngineTest::Search { part, .. }) if part.text().is_empty() => {
                     (false, "never TRUE: an empty text is part of nothing here")
                 }
                 Test::Engine(EngineTest::Compare(op, Literal::Null)) if op.is_order() => {

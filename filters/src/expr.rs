@@ -187,18 +187,19 @@ impl Literal {
 }
 
 impl Part {
-    pub(crate) fn is_empty(&self) -> bool {
+    /// What is looked for.
+    pub(crate) fn text(&self) -> &[u8] {
         match self {
-            Self::Contains(part) => part.needle().is_empty(),
-            Self::StartsWith(part) | Self::EndsWith(part) => part.is_empty(),
+            Self::Contains(part) => part.needle(),
+            Self::StartsWith(part) | Self::EndsWith(part) => part.as_bytes(),
         }
     }
 
-    pub(crate) fn is_in(&self, text: &str) -> bool {
+    pub(crate) fn is_in(&self, text: &[u8]) -> bool {
         match self {
-            Self::Contains(part) => part.find(text.as_bytes()).is_some(),
-            Self::StartsWith(part) => text.starts_with(part.as_str()),
-            Self::EndsWith(part) => text.ends_with(part.as_str()),
+            Self::Contains(part) => part.find(text).is_some(),
+            Self::StartsWith(part) => text.starts_with(part.as_bytes()),
+            Self::EndsWith(part) => text.ends_with(part.as_bytes()),
         }
     }
 }

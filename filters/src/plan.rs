@@ -1,0 +1,293 @@
+//! A condition made for encoded properties of ASCII, as nearly all are: its tests work on the bytes.
+//!
+//! Short texts are one word each and compared as such, and so are texts of up to eight digits read. All else
+//! is left to [`crate::row`], whose answers these are. Conditions with values that are more than a property
+//! have no plan.
+
+use crate::expr::{Condition, EngineTest, Literal, Op, Part, Term, Test, Value};
+use crate::number::Number;
+use crate::properties::word;
+use crate::row;
+use crate::value::{Scalar, Verdict};
+
+/// Longest text that is one word, together with its length.
+const SHORT_MAX: usize = 7;
+/// Up to so many texts are compared one by one.
+const WORDS_MAX: usize = 8;
+/// Up to this length, a word is looked for at each place of a text.
+const WINDOWS_MAX: usize = 24;
+
+/// A condition over properties.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    Constant(Verdict),
+    And(Box<[Plan]>),
+    Or(Box<[Plan]>),
+    Not(Box<Plan>),
+    Is(Box<Plan>, Option<bool>),
+    /// Of the property in a slot.
+    Quick(usize, Quick),
+    Other(usize, Test),
+}
+
+/// A test that is done here. Its answer for what is missing is UNKNOWN, but for the searches of RocketMQ.
+#[derive(Debug)]
+pub(crate) enum Quick {
+    IsNull,
+    /// Whether it is one of these, or none of them.
+    Words { words: Box<[u64]>, is_in: bool },
+    /// A comparison with a whole number; the test for what is no short number.
+    Whole { holds: Holds, number: i64, test: Test },
+    /// A part of a text.
+    Part { part: Part, word: Option<(u64, usize)>, missing: Verdict, negated: bool },
+}
+
+/// The orders for which a comparison holds: a bit each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holds(u8);
+
+/// The properties of a message: their bytes, and where the value of each slot lies, empty if it has none.
+pub(crate) struct Message<'m> {
+    pub(crate) encoded: &'m [u8],
+    pub(crate) spans: &'m [(u32, u32)],
+}
+
+impl Plan {
+    /// The plan of a condition, if it can have one.
+    pub(crate) fn new(condition: &Condition) -> Option<Self> {
+        let all = |conditions: &[Condition]| conditions.iter().map(Self::new).collect::<Option<Vec<_>>>();
+        Some(match condition {
+            Condition::Constant(value) => Self::Constant((*value).into()),
+            Condition::And(conditions) => Self::And(all(conditions)?.into()),
+            Condition::Or(conditions) => Self::Or(merged(all(conditions)?).into()),
+            Condition::Not(inner) => Self::Not(Box::new(Self::new(inner)?)),
+            Condition::Is(inner, value) => Self::Is(Box::new(Self::new(inner)?), *value),
+            Condition::Term(term) => Self::term(term)?,
+        })
+    }
+
+    fn term(term: &Term) -> Option<Self> {
+        let Value::Slot(slot) = term.value else { return None };
+        let quick = match &term.test {
+            Test::Against(..) | Test::Engine(EngineTest::Against(..) | EngineTest::Between { .. }) => {
+                return None;
+            }
+            Test::IsNull => Some(Quick::IsNull),
+            Test::Compare(op @ (Op::Eq | Op::Ne), Literal::Text(text)) => {
+                words([text.as_str()]).map(|words| Quick::Words { words, is_in: *op == Op::Eq })
+            }
+            Test::In(members) if members.numbers.is_empty() && !members.null && members.many.is_empty() => {
+                words(members.few.iter().map(String::as_str)).map(|words| Quick::Words { words, is_in: true })
+            }
+            Test::Compare(op, Literal::Number(Number::Whole(number))) => {
+                Some(Quick::Whole { holds: Holds::new(*op), number: *number, test: term.test.clone() })
+            }
+            Test::Engine(EngineTest::Compare(op, literal @ (Literal::Int(_) | Literal::Long(_)))) => {
+                let number = match literal {
+                    Literal::Int(number) => i64::from(*number),
+                    Literal::Long(number) => *number,
+                    _ => return None,
+                };
+                Some(Quick::Whole { holds: Holds::new(*op), number, test: term.test.clone() })
+            }
+            Test::Engine(EngineTest::Search { part, negated }) if !part.text().is_empty() => {
+                Some(Quick::part(part.clone(), Verdict::False, *negated))
+            }
+            Test::Contains(part) => Some(Quick::part(Part::Contains(part.clone()), Verdict::Unknown, false)),
+            Test::StartsWith(part) => {
+                Some(Quick::part(Part::StartsWith(part.clone()), Verdict::Unknown, false))
+            }
+            Test::EndsWith(part) => Some(Quick::part(Part::EndsWith(part.clone()), Verdict::Unknown, false)),
+            _ => None,
+        };
+        Some(match quick {
+            Some(quick) => Self::Quick(slot, quick),
+            None => Self::Other(slot, term.test.clone()),
+        })
+    }
+
+    /// The answer for a message, as [`row::evaluate`] has it.
+    pub(crate) fn evaluate(&self, message: &Message<'_>) -> Verdict {
+        match self {
+            Self::Quick(slot, quick) => quick.answer(message, *slot),
+            Self::And(plans) => {
+                let mut all = Verdict::True;
+                for plan in plans {
+                    match plan.evaluate(message) {
+                        Verdict::True => {}
+                        Verdict::Unknown => all = Verdict::Unknown,
+                        ended => return ended,
+                    }
+                }
+                all
+            }
+            Self::Or(plans) => {
+                let mut any = Verdict::False;
+                for plan in plans {
+                    match plan.evaluate(message) {
+                        Verdict::False => {}
+                        Verdict::Unknown => any = Verdict::Unknown,
+                        ended => return ended,
+                    }
+                }
+                any
+            }
+            Self::Not(plan) => !plan.evaluate(message),
+            Self::Is(plan, value) => match plan.evaluate(message) {
+                Verdict::Failed => Verdict::Failed,
+                found => (found.known() == *value).into(),
+            },
+            Self::Other(slot, test) => message.other(*slot, test),
+            Self::Constant(value) => *value,
+        }
+    }
+}
+
+impl Quick {
+    fn part(part: Part, missing: Verdict, negated: bool) -> Self {
+        let word = short(part.text()).filter(|(_, len)| *len > 0);
+        Self::Part { part, word, missing, negated }
+    }
+
+    #[inline]
+    fn answer(&self, message: &Message<'_>, slot: usize) -> Verdict {
+        let (start, end) = message.span(slot);
+        let len = end - start;
+        if len == 0 {
+            return match self {
+                Self::IsNull => Verdict::True,
+                Self::Part { missing, .. } => *missing,
+                Self::Words { .. } | Self::Whole { .. } => Verdict::Unknown,
+            };
+        }
+        match self {
+            Self::IsNull => Verdict::False,
+            Self::Words { words, is_in } => {
+                // Longer texts are told from all of the words by their length.
+                let found = cut(word(message.encoded, start), len) ^ (len as u64) << 56;
+                let found = words.iter().fold(false, |any, word| any | (*word == found)) && len <= SHORT_MAX;
+                (found == *is_in).into()
+            }
+            Self::Whole { holds, number, test } => match digits(word(message.encoded, start), len) {
+                Some(value) => holds.of(value, *number).into(),
+                None => message.other(slot, test),
+            },
+            Self::Part { part, word, negated, .. } => {
+                let text = message.encoded.get(start..end).unwrap_or_default();
+                let found = match (part, word) {
+                    (Part::Contains(_), Some((wanted, wanted_len))) if len <= WINDOWS_MAX => {
+                        contains(message.encoded, start, end, *wanted, *wanted_len)
+                    }
+                    (Part::StartsWith(_), Some((wanted, wanted_len))) => {
+                        len >= *wanted_len
+                            && cut(self::word(message.encoded, start), *wanted_len) == *wanted
+                    }
+                    (Part::EndsWith(_), Some((wanted, wanted_len))) => {
+                        len >= *wanted_len
+                            && cut(self::word(message.encoded, end - wanted_len), *wanted_len) == *wanted
+                    }
+                    (part, _) => part.is_in(text),
+                };
+                (found != *negated).into()
+            }
+        }
+    }
+}
+
+impl Message<'_> {
+    #[inline]
+    fn span(&self, slot: usize) -> (usize, usize) {
+        self.spans.get(slot).map_or((0, 0), |(start, end)| (*start as usize, *end as usize))
+    }
+
+    /// A test as [`row`] does it.
+    #[inline(never)]
+    fn other(&self, slot: usize, test: &Test) -> Verdict {
+        let (start, end) = self.span(slot);
+        let text = self.encoded.get(start..end).and_then(|value| str::from_utf8(value).ok());
+        let value = text.filter(|text| !text.is_empty()).map_or(Scalar::Null, Scalar::Text);
+        match test {
+            Test::Engine(test) => row::engine_answer(value, test),
+            test => row::answer_one(value, test).into(),
+        }
+    }
+}
+
+impl Holds {
+    fn new(op: Op) -> Self {
+        use std::cmp::Ordering::{Equal, Greater, Less};
+        let bit = |order, bit: u8| if op.holds(order) { bit } else { 0 };
+        Self(bit(Less, 1) | bit(Equal, 2) | bit(Greater, 4))
+    }
+
+    /// Without a branch.
+    #[inline]
+    fn of(self, left: i64, right: i64) -> bool {
+        let bit = u8::from(left < right) | u8::from(left == right) << 1 | u8::from(left > right) << 2;
+        self.0 & bit != 0
+    }
+}
+
+/// Texts of one slot that are compared one after another are looked for together. What joins them is OR: the
+/// order of two that never fail does not matter.
+fn merged(plans: Vec<Plan>) -> Vec<Plan> {
+    let mut merged: Vec<Plan> = Vec::with_capacity(plans.len());
+    for plan in plans {
+        if let (
+            Some(Plan::Quick(before, Quick::Words { words: known, is_in: true })),
+            Plan::Quick(slot, Quick::Words { words, is_in: true }),
+        ) = (merged.last_mut(), &plan)
+            && before == slot
+            && known.len() + words.len() <= WORDS_MAX
+        {
+            *known = known.iter().chain(words).copied().collect();
+        } else {
+            merged.push(plan);
+        }
+    }
+    merged
+}
+
+/// Texts as words with their lengths, if all are short and they are few.
+fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<Box<[u64]>> {
+    let words: Option<Vec<u64>> = texts
+        .into_iter()
+        .map(|text| short(text.as_bytes()).map(|(word, len)| word ^ (len as u64) << 56))
+        .collect();
+    words.filter(|words| words.len() <= WORDS_MAX).map(Vec::into_boxed_slice)
+}
+
+/// A short text as a word, and its length.
+fn short(text: &[u8]) -> Option<(u64, usize)> {
+    (text.len() <= SHORT_MAX).then(|| (word(text, 0), text.len()))
+}
+
+/// The first `len` bytes of a word, at least one; all of it beyond eight.
+#[inline]
+fn cut(word: u64, len: usize) -> u64 {
+    word & u64::MAX >> ((64 - 8 * len.min(8)) & 63)
+}
+
+/// Whether a word of `wanted_len` bytes lies in a text.
+#[inline]
+fn contains(encoded: &[u8], start: usize, end: usize, wanted: u64, wanted_len: usize) -> bool {
+    (start..(end + 1).saturating_sub(wanted_len))
+        .any(|at| cut(word(encoded, at), wanted_len) == wanted)
+}
+
+/// The number of up to eight digits, all read at once.
+#[inline]
+fn digits(word: u64, len: usize) -> Option<i64> {
+    const ONES: u64 = u64::MAX / 255;
+    // Zeros before the first digit, which is the lowest byte.
+    let shift = 8 * 8usize.checked_sub(len)?;
+    let digits = (word ^ (ONES * 0x30)).checked_shl(shift as u32)?;
+    // Each byte is at most nine if neither it nor it with six more has a high half.
+    if (digits | digits.wrapping_add(ONES * 6)) & (ONES * 0xf0) != 0 {
+        return None;
+    }
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+    let all = fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff;
+    i64::try_from(all).ok()
+}
