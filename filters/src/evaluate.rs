@@ -5,7 +5,7 @@ use arrow::datatypes::DataType;
 
 use crate::error::{Error, Problem};
 use crate::expr::{Term, Test, Value};
-use crate::plan::Message;
+use crate::plan::{Message, Span};
 use crate::properties::NotUtf8;
 use crate::types::Kind;
 use crate::value::{Scalar, Verdict};
@@ -121,21 +121,20 @@ impl Filter {
         if u32::try_from(properties.len()).is_err() {
             return None;
         }
-        let run = |spans: &mut [(u32, u32)]| {
-            #[expect(clippy::cast_possible_truncation, reason = "no place is beyond the length")]
+        let run = |spans: &mut [Span]| {
             let is_ascii = self.compiled.layout.scan(properties, |slot, start, end| {
                 if let Some(span) = spans.get_mut(slot) {
-                    *span = (start as u32, end as u32);
+                    *span = Span::new(start, end);
                 }
             });
             is_ascii.then(|| plan.evaluate(&Message { encoded: properties, spans }))
         };
         // One place more, for all that is not wanted.
         match self.compiled.slots.len() {
-            ..FEW_NAMES => run(&mut [(0, 0); FEW_NAMES]),
-            ..SOME_NAMES => run(&mut [(0, 0); SOME_NAMES]),
-            ..MANY_NAMES => run(&mut [(0, 0); MANY_NAMES]),
-            len => run(&mut vec![(0, 0); len + 1]),
+            ..FEW_NAMES => run(&mut [Span::default(); FEW_NAMES]),
+            ..SOME_NAMES => run(&mut [Span::default(); SOME_NAMES]),
+            ..MANY_NAMES => run(&mut [Span::default(); MANY_NAMES]),
+            len => run(&mut vec![Span::default(); len + 1]),
         }
     }
 

@@ -35,21 +35,43 @@ pub(crate) enum Plan {
 pub(crate) enum Quick {
     IsNull,
     /// Whether it is one of these, or none of them.
-    Words { words: Box<[u64]>, is_in: bool },
-    /// A comparison with a whole number; the test for what is no short number.
-    Whole { holds: Holds, number: i64, test: Test },
+    Words {
+        words: Box<[u64]>,
+        is_in: bool,
+    },
+    /// Whether it is a whole number from here to there, or not; the tests for what is no short number, which
+    /// all must hold.
+    Range {
+        from: i64,
+        to: i64,
+        is_in: bool,
+        tests: Box<[Test]>,
+    },
     /// A part of a text.
-    Part { part: Part, word: Option<(u64, usize)>, missing: Verdict, negated: bool },
+    Part {
+        part: Part,
+        word: Option<(u64, usize)>,
+        missing: Verdict,
+        negated: bool,
+    },
 }
 
-/// The orders for which a comparison holds: a bit each.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Holds(u8);
+/// Where a value starts and ends, in one word.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Span(u64);
+
+impl Span {
+    /// Places of at most 32 bits.
+    #[inline]
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        Self((end as u64) << 32 | start as u64)
+    }
+}
 
 /// The properties of a message: their bytes, and where the value of each slot lies, empty if it has none.
 pub(crate) struct Message<'m> {
     pub(crate) encoded: &'m [u8],
-    pub(crate) spans: &'m [(u32, u32)],
+    pub(crate) spans: &'m [Span],
 }
 
 impl Plan {
@@ -58,7 +80,7 @@ impl Plan {
         let all = |conditions: &[Condition]| conditions.iter().map(Self::new).collect::<Option<Vec<_>>>();
         Some(match condition {
             Condition::Constant(value) => Self::Constant((*value).into()),
-            Condition::And(conditions) => Self::And(all(conditions)?.into()),
+            Condition::And(conditions) => Self::And(narrowed(all(conditions)?).into()),
             Condition::Or(conditions) => Self::Or(merged(all(conditions)?).into()),
             Condition::Not(inner) => Self::Not(Box::new(Self::new(inner)?)),
             Condition::Is(inner, value) => Self::Is(Box::new(Self::new(inner)?), *value),
@@ -80,7 +102,7 @@ impl Plan {
                 words(members.few.iter().map(String::as_str)).map(|words| Quick::Words { words, is_in: true })
             }
             Test::Compare(op, Literal::Number(Number::Whole(number))) => {
-                Some(Quick::Whole { holds: Holds::new(*op), number: *number, test: term.test.clone() })
+                Some(Quick::range(*op, *number, &term.test))
             }
             Test::Engine(EngineTest::Compare(op, literal @ (Literal::Int(_) | Literal::Long(_)))) => {
                 let number = match literal {
@@ -88,7 +110,7 @@ impl Plan {
                     Literal::Long(number) => *number,
                     _ => return None,
                 };
-                Some(Quick::Whole { holds: Holds::new(*op), number, test: term.test.clone() })
+                Some(Quick::range(*op, number, &term.test))
             }
             Test::Engine(EngineTest::Search { part, negated }) if !part.text().is_empty() => {
                 Some(Quick::part(part.clone(), Verdict::False, *negated))
@@ -107,9 +129,16 @@ impl Plan {
     }
 
     /// The answer for a message, as [`row::evaluate`] has it.
+    #[inline]
     pub(crate) fn evaluate(&self, message: &Message<'_>) -> Verdict {
         match self {
             Self::Quick(slot, quick) => quick.answer(message, *slot),
+            joined => joined.joined(message),
+        }
+    }
+
+    fn joined(&self, message: &Message<'_>) -> Verdict {
+        match self {
             Self::And(plans) => {
                 let mut all = Verdict::True;
                 for plan in plans {
@@ -137,6 +166,7 @@ impl Plan {
                 Verdict::Failed => Verdict::Failed,
                 found => (found.known() == *value).into(),
             },
+            Self::Quick(slot, quick) => quick.answer(message, *slot),
             Self::Other(slot, test) => message.other(*slot, test),
             Self::Constant(value) => *value,
         }
@@ -149,6 +179,18 @@ impl Quick {
         Self::Part { part, word, missing, negated }
     }
 
+    fn range(op: Op, number: i64, test: &Test) -> Self {
+        let nothing = (1, 0);
+        let (from, to) = match op {
+            Op::Eq | Op::Ne => (number, number),
+            Op::Lt => number.checked_sub(1).map_or(nothing, |to| (i64::MIN, to)),
+            Op::Le => (i64::MIN, number),
+            Op::Gt => number.checked_add(1).map_or(nothing, |from| (from, i64::MAX)),
+            Op::Ge => (number, i64::MAX),
+        };
+        Self::Range { from, to, is_in: op != Op::Ne, tests: Box::new([test.clone()]) }
+    }
+
     #[inline]
     fn answer(&self, message: &Message<'_>, slot: usize) -> Verdict {
         let (start, end) = message.span(slot);
@@ -157,7 +199,7 @@ impl Quick {
             return match self {
                 Self::IsNull => Verdict::True,
                 Self::Part { missing, .. } => *missing,
-                Self::Words { .. } | Self::Whole { .. } => Verdict::Unknown,
+                Self::Words { .. } | Self::Range { .. } => Verdict::Unknown,
             };
         }
         match self {
@@ -168,9 +210,9 @@ impl Quick {
                 let found = words.iter().fold(false, |any, word| any | (*word == found)) && len <= SHORT_MAX;
                 (found == *is_in).into()
             }
-            Self::Whole { holds, number, test } => match digits(word(message.encoded, start), len) {
-                Some(value) => holds.of(value, *number).into(),
-                None => message.other(slot, test),
+            Self::Range { from, to, is_in, tests } => match digits(word(message.encoded, start), len) {
+                Some(value) => ((*from <= value && value <= *to) == *is_in).into(),
+                None => message.all(slot, tests),
             },
             Self::Part { part, word, negated, .. } => {
                 let text = message.encoded.get(start..end).unwrap_or_default();
@@ -179,8 +221,7 @@ impl Quick {
                         contains(message.encoded, start, end, *wanted, *wanted_len)
                     }
                     (Part::StartsWith(_), Some((wanted, wanted_len))) => {
-                        len >= *wanted_len
-                            && cut(self::word(message.encoded, start), *wanted_len) == *wanted
+                        len >= *wanted_len && cut(self::word(message.encoded, start), *wanted_len) == *wanted
                     }
                     (Part::EndsWith(_), Some((wanted, wanted_len))) => {
                         len >= *wanted_len
@@ -197,7 +238,16 @@ impl Quick {
 impl Message<'_> {
     #[inline]
     fn span(&self, slot: usize) -> (usize, usize) {
-        self.spans.get(slot).map_or((0, 0), |(start, end)| (*start as usize, *end as usize))
+        let span = self.spans.get(slot).map_or(0, |span| span.0);
+        ((span & u64::from(u32::MAX)) as usize, (span >> 32) as usize)
+    }
+
+    /// Tests of one value, of which the first that is not TRUE has the answer: they all are UNKNOWN or fail
+    /// for the same values.
+    #[inline(never)]
+    fn all(&self, slot: usize, tests: &[Test]) -> Verdict {
+        let verdicts = tests.iter().map(|test| self.other(slot, test));
+        verdicts.into_iter().find(|verdict| *verdict != Verdict::True).unwrap_or(Verdict::True)
     }
 
     /// A test as [`row`] does it.
@@ -210,21 +260,6 @@ impl Message<'_> {
             Test::Engine(test) => row::engine_answer(value, test),
             test => row::answer_one(value, test).into(),
         }
-    }
-}
-
-impl Holds {
-    fn new(op: Op) -> Self {
-        use std::cmp::Ordering::{Equal, Greater, Less};
-        let bit = |order, bit: u8| if op.holds(order) { bit } else { 0 };
-        Self(bit(Less, 1) | bit(Equal, 2) | bit(Greater, 4))
-    }
-
-    /// Without a branch.
-    #[inline]
-    fn of(self, left: i64, right: i64) -> bool {
-        let bit = u8::from(left < right) | u8::from(left == right) << 1 | u8::from(left > right) << 2;
-        self.0 & bit != 0
     }
 }
 
@@ -246,6 +281,26 @@ fn merged(plans: Vec<Plan>) -> Vec<Plan> {
         }
     }
     merged
+}
+
+/// Comparisons of one slot with numbers, one after another, are one range.
+fn narrowed(plans: Vec<Plan>) -> Vec<Plan> {
+    let mut narrowed: Vec<Plan> = Vec::with_capacity(plans.len());
+    for plan in plans {
+        if let (
+            Some(Plan::Quick(before, Quick::Range { from, to, is_in: true, tests })),
+            Plan::Quick(slot, Quick::Range { from: low, to: high, is_in: true, tests: more }),
+        ) = (narrowed.last_mut(), &plan)
+            && before == slot
+        {
+            *from = (*from).max(*low);
+            *to = (*to).min(*high);
+            *tests = tests.iter().chain(more).cloned().collect();
+        } else {
+            narrowed.push(plan);
+        }
+    }
+    narrowed
 }
 
 /// Texts as words with their lengths, if all are short and they are few.
@@ -271,8 +326,7 @@ fn cut(word: u64, len: usize) -> u64 {
 /// Whether a word of `wanted_len` bytes lies in a text.
 #[inline]
 fn contains(encoded: &[u8], start: usize, end: usize, wanted: u64, wanted_len: usize) -> bool {
-    (start..(end + 1).saturating_sub(wanted_len))
-        .any(|at| cut(word(encoded, at), wanted_len) == wanted)
+    (start..(end + 1).saturating_sub(wanted_len)).any(|at| cut(word(encoded, at), wanted_len) == wanted)
 }
 
 /// The number of up to eight digits, all read at once.

@@ -4,8 +4,9 @@
 //! without name or value counts as none, a value may hold 0x01, and the last entry of a name counts.
 //!
 //! The pass looks for the ends of entries, 64 bytes at a time, and then at the first eight bytes of each
-//! entry: they hold a short name with its 0x01, which no other entry has, or begin a long one. What is not
-//! wanted goes the same way as what is, since a branch that depends on a message costs more than the work.
+//! entry that starts like a name: they hold a short name with its 0x01, which no other entry has, or begin a
+//! long one. What is not wanted goes the same way as what is, since a branch that depends on a message costs
+//! more than the work.
 
 use std::collections::HashMap;
 use std::hint::select_unpredictable;
@@ -21,21 +22,25 @@ const SEPARATOR: u8 = 1;
 const END: u8 = 2;
 /// Longest name that lies in a word with its separator.
 const SHORT_MAX: usize = 7;
+/// Places of the names; a power of two.
+const PLACES: usize = 256;
 /// So many ways to hash are tried, for one by which each name has a place of its own.
 const TRIES: u64 = 64;
+/// Up to so many first bytes of names are looked for; with more, each entry is looked at.
+const FIRSTS_MAX: usize = 4;
 
 /// The names that an expression reads.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    /// By hash; a power of two.
-    table: Vec<Place>,
+    /// By hash.
+    table: Box<[Place; PLACES]>,
     factor: u64,
-    /// How far a product is shifted, for a place in the table.
-    shift: u32,
     /// What has no place of its own.
     more: HashMap<u64, usize>,
     /// Names that start with the same eight bytes.
     groups: Vec<Group>,
+    /// The first bytes of the names, if they are few.
+    firsts: Vec<u8>,
     /// The slot of what is not wanted: the one after all others.
     none: usize,
 }
@@ -86,76 +91,101 @@ impl Layout {
                 }
             }
         }
-        let places = (heads.len() * 4).next_power_of_two().max(16);
-        let shift = u64::BITS - places.trailing_zeros();
+        let mut firsts: Vec<u8> = heads.keys().map(|head| head.to_le_bytes()[0]).collect();
+        firsts.sort_unstable();
+        firsts.dedup();
+        firsts.truncate(if firsts.len() > FIRSTS_MAX { 0 } else { FIRSTS_MAX });
+        let free = Place { head: 0, found: usize::MAX };
         let mut layout = Self {
-            table: Vec::new(),
+            table: Box::new([free; PLACES]),
             factor: 0,
-            shift,
             more: heads.clone(),
             groups,
+            firsts,
             none: slots.len(),
         };
         for seed in 1..=TRIES {
             let factor = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-            let mut table = vec![Place { head: 0, found: usize::MAX }; places];
+            let mut table = Box::new([free; PLACES]);
             let mut more = HashMap::new();
             for (head, found) in &heads {
-                match table.get_mut(place(*head, factor, shift)) {
-                    Some(place) if place.found == usize::MAX => {
-                        *place = Place { head: *head, found: *found };
-                    }
+                match table.get_mut(place(*head, factor)) {
+                    Some(place) if place.found == usize::MAX => *place = Place { head: *head, found: *found },
                     _ => _ = more.insert(*head, *found),
                 }
             }
-            if more.len() < layout.more.len() || layout.table.is_empty() {
+            if more.len() < layout.more.len() {
                 layout = Self { table, factor, more, ..layout };
             }
             if layout.more.is_empty() {
                 break;
             }
         }
+        for place in layout.table.iter_mut().filter(|place| place.found == usize::MAX) {
+            place.found = layout.none;
+        }
         layout
     }
 
-    /// Calls `found` with a slot and the value's place for each entry, in their order: with the slot after
-    /// all others for those that are not wanted. Whether all bytes are ASCII.
+    /// Calls `found` with a slot and the value's place for each entry that may be wanted, in their order: with
+    /// the slot after all others for one that is not. Whether all bytes are ASCII.
     #[inline]
     pub(crate) fn scan(&self, encoded: &[u8], mut found: impl FnMut(usize, usize, usize)) -> bool {
-        let mut start = 0;
+        // Whether an entry starts with the next block, and the start of one that goes on there.
+        let (mut starts_next, mut open) = (1, None);
         let mut all = u8x16::splat(0);
-        let mut take = |mut ends: u64, base: usize| {
-            while ends != 0 {
-                let end = base + ends.trailing_zeros() as usize;
-                ends &= ends - 1;
+        // `skip` bytes of the block were looked through before.
+        let mut look = |block: &[u8; BLOCK], base: usize, skip: usize| {
+            let lanes = block.as_chunks::<16>().0;
+            lanes.iter().for_each(|lane| all |= u8x16::new(*lane));
+            let ends = places(lanes, END) >> skip;
+            let mut starts = (ends << 1 | starts_next) & u64::MAX >> skip;
+            starts_next = ends >> (BLOCK - 1);
+            if !self.firsts.is_empty() {
+                starts &= self.firsts.iter().fold(0, |found, first| found | places(lanes, *first)) >> skip;
+            }
+            let mut before = open.take();
+            while before.is_some() || starts != 0 {
+                let (start, end) = match before.take() {
+                    Some(start) => (start, ends),
+                    None => {
+                        let start = starts.trailing_zeros();
+                        starts &= starts - 1;
+                        (base + start as usize, ends & u64::MAX << start)
+                    }
+                };
+                if end == 0 {
+                    open = Some(start);
+                    break;
+                }
+                let end = base + end.trailing_zeros() as usize;
                 let (slot, value) = self.find(encoded, start, end);
                 found(select_unpredictable(value < end, slot, self.none), value, end);
-                start = end + 1;
             }
+            open.is_some()
         };
         let (blocks, rest) = encoded.as_chunks::<BLOCK>();
-        let mut base = 0;
+        let (mut base, mut is_open) = (0, false);
         for block in blocks {
-            take(ends(block, &mut all), base);
+            is_open = look(block, base, 0);
             base += BLOCK;
         }
-        if !rest.is_empty() {
-            let last = match encoded.last_chunk::<BLOCK>() {
-                // What of it was looked through before is shifted out.
-                Some(block) => ends(block, &mut all) >> (BLOCK - rest.len()),
-                None => {
-                    let mut block = [0; BLOCK];
-                    for (place, byte) in block.iter_mut().zip(rest) {
-                        *place = *byte;
-                    }
-                    ends(&block, &mut all)
-                }
-            };
-            take(last, base);
+        let mut last = [0; BLOCK];
+        if let (false, Some(block)) = (rest.is_empty(), encoded.last_chunk::<BLOCK>()) {
+            is_open = look(block, base, BLOCK - rest.len());
+            base = encoded.len();
+        } else {
+            for (place, byte) in last.iter_mut().zip(rest) {
+                *place = *byte;
+            }
+            is_open |= !rest.is_empty();
         }
-        if encoded.last() != Some(&END) {
-            // One more ends here.
-            take(1, encoded.len());
+        if is_open {
+            // The end of all is one of an entry.
+            if let Some(end) = last.get_mut(encoded.len() - base) {
+                *end = END;
+            }
+            look(&last, base, 0);
         }
         all.to_bitmask() == 0
     }
@@ -190,19 +220,29 @@ impl Layout {
         let separators = zeros.wrapping_sub(ONES) & !zeros & (ONES << 7);
         let first = separators & separators.wrapping_neg();
         let head = word & (first << 1).wrapping_sub(1);
-        let place = self.table.get(place(head, self.factor, self.shift)).copied().unwrap_or_default();
+        let place = self.table.get(place(head, self.factor)).copied().unwrap_or_default();
         let mut slot = select_unpredictable(place.head == head, place.found, self.none);
-        if !self.more.is_empty() && let Some(found) = self.more.get(&head) {
-            slot = *found;
+        if !self.more.is_empty() {
+            slot = self.find_more(head).unwrap_or(slot);
         }
         if first == 0 {
-            let rest = encoded.get(start + 8..end).unwrap_or_default();
-            return match self.groups.get(slot).and_then(|group| group.find(rest)) {
-                Some((slot, len)) => (slot, start + 8 + len + 1),
-                None => (self.none, end),
-            };
+            return if slot == self.none { (slot, end) } else { self.find_long(slot, encoded, start, end) };
         }
         (slot, start + first.trailing_zeros() as usize / 8 + 1)
+    }
+
+    #[inline(never)]
+    fn find_more(&self, head: u64) -> Option<usize> {
+        self.more.get(&head).copied()
+    }
+
+    #[inline(never)]
+    fn find_long(&self, group: usize, encoded: &[u8], start: usize, end: usize) -> (usize, usize) {
+        let rest = encoded.get(start + 8..end).unwrap_or_default();
+        match self.groups.get(group).and_then(|group| group.find(rest)) {
+            Some((slot, len)) => (slot, start + 8 + len + 1),
+            None => (self.none, end),
+        }
     }
 }
 
@@ -231,29 +271,34 @@ impl Group {
     }
 }
 
+/// Below [`PLACES`].
 #[inline]
-fn place(head: u64, factor: u64, shift: u32) -> usize {
-    (head.wrapping_mul(factor) >> (shift & 63)) as usize
+fn place(head: u64, factor: u64) -> usize {
+    (head.wrapping_mul(factor) >> (u64::BITS - PLACES.trailing_zeros())) as usize
 }
 
-/// The bytes that end entries, as bits. `all` gathers the bits of all bytes.
+/// Where a byte is in a block, as bits.
 #[inline]
-fn ends(block: &[u8; BLOCK], all: &mut u8x16) -> u64 {
-    let (lanes, _) = block.as_chunks::<16>();
-    lanes.iter().rev().fold(0, |ends, lane| {
-        let lane = u8x16::new(*lane);
-        *all |= lane;
-        ends << 16 | u64::from(lane.simd_eq(u8x16::splat(END)).to_bitmask())
+fn places(lanes: &[[u8; 16]], byte: u8) -> u64 {
+    lanes.iter().rev().fold(0, |bits, lane| {
+        bits << 16 | u64::from(u8x16::new(*lane).simd_eq(u8x16::splat(byte)).to_bitmask())
     })
 }
 
 /// The eight bytes from `start` on, those that are not there as 0.
 #[inline]
 pub(crate) fn word(bytes: &[u8], start: usize) -> u64 {
+    match bytes.get(start..start.saturating_add(8)).and_then(<[u8]>::first_chunk::<8>) {
+        Some(word) => u64::from_le_bytes(*word),
+        None => last_word(bytes, start),
+    }
+}
+
+#[inline(never)]
+fn last_word(bytes: &[u8], start: usize) -> u64 {
     let rest = bytes.get(start..).unwrap_or_default();
-    match (rest.first_chunk::<8>(), bytes.last_chunk::<8>()) {
-        (Some(word), _) => u64::from_le_bytes(*word),
-        (None, Some(word)) if !rest.is_empty() => u64::from_le_bytes(*word) >> (8 * (8 - rest.len())),
+    match bytes.last_chunk::<8>() {
+        Some(word) if !rest.is_empty() => u64::from_le_bytes(*word) >> (8 * (8 - rest.len())),
         _ => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     }
 }
