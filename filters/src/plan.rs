@@ -33,7 +33,9 @@ pub(crate) enum Plan {
 /// A test that is done here. Its answer for what is missing is UNKNOWN, but for the searches of RocketMQ.
 #[derive(Debug)]
 pub(crate) enum Quick {
-    IsNull,
+    IsNull {
+        is: bool,
+    },
     /// Whether it is one of these, or none of them.
     Words {
         words: Box<[u64]>,
@@ -82,7 +84,13 @@ impl Plan {
             Condition::Constant(value) => Self::Constant((*value).into()),
             Condition::And(conditions) => Self::And(narrowed(all(conditions)?).into()),
             Condition::Or(conditions) => Self::Or(merged(all(conditions)?).into()),
-            Condition::Not(inner) => Self::Not(Box::new(Self::new(inner)?)),
+            Condition::Not(inner) => match Self::new(inner)? {
+                Self::Quick(slot, Quick::IsNull { is }) => Self::Quick(slot, Quick::IsNull { is: !is }),
+                Self::Quick(slot, Quick::Words { words, is_in }) => {
+                    Self::Quick(slot, Quick::Words { words, is_in: !is_in })
+                }
+                inner => Self::Not(Box::new(inner)),
+            },
             Condition::Is(inner, value) => Self::Is(Box::new(Self::new(inner)?), *value),
             Condition::Term(term) => Self::term(term)?,
         })
@@ -94,7 +102,7 @@ impl Plan {
             Test::Against(..) | Test::Engine(EngineTest::Against(..) | EngineTest::Between { .. }) => {
                 return None;
             }
-            Test::IsNull => Some(Quick::IsNull),
+            Test::IsNull => Some(Quick::IsNull { is: true }),
             Test::Compare(op @ (Op::Eq | Op::Ne), Literal::Text(text)) => {
                 words([text.as_str()]).map(|words| Quick::Words { words, is_in: *op == Op::Eq })
             }
@@ -197,13 +205,13 @@ impl Quick {
         let len = end - start;
         if len == 0 {
             return match self {
-                Self::IsNull => Verdict::True,
+                Self::IsNull { is } => (*is).into(),
                 Self::Part { missing, .. } => *missing,
                 Self::Words { .. } | Self::Range { .. } => Verdict::Unknown,
             };
         }
         match self {
-            Self::IsNull => Verdict::False,
+            Self::IsNull { is } => (!*is).into(),
             Self::Words { words, is_in } => {
                 // Longer texts are told from all of the words by their length.
                 let found = cut(word(message.encoded, start), len) ^ (len as u64) << 56;

@@ -67,6 +67,8 @@ fn nested(term: &Term, values: &[Scalar<'_>]) -> Verdict {
 #[inline]
 fn engine_term(value: &Value, test: &EngineTest, values: &[Scalar<'_>]) -> Verdict {
     match value {
+        // The engine does not look at the value then, which could fail.
+        _ if matches!(test, EngineTest::Search { part, .. } if part.text().is_empty()) => Verdict::False,
         Value::Slot(slot) => engine_scalar(at(values, *slot), test, values),
         nested => match compute(nested, values) {
             Some(found) => engine_scalar(found.scalar(), test, values),
