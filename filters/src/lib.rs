@@ -49,6 +49,7 @@ mod number;
 mod plan;
 mod properties;
 mod row;
+mod steps;
 mod time;
 mod types;
 mod value;
@@ -153,7 +154,7 @@ impl Filter {
                 (parsed.condition, parsed.names, parsed.notices)
             }
         };
-        Ok(Self::new(text.into(), slots.into(), condition, dialect, notices))
+        Ok(Self::new(text.into(), slots.into(), condition.flat(), dialect, notices))
     }
 
     fn new(

@@ -8,6 +8,7 @@ use crate::expr::{Condition, EngineTest, Literal, Op, Part, Term, Test, Value};
 use crate::number::Number;
 use crate::properties::word;
 use crate::row;
+use crate::steps;
 use crate::value::{Scalar, Verdict};
 
 /// Longest text that is one word, together with its length.
@@ -146,6 +147,7 @@ impl Plan {
     }
 
     fn joined(&self, message: &Message<'_>) -> Verdict {
+        steps::add(1);
         match self {
             Self::And(plans) => {
                 let mut all = Verdict::True;
@@ -201,6 +203,7 @@ impl Quick {
 
     #[inline]
     fn answer(&self, message: &Message<'_>, slot: usize) -> Verdict {
+        steps::add(1);
         let (start, end) = message.span(slot);
         let len = end - start;
         if len == 0 {
@@ -214,6 +217,7 @@ impl Quick {
             Self::IsNull { is } => (!*is).into(),
             Self::Words { words, is_in } => {
                 // Longer texts are told from all of the words by their length.
+                steps::add(words.len());
                 let found = cut(word(message.encoded, start), len) ^ (len as u64) << 56;
                 let found = words.iter().fold(false, |any, word| any | (*word == found)) && len <= SHORT_MAX;
                 (found == *is_in).into()

@@ -14,6 +14,7 @@ use std::hint::select_unpredictable;
 use wide::u8x16;
 
 use crate::Name;
+use crate::steps;
 use crate::value::Scalar;
 
 /// Bytes that are looked through together, one for each bit of a word.
@@ -214,6 +215,7 @@ impl Layout {
     #[inline(always)]
     fn find(&self, encoded: &[u8], start: usize, end: usize) -> (usize, usize) {
         const ONES: u64 = u64::MAX / 255;
+        steps::add(1);
         let word = word(encoded, start);
         // The lowest bit is the highest of the first byte that is a separator.
         let zeros = word ^ ONES;
@@ -265,6 +267,7 @@ impl Group {
             }
             Self::Many(names) => {
                 let len = memchr::memchr(SEPARATOR, entry)?;
+                steps::add(len);
                 Some((*names.get(entry.get(..len)?)?, len))
             }
         }

@@ -7,12 +7,14 @@
 use crate::engine;
 use crate::expr::{Condition, EngineTest, Literal, Members, Op, Term, Test, Value};
 use crate::number::Number;
+use crate::steps;
 use crate::time;
 use crate::value::{Scalar, Verdict};
 use crate::values::compute;
 
 /// Evaluates with three-valued logic, from left to right; a failure ends it.
 pub(crate) fn evaluate(condition: &Condition, values: &[Scalar<'_>]) -> Verdict {
+    steps::add(1);
     match condition {
         Condition::Term(term) => match (&term.value, &term.test) {
             (_, Test::Engine(test)) => engine_term(&term.value, test, values),
