@@ -16,16 +16,14 @@ use arrow::error::ArrowError;
 
 use crate::expr::{Condition, EngineTest, Literal, Op, Term, Test, Value};
 use crate::number::Number;
+use crate::plan::{INLINE_BYTES_MAX, Quick};
 use crate::row;
 use crate::types::{Kind, kind, timestamp};
 use crate::value::Scalar;
 pub(crate) use answers::Answers;
-use answers::{collect, collect_verdicts};
+use answers::{collect, collect_verdicts, collect_views};
 
 mod answers;
-
-/// A text of up to this many bytes lies wholly in its view.
-const INLINE_BYTES_MAX: usize = 12;
 
 /// A column in the form that the tests work on.
 enum Values {
@@ -146,6 +144,11 @@ impl Batch<'_> {
             }
             _ => return Ok(BooleanArray::new_null(self.rows).into()),
         };
+        if let Value::Slot(slot) = term.value
+            && let Some(found) = self.quick(slot, &term.test)
+        {
+            return Ok(found);
+        }
         Ok(match (&term.value, &term.test) {
             (Value::Slot(slot), Test::Engine(test)) => self.engine(condition, *slot, test),
             (Value::Slot(slot), Test::Against(op, Value::Slot(right))) => {
@@ -155,6 +158,25 @@ impl Batch<'_> {
             (Value::Slot(slot), _) => self.term(term, *slot)?.into(),
             _ => self.by_row(condition),
         })
+    }
+
+    /// A test whose answer most views of texts hold by themselves.
+    fn quick(&self, slot: usize, test: &Test) -> Option<Answers> {
+        let Values::Text(texts) = &self.column(slot)?.values else { return None };
+        let quick =
+            Quick::new(test).filter(|quick| matches!(quick, Quick::Range { .. } | Quick::Part { .. }))?;
+        // What is asked of every text, not of missing ones.
+        if let (Test::Engine(EngineTest::Search { .. }), true) = (test, texts.null_count() > 0) {
+            return None;
+        }
+        Some(collect_views(
+            texts,
+            |view| quick.of_view(view),
+            |text| match test {
+                Test::Engine(test) => row::engine_answer(Scalar::Text(text), test),
+                test => row::answer_text(text, test).into(),
+            },
+        ))
     }
 
     /// Joins conditions until none can change a row any more.

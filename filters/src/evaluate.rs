@@ -131,9 +131,9 @@ impl Filter {
         };
         // One place more, for all that is not wanted.
         match self.compiled.slots.len() {
-            ..FEW_NAMES => run(&mut [Span::default(); FEW_NAMES]),
-            ..SOME_NAMES => run(&mut [Span::default(); SOME_NAMES]),
-            ..MANY_NAMES => run(&mut [Span::default(); MANY_NAMES]),
+            len if len < FEW_NAMES => run(&mut [Span::default(); FEW_NAMES]),
+            len if len < SOME_NAMES => run(&mut [Span::default(); SOME_NAMES]),
+            len if len < MANY_NAMES => run(&mut [Span::default(); MANY_NAMES]),
             len => run(&mut vec![Span::default(); len + 1]),
         }
     }

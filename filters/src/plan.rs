@@ -11,6 +11,8 @@ use crate::row;
 use crate::steps;
 use crate::value::{Scalar, Verdict};
 
+/// A text of up to this many bytes lies wholly in its view.
+pub(crate) const INLINE_BYTES_MAX: usize = 12;
 /// Longest text that is one word, together with its length.
 const SHORT_MAX: usize = 7;
 /// Up to so many texts are compared one by one.
@@ -99,39 +101,12 @@ impl Plan {
 
     fn term(term: &Term) -> Option<Self> {
         let Value::Slot(slot) = term.value else { return None };
-        let quick = match &term.test {
-            Test::Against(..) | Test::Engine(EngineTest::Against(..) | EngineTest::Between { .. }) => {
-                return None;
-            }
-            Test::IsNull => Some(Quick::IsNull { is: true }),
-            Test::Compare(op @ (Op::Eq | Op::Ne), Literal::Text(text)) => {
-                words([text.as_str()]).map(|words| Quick::Words { words, is_in: *op == Op::Eq })
-            }
-            Test::In(members) if members.numbers.is_empty() && !members.null && members.many.is_empty() => {
-                words(members.few.iter().map(String::as_str)).map(|words| Quick::Words { words, is_in: true })
-            }
-            Test::Compare(op, Literal::Number(Number::Whole(number))) => {
-                Some(Quick::range(*op, *number, &term.test))
-            }
-            Test::Engine(EngineTest::Compare(op, literal @ (Literal::Int(_) | Literal::Long(_)))) => {
-                let number = match literal {
-                    Literal::Int(number) => i64::from(*number),
-                    Literal::Long(number) => *number,
-                    _ => return None,
-                };
-                Some(Quick::range(*op, number, &term.test))
-            }
-            Test::Engine(EngineTest::Search { part, negated }) if !part.text().is_empty() => {
-                Some(Quick::part(part.clone(), Verdict::False, *negated))
-            }
-            Test::Contains(part) => Some(Quick::part(Part::Contains(part.clone()), Verdict::Unknown, false)),
-            Test::StartsWith(part) => {
-                Some(Quick::part(Part::StartsWith(part.clone()), Verdict::Unknown, false))
-            }
-            Test::EndsWith(part) => Some(Quick::part(Part::EndsWith(part.clone()), Verdict::Unknown, false)),
-            _ => None,
-        };
-        Some(match quick {
+        if let Test::Against(..) | Test::Engine(EngineTest::Against(..) | EngineTest::Between { .. }) =
+            &term.test
+        {
+            return None;
+        }
+        Some(match Quick::new(&term.test) {
             Some(quick) => Self::Quick(slot, quick),
             None => Self::Other(slot, term.test.clone()),
         })
@@ -184,6 +159,64 @@ impl Plan {
 }
 
 impl Quick {
+    /// A test that can be done here.
+    pub(crate) fn new(test: &Test) -> Option<Self> {
+        match test {
+            Test::IsNull => Some(Quick::IsNull { is: true }),
+            Test::Compare(op @ (Op::Eq | Op::Ne), Literal::Text(text)) => {
+                words([text.as_str()]).map(|words| Quick::Words { words, is_in: *op == Op::Eq })
+            }
+            Test::In(members) if members.numbers.is_empty() && !members.null && members.many.is_empty() => {
+                words(members.few.iter().map(String::as_str)).map(|words| Quick::Words { words, is_in: true })
+            }
+            Test::Compare(op, Literal::Number(Number::Whole(number))) => {
+                Some(Quick::range(*op, *number, test))
+            }
+            Test::Engine(EngineTest::Compare(op, literal @ (Literal::Int(_) | Literal::Long(_)))) => {
+                let number = match literal {
+                    Literal::Int(number) => i64::from(*number),
+                    Literal::Long(number) => *number,
+                    _ => return None,
+                };
+                Some(Quick::range(*op, number, test))
+            }
+            Test::Engine(EngineTest::Search { part, negated }) if !part.text().is_empty() => {
+                Some(Quick::part(part.clone(), Verdict::False, *negated))
+            }
+            Test::Contains(part) => Some(Quick::part(Part::Contains(part.clone()), Verdict::Unknown, false)),
+            Test::StartsWith(part) => {
+                Some(Quick::part(Part::StartsWith(part.clone()), Verdict::Unknown, false))
+            }
+            Test::EndsWith(part) => Some(Quick::part(Part::EndsWith(part.clone()), Verdict::Unknown, false)),
+            _ => None,
+        }
+    }
+
+    /// What it says of a text in a view, if that alone says it.
+    #[inline]
+    pub(crate) fn of_view(&self, view: u128) -> Option<bool> {
+        let len = (view & u128::from(u32::MAX)) as usize;
+        let bytes = view >> 32;
+        match self {
+            Self::Range { from, to, is_in, .. } => {
+                let value = digits(bytes as u64, len)?;
+                Some((*from <= value && value <= *to) == *is_in)
+            }
+            Self::Part { part, word: Some((wanted, wanted_len)), negated, .. } if len <= INLINE_BYTES_MAX => {
+                // How often the part fits before or behind, if at all.
+                let places = (len + 1).saturating_sub(*wanted_len);
+                let is_at = |at: usize| cut((bytes >> (8 * at)) as u64, *wanted_len) == *wanted;
+                let found = match part {
+                    Part::StartsWith(_) => places > 0 && is_at(0),
+                    Part::EndsWith(_) => places > 0 && is_at(places - 1),
+                    Part::Contains(_) => (0..places).fold(false, |any, at| any | is_at(at)),
+                };
+                Some(found != *negated)
+            }
+            _ => None,
+        }
+    }
+
     fn part(part: Part, missing: Verdict, negated: bool) -> Self {
         let word = short(part.text()).filter(|(_, len)| *len > 0);
         Self::Part { part, word, missing, negated }

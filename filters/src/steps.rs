@@ -38,9 +38,12 @@ mod tests {
         assert!(two <= one * 2 + one / 4, "{what}: {one} steps for {size}, {two} for twice as much");
     }
 
+    /// What is written, how large the smaller text is, the dialects, and the text.
+    type Text = (&'static str, usize, &'static [Dialect], fn(usize) -> String);
+
     /// What is written `size` times or levels deep, by dialects that take it.
     #[rustfmt::skip]
-    const TEXTS: &[(&str, usize, &[Dialect], fn(usize) -> String)] = &[
+    const TEXTS: &[Text] = &[
         ("AND", 2_000, BOTH, |size| chain("a = 'x'", " AND ", size)),
         ("OR", 2_000, BOTH, |size| chain("a > 5", " OR ", size)),
         ("names", 1_000, BOTH, |size| {
