@@ -21,9 +21,10 @@ use crate::row;
 use crate::types::{Kind, kind, timestamp};
 use crate::value::Scalar;
 pub(crate) use answers::Answers;
-use answers::{collect, collect_verdicts, collect_views};
+use answers::{collect, collect_verdicts};
 
 mod answers;
+mod planned;
 
 /// A column in the form that the tests work on.
 enum Values {
@@ -123,11 +124,10 @@ impl Batch<'_> {
     /// The condition for each row; null is UNKNOWN. What recurses is small, for the sake of the stack.
     pub(crate) fn evaluate(&self, condition: &Condition) -> Result<Answers, ArrowError> {
         match condition {
-            Condition::And(conditions) => self.join(conditions, true),
-            Condition::Or(conditions) => self.join(conditions, false),
-            Condition::Not(inner) | Condition::Is(inner, _) => {
-                self.evaluate(inner)?.map(|answers| around(condition, answers))
-            }
+            Condition::And(conditions) => self.join(conditions, true, Self::evaluate),
+            Condition::Or(conditions) => self.join(conditions, false, Self::evaluate),
+            Condition::Not(inner) => self.evaluate(inner)?.map(boolean::not),
+            Condition::Is(inner, value) => self.evaluate(inner)?.map(|answers| is(answers, *value)),
             leaf => self.leaf(leaf),
         }
     }
@@ -145,7 +145,7 @@ impl Batch<'_> {
             _ => return Ok(BooleanArray::new_null(self.rows).into()),
         };
         if let Value::Slot(slot) = term.value
-            && let Some(found) = self.quick(slot, &term.test)
+            && let Some(found) = Quick::new(&term.test).and_then(|quick| self.quick(slot, &quick))
         {
             return Ok(found);
         }
@@ -160,35 +160,21 @@ impl Batch<'_> {
         })
     }
 
-    /// A test whose answer most views of texts hold by themselves.
-    fn quick(&self, slot: usize, test: &Test) -> Option<Answers> {
-        let Values::Text(texts) = &self.column(slot)?.values else { return None };
-        let quick =
-            Quick::new(test).filter(|quick| matches!(quick, Quick::Range { .. } | Quick::Part { .. }))?;
-        // What is asked of every text, not of missing ones.
-        if let (Test::Engine(EngineTest::Search { .. }), true) = (test, texts.null_count() > 0) {
-            return None;
-        }
-        Some(collect_views(
-            texts,
-            |view| quick.of_view(view),
-            |text| match test {
-                Test::Engine(test) => row::engine_answer(Scalar::Text(text), test),
-                test => row::answer_text(text, test).into(),
-            },
-        ))
-    }
-
     /// Joins conditions until none can change a row any more.
-    fn join(&self, conditions: &[Condition], all: bool) -> Result<Answers, ArrowError> {
+    fn join<T>(
+        &self,
+        conditions: &[T],
+        all: bool,
+        evaluate: fn(&Self, &T) -> Result<Answers, ArrowError>,
+    ) -> Result<Answers, ArrowError> {
         let mut rest = conditions.iter();
         let Some(first) = rest.next() else { return Ok(BooleanArray::new_null(self.rows).into()) };
-        let mut joined = self.evaluate(first)?;
+        let mut joined = evaluate(self, first)?;
         for condition in rest {
             if joined.are_settled(all) {
                 break;
             }
-            joined = joined.join(self.evaluate(condition)?, all)?;
+            joined = joined.join(evaluate(self, condition)?, all)?;
         }
         Ok(joined)
     }
@@ -356,13 +342,12 @@ impl Batch<'_> {
     }
 }
 
-/// What `NOT` or `IS` makes of the answers of what is inside.
-fn around(condition: &Condition, inner: &BooleanArray) -> Result<BooleanArray, ArrowError> {
-    match condition {
-        Condition::Is(_, Some(true)) => Ok(passing(inner)),
-        Condition::Is(_, Some(false)) => Ok(passing(&boolean::not(inner)?)),
-        Condition::Is(_, None) => boolean::is_null(inner),
-        _ => boolean::not(inner),
+/// What `IS` makes of the answers of what is inside.
+fn is(inner: &BooleanArray, value: Option<bool>) -> Result<BooleanArray, ArrowError> {
+    match value {
+        Some(true) => Ok(passing(inner)),
+        Some(false) => Ok(passing(&boolean::not(inner)?)),
+        None => boolean::is_null(inner),
     }
 }
 

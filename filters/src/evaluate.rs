@@ -61,14 +61,18 @@ impl Filter {
         rows: usize,
         resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
     ) -> Result<column::Answers, Error> {
-        let Compiled { slots, names, condition, reused, .. } = &*self.compiled;
+        let Compiled { slots, names, condition, plan, reused, .. } = &*self.compiled;
         let mut columns = Vec::with_capacity(slots.len());
         for name in slots.iter() {
             columns.push(if names.contains(name) { self.resolve(name, rows, resolve)? } else { None });
         }
         self.check_terms(&|slot, _| Some(columns.get(slot)?.as_ref()?.data_type().clone()))?;
         let batch = column::Batch { rows, columns, reused };
-        batch.evaluate(condition).map_err(|error| self.fail_all(error.into()))
+        let answers = match plan {
+            Some(plan) if batch.is_text() => batch.planned(plan),
+            _ => batch.evaluate(condition),
+        };
+        answers.map_err(|error| self.fail_all(error.into()))
     }
 
     /// Evaluates over one message; `None` is UNKNOWN, or failed. `property` gives a property's value. Terms

@@ -4,6 +4,8 @@
 //! is left to [`crate::row`], whose answers these are. Conditions with values that are more than a property
 //! have no plan.
 
+use wide::u8x16;
+
 use crate::expr::{Condition, EngineTest, Literal, Op, Part, Term, Test, Value};
 use crate::number::Number;
 use crate::properties::word;
@@ -16,10 +18,7 @@ pub(crate) const INLINE_BYTES_MAX: usize = 12;
 /// Longest text that is one word, together with its length.
 const SHORT_MAX: usize = 7;
 /// Up to so many texts are compared one by one.
-const WORDS_MAX: usize = 8;
-/// Up to this length, a word is looked for at each place of a text.
-const WINDOWS_MAX: usize = 24;
-
+pub(crate) const WORDS_MAX: usize = 8;
 /// A condition over properties.
 #[derive(Debug)]
 pub(crate) enum Plan {
@@ -30,7 +29,8 @@ pub(crate) enum Plan {
     Is(Box<Plan>, Option<bool>),
     /// Of the property in a slot.
     Quick(usize, Quick),
-    Other(usize, Test),
+    /// A test of the property in a slot, as a condition.
+    Other(usize, Condition),
 }
 
 /// A test that is done here. Its answer for what is missing is UNKNOWN, but for the searches of RocketMQ.
@@ -108,7 +108,7 @@ impl Plan {
         }
         Some(match Quick::new(&term.test) {
             Some(quick) => Self::Quick(slot, quick),
-            None => Self::Other(slot, term.test.clone()),
+            None => Self::Other(slot, Condition::Term(Box::new(term.clone()))),
         })
     }
 
@@ -152,7 +152,9 @@ impl Plan {
                 found => (found.known() == *value).into(),
             },
             Self::Quick(slot, quick) => quick.answer(message, *slot),
-            Self::Other(slot, test) => message.other(*slot, test),
+            Self::Other(slot, Condition::Term(term)) => message.other(*slot, &term.test),
+            // Nothing else is one.
+            Self::Other(..) => Verdict::Unknown,
             Self::Constant(value) => *value,
         }
     }
@@ -192,6 +194,14 @@ impl Quick {
         }
     }
 
+    /// Whether a text in a view is one of some words.
+    #[inline]
+    pub(crate) fn is_word(view: u128, words: &[u64]) -> bool {
+        let len = view as u32;
+        let found = (view >> 32) as u64 ^ u64::from(len) << 56;
+        words.iter().fold(false, |any, word| any | (*word == found)) & (len <= SHORT_MAX as u32)
+    }
+
     /// What it says of a text in a view, if that alone says it.
     #[inline]
     pub(crate) fn of_view(&self, view: u128) -> Option<bool> {
@@ -209,11 +219,33 @@ impl Quick {
                 let found = match part {
                     Part::StartsWith(_) => places > 0 && is_at(0),
                     Part::EndsWith(_) => places > 0 && is_at(places - 1),
-                    Part::Contains(_) => (0..places).fold(false, |any, at| any | is_at(at)),
+                    // Before the text is its length, in four bytes.
+                    Part::Contains(part) => {
+                        starts(&view.to_le_bytes(), part.needle()) >> 4 & ((1 << places) - 1) != 0
+                    }
                 };
                 Some(found != *negated)
             }
             _ => None,
+        }
+    }
+
+    /// What it says of a text that its view leaves open.
+    pub(crate) fn of_text(&self, text: &str) -> Verdict {
+        match self {
+            Self::Range { tests, .. } => all(text, tests),
+            Self::Part { part, negated, .. } => (part.is_in(text.as_bytes()) != *negated).into(),
+            // Their views leave nothing open.
+            Self::IsNull { .. } | Self::Words { .. } => Verdict::Unknown,
+        }
+    }
+
+    /// What it says of what is missing.
+    pub(crate) fn of_missing(&self) -> Verdict {
+        match self {
+            Self::IsNull { is } => (*is).into(),
+            Self::Part { missing, .. } => *missing,
+            Self::Words { .. } | Self::Range { .. } => Verdict::Unknown,
         }
     }
 
@@ -240,11 +272,7 @@ impl Quick {
         let (start, end) = message.span(slot);
         let len = end - start;
         if len == 0 {
-            return match self {
-                Self::IsNull { is } => (*is).into(),
-                Self::Part { missing, .. } => *missing,
-                Self::Words { .. } | Self::Range { .. } => Verdict::Unknown,
-            };
+            return self.of_missing();
         }
         match self {
             Self::IsNull { is } => (!*is).into(),
@@ -257,13 +285,18 @@ impl Quick {
             }
             Self::Range { from, to, is_in, tests } => match digits(word(message.encoded, start), len) {
                 Some(value) => ((*from <= value && value <= *to) == *is_in).into(),
-                None => message.all(slot, tests),
+                None => all(message.text(slot).unwrap_or_default(), tests),
             },
             Self::Part { part, word, negated, .. } => {
                 let text = message.encoded.get(start..end).unwrap_or_default();
                 let found = match (part, word) {
-                    (Part::Contains(_), Some((wanted, wanted_len))) if len <= WINDOWS_MAX => {
-                        contains(message.encoded, start, end, *wanted, *wanted_len)
+                    (Part::Contains(part), Some((_, wanted_len)))
+                        if len <= 16
+                            && let Some(bytes) =
+                                message.encoded.get(start..).and_then(<[u8]>::first_chunk) =>
+                    {
+                        let places = (len + 1).saturating_sub(*wanted_len);
+                        starts(bytes, part.needle()) & ((1 << places) - 1) != 0
                     }
                     (Part::StartsWith(_), Some((wanted, wanted_len))) => {
                         len >= *wanted_len && cut(self::word(message.encoded, start), *wanted_len) == *wanted
@@ -287,24 +320,32 @@ impl Message<'_> {
         ((span & u64::from(u32::MAX)) as usize, (span >> 32) as usize)
     }
 
-    /// Tests of one value, of which the first that is not TRUE has the answer: they all are UNKNOWN or fail
-    /// for the same values.
-    #[inline(never)]
-    fn all(&self, slot: usize, tests: &[Test]) -> Verdict {
-        let verdicts = tests.iter().map(|test| self.other(slot, test));
-        verdicts.into_iter().find(|verdict| *verdict != Verdict::True).unwrap_or(Verdict::True)
+    fn text(&self, slot: usize) -> Option<&str> {
+        let (start, end) = self.span(slot);
+        self.encoded.get(start..end).and_then(|value| str::from_utf8(value).ok())
     }
 
     /// A test as [`row`] does it.
     #[inline(never)]
     fn other(&self, slot: usize, test: &Test) -> Verdict {
-        let (start, end) = self.span(slot);
-        let text = self.encoded.get(start..end).and_then(|value| str::from_utf8(value).ok());
-        let value = text.filter(|text| !text.is_empty()).map_or(Scalar::Null, Scalar::Text);
-        match test {
-            Test::Engine(test) => row::engine_answer(value, test),
-            test => row::answer_one(value, test).into(),
-        }
+        other(self.text(slot).filter(|text| !text.is_empty()), test)
+    }
+}
+
+/// Tests of one text, of which the first that is not TRUE has the answer: they all are UNKNOWN or fail for
+/// the same texts.
+#[inline(never)]
+fn all(text: &str, tests: &[Test]) -> Verdict {
+    let mut verdicts = tests.iter().map(|test| other(Some(text), test));
+    verdicts.find(|verdict| *verdict != Verdict::True).unwrap_or(Verdict::True)
+}
+
+/// A test as [`row`] does it.
+fn other(text: Option<&str>, test: &Test) -> Verdict {
+    let value = text.map_or(Scalar::Null, Scalar::Text);
+    match test {
+        Test::Engine(test) => row::engine_answer(value, test),
+        test => row::answer_one(value, test).into(),
     }
 }
 
@@ -368,10 +409,13 @@ fn cut(word: u64, len: usize) -> u64 {
     word & u64::MAX >> ((64 - 8 * len.min(8)) & 63)
 }
 
-/// Whether a word of `wanted_len` bytes lies in a text.
+/// Where a short part starts among bytes, as bits; those at the end may be of more than it.
 #[inline]
-fn contains(encoded: &[u8], start: usize, end: usize, wanted: u64, wanted_len: usize) -> bool {
-    (start..(end + 1).saturating_sub(wanted_len)).any(|at| cut(word(encoded, at), wanted_len) == wanted)
+fn starts(bytes: &[u8; 16], part: &[u8]) -> u32 {
+    let lanes = u8x16::new(*bytes);
+    part.iter()
+        .enumerate()
+        .fold(u32::MAX, |starts, (at, byte)| starts & lanes.simd_eq(u8x16::splat(*byte)).to_bitmask() >> at)
 }
 
 /// The number of up to eight digits, all read at once.
