@@ -16,6 +16,7 @@ use arrow::error::ArrowError;
 
 use crate::expr::{Condition, EngineTest, Literal, Op, Term, Test, Value};
 use crate::number::Number;
+use crate::plan::{INLINE_BYTES_MAX, Quick};
 use crate::row;
 use crate::types::{Kind, kind, timestamp};
 use crate::value::Scalar;
@@ -23,9 +24,7 @@ pub(crate) use answers::Answers;
 use answers::{collect, collect_verdicts};
 
 mod answers;
-
-/// A text of up to this many bytes lies wholly in its view.
-const INLINE_BYTES_MAX: usize = 12;
+mod planned;
 
 /// A column in the form that the tests work on.
 enum Values {
@@ -125,11 +124,10 @@ impl Batch<'_> {
     /// The condition for each row; null is UNKNOWN. What recurses is small, for the sake of the stack.
     pub(crate) fn evaluate(&self, condition: &Condition) -> Result<Answers, ArrowError> {
         match condition {
-            Condition::And(conditions) => self.join(conditions, true),
-            Condition::Or(conditions) => self.join(conditions, false),
-            Condition::Not(inner) | Condition::Is(inner, _) => {
-                self.evaluate(inner)?.map(|answers| around(condition, answers))
-            }
+            Condition::And(conditions) => self.join(conditions, true, Self::evaluate),
+            Condition::Or(conditions) => self.join(conditions, false, Self::evaluate),
+            Condition::Not(inner) => self.evaluate(inner)?.map(boolean::not),
+            Condition::Is(inner, value) => self.evaluate(inner)?.map(|answers| is(answers, *value)),
             leaf => self.leaf(leaf),
         }
     }
@@ -146,6 +144,11 @@ impl Batch<'_> {
             }
             _ => return Ok(BooleanArray::new_null(self.rows).into()),
         };
+        if let Value::Slot(slot) = term.value
+            && let Some(found) = Quick::new(&term.test).and_then(|quick| self.quick(slot, &quick))
+        {
+            return Ok(found);
+        }
         Ok(match (&term.value, &term.test) {
             (Value::Slot(slot), Test::Engine(test)) => self.engine(condition, *slot, test),
             (Value::Slot(slot), Test::Against(op, Value::Slot(right))) => {
@@ -158,15 +161,20 @@ impl Batch<'_> {
     }
 
     /// Joins conditions until none can change a row any more.
-    fn join(&self, conditions: &[Condition], all: bool) -> Result<Answers, ArrowError> {
+    fn join<T>(
+        &self,
+        conditions: &[T],
+        all: bool,
+        evaluate: fn(&Self, &T) -> Result<Answers, ArrowError>,
+    ) -> Result<Answers, ArrowError> {
         let mut rest = conditions.iter();
         let Some(first) = rest.next() else { return Ok(BooleanArray::new_null(self.rows).into()) };
-        let mut joined = self.evaluate(first)?;
+        let mut joined = evaluate(self, first)?;
         for condition in rest {
             if joined.are_settled(all) {
                 break;
             }
-            joined = joined.join(self.evaluate(condition)?, all)?;
+            joined = joined.join(evaluate(self, condition)?, all)?;
         }
         Ok(joined)
     }
@@ -334,13 +342,12 @@ impl Batch<'_> {
     }
 }
 
-/// What `NOT` or `IS` makes of the answers of what is inside.
-fn around(condition: &Condition, inner: &BooleanArray) -> Result<BooleanArray, ArrowError> {
-    match condition {
-        Condition::Is(_, Some(true)) => Ok(passing(inner)),
-        Condition::Is(_, Some(false)) => Ok(passing(&boolean::not(inner)?)),
-        Condition::Is(_, None) => boolean::is_null(inner),
-        _ => boolean::not(inner),
+/// What `IS` makes of the answers of what is inside.
+fn is(inner: &BooleanArray, value: Option<bool>) -> Result<BooleanArray, ArrowError> {
+    match value {
+        Some(true) => Ok(passing(inner)),
+        Some(false) => Ok(passing(&boolean::not(inner)?)),
+        None => boolean::is_null(inner),
     }
 }
 

@@ -10,6 +10,7 @@ use sqlparser::ast::{BinaryOperator, Expr, Value};
 use sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
 use crate::error::{Error, Problem};
+use crate::steps;
 
 pub(crate) mod rocketmq;
 pub(crate) mod sluice;
@@ -118,6 +119,7 @@ impl Places<'_> {
     fn advance(&mut self, to: Location) -> usize {
         let rest = self.text.get(self.offset..).unwrap_or_default();
         for c in rest.chars() {
+            steps::add(1);
             if (self.line, self.column) >= (to.line, to.column) {
                 break;
             }
@@ -136,6 +138,7 @@ impl Places<'_> {
 /// One tree of logarithmic depth for a chain of at least one.
 fn balance(mut terms: Vec<Expr>, op: &BinaryOperator) -> Expr {
     while terms.len() > 1 {
+        steps::add(terms.len());
         let mut pairs = Vec::with_capacity(terms.len().div_ceil(2));
         let mut rest = terms.into_iter();
         while let Some(left) = rest.next() {

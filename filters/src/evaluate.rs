@@ -5,6 +5,7 @@ use arrow::datatypes::DataType;
 
 use crate::error::{Error, Problem};
 use crate::expr::{Term, Test, Value};
+use crate::plan::{Message, Span};
 use crate::properties::NotUtf8;
 use crate::types::Kind;
 use crate::value::{Scalar, Verdict};
@@ -60,14 +61,18 @@ impl Filter {
         rows: usize,
         resolve: &dyn Fn(&Name) -> Option<ArrayRef>,
     ) -> Result<column::Answers, Error> {
-        let Compiled { slots, names, condition, reused, .. } = &*self.compiled;
+        let Compiled { slots, names, condition, plan, reused, .. } = &*self.compiled;
         let mut columns = Vec::with_capacity(slots.len());
         for name in slots.iter() {
             columns.push(if names.contains(name) { self.resolve(name, rows, resolve)? } else { None });
         }
         self.check_terms(&|slot, _| Some(columns.get(slot)?.as_ref()?.data_type().clone()))?;
         let batch = column::Batch { rows, columns, reused };
-        batch.evaluate(condition).map_err(|error| self.fail_all(error.into()))
+        let answers = match plan {
+            Some(plan) if batch.is_text() => batch.planned(plan),
+            _ => batch.evaluate(condition),
+        };
+        answers.map_err(|error| self.fail_all(error.into()))
     }
 
     /// Evaluates over one message; `None` is UNKNOWN, or failed. `property` gives a property's value. Terms
@@ -98,6 +103,9 @@ impl Filter {
     /// As [`Filter::matches`], with the values of envelope columns and fields, which `other` gives: null for
     /// one that is missing.
     pub fn evaluate<'a>(&self, properties: &'a [u8], other: &dyn Fn(&Name) -> Scalar<'a>) -> Verdict {
+        if let Some(verdict) = self.planned(properties) {
+            return verdict;
+        }
         let not_utf8_counts = self.compiled.dialect == Dialect::RocketMq;
         let found = self.over(|values| {
             self.others(values, other);
@@ -109,6 +117,29 @@ impl Filter {
                 self.over(|values| self.compiled.layout.fill(text.as_bytes(), not_utf8_counts, values));
             found.unwrap_or(Verdict::Failed)
         })
+    }
+
+    /// The answer of the plan, if there is one and the properties are ASCII.
+    fn planned(&self, properties: &[u8]) -> Option<Verdict> {
+        let plan = self.compiled.plan.as_ref()?;
+        if u32::try_from(properties.len()).is_err() {
+            return None;
+        }
+        let run = |spans: &mut [Span]| {
+            let is_ascii = self.compiled.layout.scan(properties, |slot, start, end| {
+                if let Some(span) = spans.get_mut(slot) {
+                    *span = Span::new(start, end);
+                }
+            });
+            is_ascii.then(|| plan.evaluate(&Message { encoded: properties, spans }))
+        };
+        // One place more, for all that is not wanted.
+        match self.compiled.slots.len() {
+            len if len < FEW_NAMES => run(&mut [Span::default(); FEW_NAMES]),
+            len if len < SOME_NAMES => run(&mut [Span::default(); SOME_NAMES]),
+            len if len < MANY_NAMES => run(&mut [Span::default(); MANY_NAMES]),
+            len => run(&mut vec![Span::default(); len + 1]),
+        }
     }
 
     /// Evaluates over values that `fill` puts into their slots, which are null before.

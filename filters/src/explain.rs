@@ -192,13 +192,14 @@ fn can_match(condition: &Condition, warnings: &mut Vec<Warning>) -> bool {
     match condition {
         Condition::Constant(value) => *value == Some(true),
         Condition::And(conditions) => {
-            let before = warnings.len();
             let mut each = true;
             for condition in conditions {
                 each &= can_match(condition, warnings);
             }
+            // What was told inside of an OR may leave another part of it.
+            let before = warnings.len();
             contradictions(conditions, warnings);
-            each && warnings.iter().skip(before).all(|warning| !warning.text.starts_with(NEVER))
+            each && warnings.len() == before
         }
         Condition::Or(conditions) => {
             let mut any = false;
@@ -218,7 +219,7 @@ fn can_match(condition: &Condition, warnings: &mut Vec<Warning>) -> bool {
                     (false, "never TRUE: a comparison with NULL; write IS NULL")
                 }
                 Test::Engine(EngineTest::Holds) => (false, "never TRUE: a property alone"),
-                Test::Engine(EngineTest::Search { part, .. }) if part.is_empty() => {
+                Test::Engine(EngineTest::Search { part, .. }) if part.text().is_empty() => {
                     (false, "never TRUE: an empty text is part of nothing here")
                 }
                 Test::Engine(EngineTest::Compare(op, Literal::Null)) if op.is_order() => {
@@ -231,8 +232,6 @@ fn can_match(condition: &Condition, warnings: &mut Vec<Warning>) -> bool {
         }
     }
 }
-
-const NEVER: &str = "never TRUE";
 
 /// What AND has learned of one value.
 #[derive(Default)]
@@ -253,7 +252,7 @@ fn contradictions(conditions: &[Condition], warnings: &mut Vec<Warning>) {
         let known = values.entry(slot).or_default();
         known.learn(&term.test);
         if known.is_impossible() {
-            let text = format!("{NEVER} together with what stands before it");
+            let text = "never TRUE together with what stands before it".to_owned();
             warnings.push(Warning { span: term.span.clone(), text });
             *known = Known::default();
         }

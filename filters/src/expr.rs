@@ -12,6 +12,7 @@ use regex::Regex;
 use crate::like::Pattern;
 use crate::number::Number;
 use crate::row;
+use crate::steps;
 use crate::time;
 use crate::value::Scalar;
 
@@ -187,18 +188,19 @@ impl Literal {
 }
 
 impl Part {
-    pub(crate) fn is_empty(&self) -> bool {
+    /// What is looked for.
+    pub(crate) fn text(&self) -> &[u8] {
         match self {
-            Self::Contains(part) => part.needle().is_empty(),
-            Self::StartsWith(part) | Self::EndsWith(part) => part.is_empty(),
+            Self::Contains(part) => part.needle(),
+            Self::StartsWith(part) | Self::EndsWith(part) => part.as_bytes(),
         }
     }
 
-    pub(crate) fn is_in(&self, text: &str) -> bool {
+    pub(crate) fn is_in(&self, text: &[u8]) -> bool {
         match self {
-            Self::Contains(part) => part.find(text.as_bytes()).is_some(),
-            Self::StartsWith(part) => text.starts_with(part.as_str()),
-            Self::EndsWith(part) => text.ends_with(part.as_str()),
+            Self::Contains(part) => part.find(text).is_some(),
+            Self::StartsWith(part) => text.starts_with(part.as_bytes()),
+            Self::EndsWith(part) => text.ends_with(part.as_bytes()),
         }
     }
 }
@@ -269,6 +271,7 @@ impl Members {
     }
 
     pub(crate) fn has_text(&self, text: &str) -> bool {
+        steps::add(1 + self.few.len());
         self.few.iter().any(|member| member == text) || self.many.contains(text)
     }
 
@@ -337,6 +340,7 @@ impl Value {
 impl Condition {
     /// Calls `visit` for each term, those inside of values too.
     pub(crate) fn visit<'a>(&'a self, visit: &mut dyn FnMut(&'a Term)) {
+        steps::add(1);
         match self {
             Self::Constant(_) => {}
             Self::And(conditions) | Self::Or(conditions) => {
@@ -373,6 +377,32 @@ impl Condition {
         if negated { self.not() } else { self }
     }
 
+    /// The condition with all that one operator joins, in parentheses or not, side by side. Done once for the
+    /// whole: at each joint, deep nesting would move its innermost conditions again and again.
+    pub(crate) fn flat(self) -> Self {
+        let side_by_side = |conditions: Vec<Self>, all: bool| {
+            let mut flat = Vec::with_capacity(conditions.len());
+            conditions.into_iter().for_each(|condition| condition.flat_into(all, &mut flat));
+            flat
+        };
+        match self {
+            Self::And(conditions) => Self::And(side_by_side(conditions, true)),
+            Self::Or(conditions) => Self::Or(side_by_side(conditions, false)),
+            Self::Not(inner) => Self::Not(Box::new(inner.flat())),
+            Self::Is(inner, value) => Self::Is(Box::new(inner.flat()), value),
+            leaf @ (Self::Term(_) | Self::Constant(_)) => leaf,
+        }
+    }
+
+    fn flat_into(self, all: bool, flat: &mut Vec<Self>) {
+        steps::add(1);
+        match self {
+            Self::And(inner) if all => inner.into_iter().for_each(|inner| inner.flat_into(all, flat)),
+            Self::Or(inner) if !all => inner.into_iter().for_each(|inner| inner.flat_into(all, flat)),
+            other => flat.push(other.flat()),
+        }
+    }
+
     /// Conditions joined by AND, or by OR if not `all`. Constants become one, and none is kept that can't
     /// change the result; terms are kept all, so that each name stays known.
     pub(crate) fn join(conditions: Vec<Self>, all: bool) -> Self {
@@ -380,11 +410,10 @@ impl Condition {
         let mut constant = neutral;
         let mut kept = Vec::with_capacity(conditions.len());
         for condition in conditions {
+            steps::add(1);
             match condition {
                 Self::Constant(value) if all => constant = row::and(constant, value),
                 Self::Constant(value) => constant = row::or(constant, value),
-                Self::And(inner) if all => kept.extend(inner),
-                Self::Or(inner) if !all => kept.extend(inner),
                 other => kept.push(other),
             }
         }
@@ -403,14 +432,13 @@ impl Condition {
     pub(crate) fn join_in_order(conditions: Vec<Self>, all: bool) -> Self {
         let mut kept = Vec::with_capacity(conditions.len());
         for condition in conditions {
+            steps::add(1);
             match condition {
                 Self::Constant(Some(value)) if value == all => {}
                 Self::Constant(Some(value)) => {
                     kept.push(Self::Constant(Some(value)));
                     break;
                 }
-                Self::And(inner) if all => kept.extend(inner),
-                Self::Or(inner) if !all => kept.extend(inner),
                 other => kept.push(other),
             }
         }

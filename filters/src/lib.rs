@@ -46,8 +46,10 @@ mod expr;
 mod like;
 mod notice;
 mod number;
+mod plan;
 mod properties;
 mod row;
+mod steps;
 mod time;
 mod types;
 mod value;
@@ -61,6 +63,7 @@ pub use crate::error::{Error, Problem};
 pub use crate::explain::{Explain, Line, Warning};
 use crate::expr::{Condition, Literal, Test, Value};
 pub use crate::notice::{Notice, Quirk};
+use crate::plan::Plan;
 use crate::properties::Layout;
 pub use crate::value::{Scalar, Verdict};
 
@@ -127,6 +130,8 @@ struct Compiled {
     reused: Vec<bool>,
     /// Where the slots' values lie in encoded properties.
     layout: Layout,
+    /// The condition for encoded properties, if it can have one.
+    plan: Option<Plan>,
     /// Whether no slot needs anything else.
     only_properties: bool,
     dialect: Dialect,
@@ -149,7 +154,7 @@ impl Filter {
                 (parsed.condition, parsed.names, parsed.notices)
             }
         };
-        Ok(Self::new(text.into(), slots.into(), condition, dialect, notices))
+        Ok(Self::new(text.into(), slots.into(), condition.flat(), dialect, notices))
     }
 
     fn new(
@@ -179,6 +184,7 @@ impl Filter {
         let reused = numeric.into_iter().map(|uses| uses > 1).collect();
         let layout = Layout::new(&slots);
         let only_properties = slots.iter().all(|name| matches!(name, Name::Property(_)));
+        let plan = Some(&condition).filter(|_| only_properties).and_then(Plan::new);
         Self {
             compiled: Arc::new(Compiled {
                 text,
@@ -187,6 +193,7 @@ impl Filter {
                 condition,
                 reused,
                 layout,
+                plan,
                 only_properties,
                 dialect,
                 notices,

@@ -7,12 +7,14 @@
 use crate::engine;
 use crate::expr::{Condition, EngineTest, Literal, Members, Op, Term, Test, Value};
 use crate::number::Number;
+use crate::steps;
 use crate::time;
 use crate::value::{Scalar, Verdict};
-use crate::values::{Found, compute};
+use crate::values::compute;
 
 /// Evaluates with three-valued logic, from left to right; a failure ends it.
 pub(crate) fn evaluate(condition: &Condition, values: &[Scalar<'_>]) -> Verdict {
+    steps::add(1);
     match condition {
         Condition::Term(term) => match (&term.value, &term.test) {
             (_, Test::Engine(test)) => engine_term(&term.value, test, values),
@@ -66,14 +68,19 @@ fn nested(term: &Term, values: &[Scalar<'_>]) -> Verdict {
 /// A test of RocketMQ's.
 #[inline]
 fn engine_term(value: &Value, test: &EngineTest, values: &[Scalar<'_>]) -> Verdict {
-    let found = match value {
-        Value::Slot(slot) => Found::Scalar(at(values, *slot)),
+    match value {
+        // The engine does not look at the value then, which could fail.
+        _ if matches!(test, EngineTest::Search { part, .. } if part.text().is_empty()) => Verdict::False,
+        Value::Slot(slot) => engine_scalar(at(values, *slot), test, values),
         nested => match compute(nested, values) {
-            Some(found) => found,
-            None => return Verdict::Failed,
+            Some(found) => engine_scalar(found.scalar(), test, values),
+            None => Verdict::Failed,
         },
-    };
-    let left = found.scalar();
+    }
+}
+
+#[inline]
+fn engine_scalar(left: Scalar<'_>, test: &EngineTest, values: &[Scalar<'_>]) -> Verdict {
     match test {
         EngineTest::Against(op, right) => engine_compare(left, *op, right, values),
         EngineTest::Between { low, high, negated } => {
@@ -110,7 +117,7 @@ pub(crate) fn engine_answer(value: Scalar<'_>, test: &EngineTest) -> Verdict {
         (EngineTest::Compare(op, literal), value) => engine::compare(value, *op, literal.scalar()),
         (EngineTest::CompareLeft(literal, op), value) => engine::compare(literal.scalar(), *op, value),
         (EngineTest::Search { part, negated }, Scalar::Text(text)) => {
-            (!part.is_empty() && part.is_in(text) != *negated).into()
+            (!part.text().is_empty() && part.is_in(text.as_bytes()) != *negated).into()
         }
         (EngineTest::Holds, Scalar::Null) | (EngineTest::Against(..) | EngineTest::Between { .. }, _) => {
             Verdict::Unknown

@@ -9,6 +9,7 @@ use crate::engine;
 use crate::expr::{Arithmetic, Function, Type, Value};
 use crate::number::Number;
 use crate::row::{evaluate, number, truth};
+use crate::steps;
 use crate::time;
 use crate::value::{Scalar, Verdict};
 
@@ -30,6 +31,7 @@ impl Found<'_> {
 
 /// Computes a value; `None` if the evaluation fails, which only RocketMQ's does.
 pub(crate) fn compute<'a>(value: &'a Value, values: &[Scalar<'a>]) -> Option<Found<'a>> {
+    steps::add(1);
     Some(Found::Scalar(match value {
         Value::Slot(slot) => values.get(*slot).copied().unwrap_or(Scalar::Null),
         Value::Literal(literal) => literal.scalar(),

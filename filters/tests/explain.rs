@@ -104,3 +104,11 @@ fn an_error_is_shown_with_a_caret_under_its_place() {
     let long = render(&format!("a = '{}' foo", "x".repeat(500)));
     assert!(long.lines().all(|line| line.chars().count() <= 100), "{long}");
 }
+
+#[test]
+fn a_part_of_or_that_never_matches_leaves_the_others() {
+    let filter = Filter::parse("(a = 'x' OR c) AND b = 'y'", Dialect::RocketMq).unwrap();
+    let warnings: Vec<_> =
+        filter.explain(&|_| None).warnings.into_iter().map(|warning| warning.text).collect();
+    assert_eq!(warnings, ["never TRUE: a property alone"]);
+}

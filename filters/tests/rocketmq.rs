@@ -222,3 +222,17 @@ fn bytes_that_are_no_utf_8_count_as_the_replacement_character() {
     let sluice = Filter::parse("a IS NULL AND b = 1", Dialect::Sluice).unwrap();
     assert_eq!(sluice.matches(b"a\x01x\xffy\x02b\x011"), Verdict::True);
 }
+
+#[test]
+fn a_search_for_nothing_does_not_look_at_its_operand() {
+    for text in ["(a < 5) CONTAINS ''", "(a < 5) NOT STARTSWITH ''", "(a < 5) = (a < 5) ENDSWITH ''"] {
+        let filter = Filter::parse(text, Dialect::RocketMq).unwrap();
+        let expected = if text.contains(" = ") { Verdict::Failed } else { Verdict::False };
+        assert_eq!(filter.matches(b"a\x01x"), expected, "{text}");
+        assert_eq!(
+            by_column(&filter, &BTreeMap::from([("a".to_owned(), "x".to_owned())])),
+            expected,
+            "{text}"
+        );
+    }
+}

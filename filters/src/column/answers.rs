@@ -1,6 +1,6 @@
 //! What conditions say of each row: a value or null, and whether the evaluation failed there.
 
-use arrow::array::{Array, BooleanArray};
+use arrow::array::{Array, BooleanArray, StringViewArray};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::compute::{and_kleene, or_kleene};
 use arrow::error::ArrowError;
@@ -112,6 +112,53 @@ pub(crate) fn collect_verdicts(rows: usize, mut test: impl FnMut(usize) -> Verdi
         failed.push(failed_word.to_le());
     }
     let known = BooleanArray::new(bits(values, rows), Some(NullBuffer::new(bits(known, rows))));
+    Answers { known, failed: (any_failed != 0).then(|| bits(failed, rows)) }
+}
+
+/// As [`collect_verdicts`], of texts: `quick` sees their views and may leave the answer to `other`. Missing
+/// texts are UNKNOWN.
+pub(crate) fn collect_views(
+    texts: &StringViewArray,
+    quick: impl Fn(u128) -> Option<bool>,
+    other: impl Fn(&str) -> Verdict,
+) -> Answers {
+    let words = texts.len().div_ceil(64);
+    let (mut values, mut known) = (Vec::with_capacity(words), Vec::with_capacity(words));
+    let (mut failed, mut any_failed, mut all_known) = (Vec::with_capacity(words), 0, true);
+    for (start, views) in (0..).step_by(64).zip(texts.views().chunks(64)) {
+        let (mut value_word, mut open) = (0u64, 0u64);
+        for (bit, view) in views.iter().enumerate() {
+            let found = quick(*view);
+            value_word |= u64::from(found == Some(true)) << bit;
+            open |= u64::from(found.is_none()) << bit;
+        }
+        let (mut known_word, mut failed_word) = (u64::MAX, 0u64);
+        while open != 0 {
+            let (row, bit) = (start + open.trailing_zeros() as usize, open & open.wrapping_neg());
+            open ^= bit;
+            match if texts.is_valid(row) { other(texts.value(row)) } else { Verdict::Unknown } {
+                Verdict::True => value_word |= bit,
+                Verdict::False => {}
+                Verdict::Unknown => known_word ^= bit,
+                Verdict::Failed => {
+                    known_word ^= bit;
+                    failed_word |= bit;
+                }
+            }
+        }
+        any_failed |= failed_word;
+        all_known &= known_word == u64::MAX;
+        values.push(value_word.to_le());
+        known.push(known_word.to_le());
+        failed.push(failed_word.to_le());
+    }
+    let rows = texts.len();
+    let nulls = if all_known {
+        texts.nulls().cloned()
+    } else {
+        NullBuffer::union(texts.nulls(), Some(&NullBuffer::new(bits(known, rows))))
+    };
+    let known = BooleanArray::new(bits(values, rows), nulls);
     Answers { known, failed: (any_failed != 0).then(|| bits(failed, rows)) }
 }
 

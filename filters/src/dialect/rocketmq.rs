@@ -30,6 +30,7 @@ use crate::expr::{
     Condition, EngineTest, Literal, MEMBERS_MAX, Members, Op, Part, TERMS_MAX, Term, Test, Value,
 };
 use crate::notice::Notice;
+use crate::steps;
 use lexer::{Kind, Lexer, Token, Word};
 
 mod lexer;
@@ -66,6 +67,7 @@ pub(crate) fn parse(text: &str) -> Result<Parsed, Error> {
         slots: HashMap::new(),
         terms: 0,
         notices: Vec::new(),
+        only_inside: Vec::new(),
     };
     let root = parser.expression()?;
     let was_null_test = parser.ends_in_null();
@@ -92,6 +94,8 @@ struct Parser<'a> {
     slots: HashMap<Name, usize>,
     terms: usize,
     notices: Vec<notices::Draft>,
+    /// The places of the drafts that count inside of a test alone, in their order.
+    only_inside: Vec<usize>,
 }
 
 /// What is open, from the outside in: each waits for the operand on its right.
@@ -394,6 +398,7 @@ impl<'a> Parser<'a> {
     }
 
     fn peek(&mut self) -> Result<Kind<'a>, Error> {
+        steps::add(1);
         let token = match self.peeked.take() {
             Some(token) => token,
             None => self.lexer.next()?,
@@ -402,6 +407,7 @@ impl<'a> Parser<'a> {
     }
 
     fn take(&mut self) -> Result<Token<'a>, Error> {
+        steps::add(1);
         let token = match self.peeked.take() {
             Some(token) => token,
             None => self.lexer.next()?,

@@ -21,6 +21,7 @@ use super::{
     quote, tokenize,
 };
 use crate::error::{Error, Problem};
+use crate::steps;
 use values::{arithmetic_precedence, is_value};
 
 pub(crate) mod values;
@@ -396,6 +397,7 @@ impl Grammar {
 
 /// The operator that comes next, and whether `NOT` stands before it.
 fn operator(parser: &Parser) -> Option<(bool, Operator)> {
+    steps::add(1);
     let mut token = parser.peek_token_ref();
     let negated = is_keyword(token, Keyword::NOT);
     if negated {

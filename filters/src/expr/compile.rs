@@ -15,7 +15,7 @@ use crate::dialect::sluice::values::{REGEXP_LIKE, is_value};
 use crate::dialect::{TEXT_OPERATORS, bytes, shown};
 use crate::error::{Error, Problem};
 use crate::like::Pattern;
-use crate::{Name, row, time};
+use crate::{Name, row, steps, time};
 
 mod values;
 
@@ -51,6 +51,7 @@ impl Compiler<'_> {
     /// Recurses through what nests; small, since each level of nesting takes one or two frames of it.
     fn condition(&mut self, expr: &Expr) -> Result<Condition, Error> {
         let is = |condition: Result<Condition, Error>, value| condition.map(|condition| condition.is(value));
+        steps::add(1);
         match expr {
             Expr::Nested(inner) => self.condition(inner),
             Expr::UnaryOp { op: UnaryOperator::Not, expr } => self.condition(expr).map(Condition::not),
@@ -105,6 +106,7 @@ impl Compiler<'_> {
 
     /// The conditions that a tree of one operator joins.
     fn chain(&mut self, expr: &Expr, chain: &BinaryOperator, out: &mut Vec<Condition>) -> Result<(), Error> {
+        steps::add(1);
         match expr {
             Expr::BinaryOp { left, op, right } if op == chain => {
                 self.chain(left, chain, out)?;

@@ -1,5 +1,7 @@
 //! Finds the first place of a piece in one pass over the code points of a text.
 
+use crate::steps;
+
 /// Most points of a piece with some that take any: its states fill this many bits.
 const STATES_MAX: usize = 256;
 
@@ -41,9 +43,9 @@ impl Runs {
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
             let c = fold(c);
-            step();
+            steps::add(1);
             while fit > 0 && self.points.get(fit) != Some(&c) {
-                step();
+                steps::add(1);
                 fit = self.kept.get(fit - 1).copied().unwrap_or_default();
             }
             if self.points.get(fit) == Some(&c) {
@@ -103,7 +105,7 @@ impl States {
         let mut states = [0; WORDS];
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
-            step();
+            steps::add(1);
             let c = fold(c);
             let takes = match self.takes.binary_search_by_key(&c, |(c, _)| *c) {
                 Ok(at) => self.takes.get(at).map_or(&self.any, |(_, states)| states),
@@ -121,22 +123,4 @@ impl States {
         }
         None
     }
-}
-
-#[cfg(test)]
-thread_local! {
-    static STEPS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
-
-/// Counts a look at a point, in tests.
-#[inline]
-pub(super) fn step() {
-    #[cfg(test)]
-    STEPS.with(|steps| steps.set(steps.get() + 1));
-}
-
-/// The steps of this thread so far.
-#[cfg(test)]
-pub(super) fn steps() -> usize {
-    STEPS.with(std::cell::Cell::get)
 }

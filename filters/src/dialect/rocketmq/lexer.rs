@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Problem};
 use crate::expr::Op;
+use crate::steps;
 
 /// A token with its place in bytes of the text.
 #[derive(Clone, Debug)]
@@ -77,6 +78,7 @@ impl<'a> Lexer<'a> {
     pub(super) fn next(&mut self) -> Result<Token<'a>, Error> {
         self.skip()?;
         let start = self.at;
+        steps::add(1);
         let rest = self.text.get(start..).unwrap_or_default();
         let (kind, len) = match rest.as_bytes() {
             [] => (Kind::End, 0),
@@ -104,6 +106,7 @@ impl<'a> Lexer<'a> {
                 }
             }
         };
+        steps::add(len);
         self.at += len;
         Ok(Token { kind, span: start..self.at })
     }
@@ -113,10 +116,15 @@ impl<'a> Lexer<'a> {
         loop {
             let rest = self.text.get(self.at..).unwrap_or_default().as_bytes();
             self.at += match rest {
-                [b' ' | b'\t' | b'\n' | b'\r' | 0x0c, ..] => 1,
+                [b' ' | b'\t' | b'\n' | b'\r' | 0x0c, ..] => {
+                    steps::add(1);
+                    1
+                }
                 // Without a line end these are two minus signs.
                 [b'-', b'-', ..] if !self.last_line => {
-                    match rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+                    let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+                    steps::add(end.unwrap_or(rest.len()));
+                    match end {
                         Some(end) => end + 1,
                         None => {
                             self.last_line = true;
@@ -124,13 +132,18 @@ impl<'a> Lexer<'a> {
                         }
                     }
                 }
-                [b'/', b'*', body @ ..] => match body.windows(2).position(|pair| pair == b"*/") {
-                    Some(end) => end + 4,
-                    None => {
-                        let span = self.at..self.text.len();
-                        return Err(Error::new(self.text, span, Problem::Unclosed { what: "a comment" }));
+                [b'/', b'*', body @ ..] => {
+                    let end = body.windows(2).position(|pair| pair == b"*/");
+                    steps::add(end.unwrap_or(body.len()));
+                    match end {
+                        Some(end) => end + 4,
+                        None => {
+                            let span = self.at..self.text.len();
+                            let problem = Problem::Unclosed { what: "a comment" };
+                            return Err(Error::new(self.text, span, problem));
+                        }
                     }
-                },
+                }
                 _ => return Ok(()),
             };
         }
@@ -142,6 +155,7 @@ impl<'a> Lexer<'a> {
         let mut shorter = None;
         loop {
             let end = rest.get(len..).and_then(|rest| rest.find('\'')).map(|end| len + end + 1);
+            steps::add(end.unwrap_or(rest.len()) - len);
             match end.or(shorter) {
                 Some(end) if shorter == Some(end) || rest.as_bytes().get(end) != Some(&b'\'') => {
                     return Ok((Kind::Text(rest.get(1..end - 1).unwrap_or_default()), end));

@@ -8,6 +8,7 @@ use super::{Parser, Word};
 use crate::error::Error;
 use crate::expr::{Literal, Op, Value};
 use crate::notice::{Notice, Quirk};
+use crate::steps;
 
 /// Beyond this a double does not hold each whole number.
 const EXACT_MAX: u64 = 1 << 53;
@@ -22,7 +23,10 @@ pub(super) struct Draft {
 pub(super) fn settle(drafts: Vec<Draft>) -> Vec<Notice> {
     let mut notices: Vec<Notice> =
         drafts.into_iter().filter(|draft| !draft.only_inside).map(|draft| draft.notice).collect();
-    notices.sort_by_key(|notice| (notice.span.start, notice.span.end, notice.quirk));
+    notices.sort_by_key(|notice| {
+        steps::add(1);
+        (notice.span.start, notice.span.end, notice.quirk)
+    });
     notices.dedup_by(|a, b| a.span == b.span && a.quirk == b.quirk);
     notices
 }
@@ -30,17 +34,26 @@ pub(super) fn settle(drafts: Vec<Draft>) -> Vec<Notice> {
 impl Parser<'_> {
     fn notice(&mut self, span: Range<usize>, quirk: Quirk, text: impl Into<String>) {
         let notice = Notice { span, quirk, text: text.into() };
-        self.notices.push(Draft { notice, only_inside: false });
+        self.draft(notice, false);
+    }
+
+    fn draft(&mut self, notice: Notice, only_inside: bool) {
+        if only_inside {
+            self.only_inside.push(self.notices.len());
+        }
+        self.notices.push(Draft { notice, only_inside });
     }
 
     /// What lies in the span is part of a test that tells FALSE and UNKNOWN apart.
     pub(super) fn notice_inside(&mut self, span: &Range<usize>) {
         // Drafts come in the order of their ends, so those inside are the last ones.
-        for draft in self.notices.iter_mut().rev() {
+        while let Some(draft) = self.only_inside.last().and_then(|last| self.notices.get_mut(*last)) {
+            steps::add(1);
             if draft.notice.span.start < span.start {
                 break;
             }
             draft.only_inside = false;
+            self.only_inside.pop();
         }
     }
 
@@ -68,7 +81,7 @@ impl Parser<'_> {
         } else {
             let text = "without the property this is FALSE, not unknown, with NOT too".to_owned();
             let notice = Notice { span: span.clone(), quirk: Quirk::SearchMissing, text };
-            self.notices.push(Draft { notice, only_inside: true });
+            self.draft(notice, true);
         }
     }
 
@@ -120,7 +133,7 @@ impl Parser<'_> {
             let is_number = matches!(&right.tree, Tree::Value(Value::Literal(literal)) if !matches!(literal, Literal::Null));
             if !is_number {
                 let notice = Notice { span: span.clone(), quirk: Quirk::MissingEqual, text: text.to_owned() };
-                self.notices.push(Draft { notice, only_inside });
+                self.draft(notice, only_inside);
             }
         }
         match (constant(left), constant(right)) {
