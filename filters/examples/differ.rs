@@ -3,12 +3,7 @@
 //! `generate SEED COUNT` writes cases, `check` reads them with the engine's answers before them: true, false,
 //! null, raises or `parse_error`. Run by `interop/filter_bench/differ`, which has the engine between the two.
 //! All text is hexadecimal: expression, then each name and value, with tabs between.
-#![expect(
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    clippy::doc_markdown,
-    reason = "a tool that is run by hand"
-)]
+#![expect(clippy::print_stdout, reason = "a tool that is run by hand")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

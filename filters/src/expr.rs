@@ -382,7 +382,9 @@ impl Condition {
     pub(crate) fn flat(self) -> Self {
         let side_by_side = |conditions: Vec<Self>, all: bool| {
             let mut flat = Vec::with_capacity(conditions.len());
-            conditions.into_iter().for_each(|condition| condition.flat_into(all, &mut flat));
+            for condition in conditions {
+                condition.flat_into(all, &mut flat);
+            }
             flat
         };
         match self {

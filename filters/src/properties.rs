@@ -138,7 +138,9 @@ impl Layout {
         // `skip` bytes of the block were looked through before.
         let mut look = |block: &[u8; BLOCK], base: usize, skip: usize| {
             let lanes = block.as_chunks::<16>().0;
-            lanes.iter().for_each(|lane| all |= u8x16::new(*lane));
+            for lane in lanes {
+                all |= u8x16::new(*lane);
+            }
             let ends = places(lanes, END) >> skip;
             let mut starts = (ends << 1 | starts_next) & u64::MAX >> skip;
             starts_next = ends >> (BLOCK - 1);
@@ -274,8 +276,8 @@ impl Group {
     }
 }
 
-/// Below [`PLACES`].
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "below PLACES")]
 fn place(head: u64, factor: u64) -> usize {
     (head.wrapping_mul(factor) >> (u64::BITS - PLACES.trailing_zeros())) as usize
 }
