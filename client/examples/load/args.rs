@@ -17,6 +17,7 @@ const NAMES: &[&str] = &[
     "in-flight",
     "keep",
     "messages",
+    "modulo",
     "namesrv",
     "pull",
     "queues",

@@ -2,7 +2,7 @@
 //! line of JSON with what it did and what it cost itself.
 //!
 //! ```text
-//! load produce      --namesrv H:P --topic T [--messages N] [--bytes B] [--in-flight C] [--batch 1|N|auto]
+//! load produce      --namesrv H:P --topic T [--messages N] [--bytes B] [--in-flight C] [--batch 1|N|auto] [--modulo M]
 //! load produce-rate --namesrv H:P --topic T [--rate R] [--seconds S] [--bytes B] [--batch 1|auto] [--tick-us U]
 //! load consume      --namesrv H:P --topic T [--group G] [--tag EXPR | --sql EXPR] [--pull N] [--hold-ms MS]
 //! load start        --namesrv H:P --topic T --command LINE [--keep true]

@@ -53,13 +53,23 @@ fn message(args: &Args) -> anyhow::Result<Message> {
     Ok(Message::new(&args.topic()?, vec![b'x'; bytes]))
 }
 
+/// A message of a batch; with `--modulo M` its property `n` is its number in the batch modulo M.
+fn numbered(args: &Args, number: usize) -> anyhow::Result<Message> {
+    let modulo: usize = args.number("modulo", 0)?;
+    match number.checked_rem(modulo) {
+        Some(n) => Ok(message(args)?.property("n", &n.to_string())?),
+        None => message(args),
+    }
+}
+
 /// As fast as answers come, with so many requests without one (with `auto`: messages).
 pub(crate) async fn closed(args: &Args) -> anyhow::Result<Value> {
     let clients = args.clients().await?;
     let (messages, in_flight) =
         (args.number("messages", 1_000_000_u64)?, args.number("in-flight", 64_usize)?);
     let batching = Batching::of(args)?;
-    let batch = Arc::new(vec![message(args)?; if let Batching::Fixed(n) = batching { n.max(1) } else { 1 }]);
+    let size = if let Batching::Fixed(n) = batching { n.max(1) } else { 1 };
+    let batch = Arc::new((0..size).map(|number| numbered(args, number)).collect::<anyhow::Result<Vec<_>>>()?);
     let (left, latencies) = (Arc::new(AtomicU64::new(messages)), Arc::new(Mutex::new(Histogram::new())));
     let producers: Result<Vec<Producer>, Error> =
         clients.iter().map(|client| batching.producer(client)).collect();
