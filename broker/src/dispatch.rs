@@ -127,7 +127,9 @@ impl<'a> Turn<'a> {
         let mut replies = Replies::default();
         match sends.append(broker, &mut replies) {
             // They go out when they are durable; what is read meanwhile need not wait for them.
-            Some(ticket) => broker.flusher.when_durable(ticket, replies, Arc::clone(self.outlet)),
+            Some((ticket, places)) => {
+                broker.flusher.when_durable(ticket, replies, Arc::clone(self.outlet), places);
+            }
             None if self.replies.is_empty() => self.replies = replies,
             None => self.replies.extend(replies),
         }

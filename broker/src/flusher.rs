@@ -10,11 +10,13 @@ use tokio::runtime::Handle;
 
 use crate::long_poll::LongPoll;
 use crate::outlet::{Outlet, Replies};
+use crate::send::Place;
 
 struct Waiting {
     ticket: Ticket,
     replies: Replies,
     outlet: Arc<Outlet>,
+    places: Vec<Place>,
 }
 
 /// The thread that waits for the disk.
@@ -36,25 +38,31 @@ impl Flusher {
                 if let Err(error) = &durable {
                     tracing::error!(%error, "messages may be lost, and are not acknowledged");
                 }
-                for Waiting { replies, outlet, .. } in served {
+                for Waiting { replies, outlet, places, .. } in served {
                     if durable.is_err() {
                         // Whether they are stored nobody can say; the client will ask another broker.
                         outlet.close();
                         continue;
                     }
                     runtime.spawn(async move { outlet.send(replies).await });
+                    places.iter().for_each(|(topic, queue)| long_poll.arrived(topic, *queue));
                 }
-                long_poll.arrived_anywhere();
             }
         };
         let thread = std::thread::Builder::new().name("sluice-flusher".to_owned()).spawn(work)?;
         Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
-    /// Sends replies once everything up to a ticket is durable.
-    pub(crate) fn when_durable(&self, ticket: Ticket, replies: Replies, outlet: Arc<Outlet>) {
+    /// Sends replies once everything up to a ticket is durable, and tells who waits at the queues.
+    pub(crate) fn when_durable(
+        &self,
+        ticket: Ticket,
+        replies: Replies,
+        outlet: Arc<Outlet>,
+        places: Vec<Place>,
+    ) {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = Waiting { ticket, replies, outlet };
+        let waiting = Waiting { ticket, replies, outlet, places };
         if let Some(Err(mpsc::SendError(waiting))) = sender.as_ref().map(|sender| sender.send(waiting)) {
             tracing::error!(code = %ResponseCode::SERVICE_NOT_AVAILABLE, "the flusher has ended");
             waiting.outlet.close();

@@ -68,12 +68,4 @@ impl LongPoll {
             waiting.notify_waiters();
         }
     }
-
-    /// Messages of any queue may have come.
-    pub(crate) fn arrived_anywhere(&self) {
-        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        for waiting in queues.values().filter_map(Weak::upgrade) {
-            waiting.notify_waiters();
-        }
-    }
 }

@@ -69,6 +69,8 @@ struct Found {
     next: i64,
     min: i64,
     max: i64,
+    /// Log offset of the first message, where all are wanted.
+    first_at: Option<u64>,
     body: Vec<Bytes>,
 }
 
@@ -124,23 +126,22 @@ impl Broker {
         let hold = (pull.sys_flag & pull_flag::SUSPEND != 0)
             .then(|| Duration::from_millis(pull.suspend_timeout_millis.try_into().unwrap_or(0)).min(HOLD_MAX))
             .filter(|hold| !hold.is_zero());
-        if self.is_cold(&asked) {
+        // A filter looks at the messages, so where they lie is asked before; otherwise they are found untouched.
+        let all = matches!(asked.wanted, Wanted::All);
+        if !all && self.first_at(&asked).is_some_and(|at| self.is_cold(at)) {
             let (broker, outlet) = (Arc::clone(self), Arc::clone(outlet));
             tokio::task::spawn_blocking(move || {
-                let mut replies = Replies::default();
-                match broker.find(&asked) {
-                    Ok(found) => {
-                        found.body.iter().for_each(touch);
-                        found.answer(&asked, &mut replies);
-                    }
-                    Err(reply) => replies.push(asked.kind, &reply.header(asked.opaque), &reply.body),
-                }
-                // A failed send has ended the connection; nobody is left to be told.
-                tokio::spawn(async move { outlet.send(replies).await });
+                let found = broker.find(&asked);
+                send_cold(&asked, found, outlet);
             });
             return Ok(Answer::Elsewhere);
         }
         let found = self.find(&asked)?;
+        if found.first_at.is_some_and(|at| self.is_cold(at)) {
+            let outlet = Arc::clone(outlet);
+            tokio::task::spawn_blocking(move || send_cold(&asked, Ok(found), outlet));
+            return Ok(Answer::Elsewhere);
+        }
         match hold.filter(|_| found.code == ResponseCode::PULL_NOT_FOUND) {
             Some(hold) => self.hold(asked, hold, outlet),
             None => found.answer(&asked, replies),
@@ -197,12 +198,16 @@ impl Broker {
         });
     }
 
-    /// Whether a pull may have to wait for the disk.
-    fn is_cold(&self, pull: &Pull) -> bool {
+    /// Where the first message of a pull lies in the log.
+    fn first_at(&self, pull: &Pull) -> Option<u64> {
         let from = QueueOffset::new(pull.from);
-        let first = self.store.read_records(&pull.topic, pull.queue, from, 1, 1).ok();
-        let at = first.and_then(|read| read.runs.first().map(|run| run.log_offset.get()));
-        at.is_some_and(|at| self.store.log_end().get().saturating_sub(at) > HOT_BYTES)
+        let read = self.store.read_records(&pull.topic, pull.queue, from, 1, 1).ok()?;
+        read.runs.first().map(|run| run.log_offset.get())
+    }
+
+    /// Whether what lies at a log offset may have to come from the disk.
+    fn is_cold(&self, at: u64) -> bool {
+        self.store.log_end().get().saturating_sub(at) > HOT_BYTES
     }
 
     /// What the queue has from the asked offset on.
@@ -211,7 +216,7 @@ impl Broker {
             return Err(no_topic(&pull.topic));
         };
         let (min, max) = (min.get(), max.get());
-        let nothing = |code, next| Found { code, next, min, max, body: Vec::new() };
+        let nothing = |code, next| Found { code, next, min, max, first_at: None, body: Vec::new() };
         if pull.from == max {
             return Ok(nothing(ResponseCode::PULL_NOT_FOUND, max));
         }
@@ -246,6 +251,7 @@ impl Broker {
             scanned += read.bytes;
             if all {
                 messages = read.records;
+                found.first_at = read.runs.first().map(|run| run.log_offset.get());
                 found.body.extend(read.runs.into_iter().map(|run| run.bytes));
                 found.next = read.next.get();
                 break;
@@ -333,6 +339,20 @@ impl Found {
         let header = Header::response(self.code, pull.opaque, fields.fields()).with_remark(remark);
         replies.push(pull.kind, &header, &self.body);
     }
+}
+
+/// Answers a pull from a thread that may wait for the disk.
+fn send_cold(pull: &Pull, found: Result<Found, Reply>, outlet: Arc<Outlet>) {
+    let mut replies = Replies::default();
+    match found {
+        Ok(found) => {
+            found.body.iter().for_each(touch);
+            found.answer(pull, &mut replies);
+        }
+        Err(reply) => replies.push(pull.kind, &reply.header(pull.opaque), &reply.body),
+    }
+    // A failed send has ended the connection; nobody is left to be told.
+    tokio::spawn(async move { outlet.send(replies).await });
 }
 
 /// Brings the pages of a piece of the log into memory.

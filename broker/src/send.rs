@@ -48,6 +48,9 @@ pub(crate) struct Sends {
     properties: Vec<u8>,
 }
 
+/// One queue of a topic.
+pub(crate) type Place = (TopicName, QueueId);
+
 /// A request that is answered once its messages are stored.
 struct Waiting {
     opaque: i32,
@@ -217,8 +220,9 @@ impl Sends {
         Ok(())
     }
 
-    /// Appends the batch and answers each request; gives the ticket that the answers wait for, if they do.
-    pub(crate) fn append(self, broker: &Broker, replies: &mut Replies) -> Option<Ticket> {
+    /// Appends the batch and answers each request; gives the ticket that the answers wait for, if they do, and the
+    /// queues in which messages arrive then.
+    pub(crate) fn append(self, broker: &Broker, replies: &mut Replies) -> Option<(Ticket, Vec<Place>)> {
         let bytes = self.batch.bytes();
         let (appended, ticket) = match broker.store.append_ahead(self.batch) {
             Ok(appended) => appended,
@@ -253,16 +257,12 @@ impl Sends {
                 replies.push(waiting.kind, &header, &[]);
             }
         }
+        let mut places: Vec<Place> = self.waiting.into_iter().map(|w| (w.topic, w.queue)).collect();
+        places.dedup();
         if broker.waits_for_disk() {
-            return Some(ticket);
+            return Some((ticket, places));
         }
-        let mut last: Option<(&TopicName, QueueId)> = None;
-        for waiting in &self.waiting {
-            if last != Some((&waiting.topic, waiting.queue)) {
-                broker.long_poll.arrived(&waiting.topic, waiting.queue);
-                last = Some((&waiting.topic, waiting.queue));
-            }
-        }
+        places.iter().for_each(|(topic, queue)| broker.long_poll.arrived(topic, *queue));
         None
     }
 }
