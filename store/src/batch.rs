@@ -26,6 +26,9 @@ const MARK_BYTES_MAX: usize = BATCH_MARK.len() + 2 + 2 * 11 + 7 * 21 + 2 * CHAIN
 /// Longest properties of a message of an atomic batch, in bytes.
 pub const ATOMIC_PROPERTIES_BYTES_MAX: usize = PROPERTIES_BYTES_MAX - MARK_BYTES_MAX;
 
+/// Room that a batch begins with, in bytes: most need no more, and growing copies what is there.
+const FIRST_BYTES: usize = 48 * 1024;
+
 /// Messages that are appended together, as one contiguous run, in the order they were pushed.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -68,6 +71,9 @@ impl Batch {
         limit("properties", message.properties.len(), max)?;
         if message.properties.contains(&0) {
             return Err(Error::Malformed { what: "properties", reason: "a zero byte marks torn records" });
+        }
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve(FIRST_BYTES);
         }
         let size =
             record::encode(&mut self.bytes, topic.as_str(), queue, &message).map_err(|e| refused(&e))?;
