@@ -65,7 +65,7 @@ class Real:
         self.environment = os.environ | {"NAMESRV_PORT": str(ports[1]), "BROKER_PORT": str(ports[0]), "BROKER_HEAP": heap}
         subprocess.run([ROOT / "interop/peers", "start", "rocketmq", folder], env=self.environment, check=True,
                        stdout=subprocess.DEVNULL)
-        self.pid = int((folder / "broker.pid").read_text())
+        self.pid = int((folder / "pids").read_text().split()[-1])
 
     def stop(self):
         subprocess.run([ROOT / "interop/peers", "stop", self.folder], env=self.environment, check=True)

@@ -356,7 +356,6 @@ fn send_cold(pull: &Pull, found: Result<Found, Reply>, outlet: Arc<Outlet>) {
 }
 
 /// Brings the pages of a piece of the log into memory.
-#[expect(clippy::ptr_arg, reason = "called for each piece")]
 fn touch(bytes: &Bytes) {
     let sum = bytes.iter().step_by(4096).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     std::hint::black_box(sum);

@@ -33,14 +33,16 @@ fn main() {
         None => tempfile::tempdir().unwrap(),
     };
     println!("in {}, medians of {ROUNDS} alternating rounds\n", root.path().display());
-    let parts: [(&str, fn(&Path)); 4] =
-        [("async", asynchronous), ("mapped", mapped), ("read", reading), ("sync", synchronous)];
     let asked: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    for (name, part) in parts {
+    let run = |name: &str, part: fn(&Path)| {
         if asked.is_empty() || asked.iter().any(|a| a == name) {
             part(root.path());
         }
-    }
+    };
+    run("async", asynchronous);
+    run("mapped", mapped);
+    run("read", reading);
+    run("sync", synchronous);
 }
 
 /// 1 KiB messages in batches of 32, flushed in the background, beside a plain `write` of the same bytes.
