@@ -1,0 +1,155 @@
+//! `sluice broker` as a process: killed while clients produce and consume, and started again.
+//!
+//! A few rounds; `SLUICE_KILL_ROUNDS=100 cargo test --release -p sluice-cli --test broker` for all.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test over processes takes the machine's time and environment"
+)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sluice_client::{
+    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter, Message, Producer, ProducerSettings,
+    Queue, Start, Subscription, TopicName,
+};
+
+/// A broker that is killed when it is dropped.
+struct Broker(Child);
+
+impl Broker {
+    fn start(dir: &Path, broker: u16, names: u16) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
+            .args(["broker", "--data-dir"])
+            .arg(dir)
+            .args([
+                "--listen",
+                &format!("127.0.0.1:{broker}"),
+                "--namesrv-listen",
+                &format!("127.0.0.1:{names}"),
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("ready"), "{line}");
+        Self(child)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // SIGKILL: nothing of the process runs any more.
+        let _ = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What was acknowledged: where each message of that text is.
+type Acknowledged = Arc<Mutex<BTreeMap<String, (Queue, i64)>>>;
+
+/// Sends numbered messages until the broker is gone.
+async fn produce(client: Client, topic: TopicName, round: usize, sent: Acknowledged) {
+    let settings = ProducerSettings { retries_max: 0, ..ProducerSettings::default() };
+    let producer = Producer::new(&client, settings).unwrap();
+    for number in 0.. {
+        let text = format!("{round}-{number}");
+        match producer.send(&Message::new(&topic, text.clone())).await {
+            Ok(result) => {
+                let before = sent.lock().unwrap().insert(text.clone(), (result.queue, result.queue_offset));
+                assert!(before.is_none(), "{text} was acknowledged twice");
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// Consumes as a group until the broker is gone, and commits after each batch.
+async fn consume(client: Client, topic: TopicName) {
+    let settings = ConsumerSettings { start: Start::First, ..ConsumerSettings::new("killed") };
+    let Ok(mut consumer) = Consumer::subscribe(&client, settings, vec![Subscription::all(&topic)]).await
+    else {
+        return;
+    };
+    while consumer.next_batch().await.is_ok() {
+        if consumer.commit().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_killed_broker_has_what_it_acknowledged_once_and_no_offset_ahead_or_behind() {
+    let rounds: usize = std::env::var("SLUICE_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let dir = tempfile::tempdir().unwrap();
+    let (port, names) = (free_port(), free_port());
+    let topic = TopicName::new("killed").unwrap();
+    let sent = Acknowledged::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut committed: BTreeMap<Queue, i64> = BTreeMap::new();
+    for round in 0..rounds {
+        let broker = Broker::start(dir.path(), port, names);
+        runtime.block_on(async {
+            let client = || Client::new(ClientSettings::new(format!("127.0.0.1:{names}"))).unwrap();
+            let admin = Admin::new(&client());
+            admin.create_topic(&topic, 4).await.unwrap();
+            for offset in admin.group_offsets("killed", Some(&topic)).await.unwrap() {
+                let before = committed.insert(offset.queue.clone(), offset.committed).unwrap_or(0);
+                assert!(offset.committed >= before, "{offset:?} moved back from {before}");
+                assert!(offset.committed <= offset.max_offset, "{offset:?} is ahead of the messages");
+            }
+            let work = [
+                tokio::spawn(produce(client(), topic.clone(), 2 * round, Arc::clone(&sent))),
+                tokio::spawn(produce(client(), topic.clone(), 2 * round + 1, Arc::clone(&sent))),
+            ];
+            let reading = tokio::spawn(consume(client(), topic.clone()));
+            // At another moment in each round, and after some messages in all of them.
+            let wanted = sent.lock().unwrap().len() + 50 + 97 * round % 400;
+            while sent.lock().unwrap().len() < wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            drop(broker);
+            for task in work {
+                task.await.unwrap();
+            }
+            reading.abort();
+        });
+    }
+    let _broker = Broker::start(dir.path(), port, names);
+    let sent = sent.lock().unwrap();
+    runtime.block_on(async {
+        let client = Client::new(ClientSettings::new(format!("127.0.0.1:{names}"))).unwrap();
+        let offsets = Admin::new(&client).queue_offsets(&topic).await.unwrap();
+        let total: i64 = offsets.iter().map(|o| o.max_offset).sum();
+        let queues = offsets.iter().map(|o| (o.queue.clone(), Start::First));
+        let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new("judge") };
+        let mut consumer = Consumer::assign(&client, settings, queues, Filter::All).await.unwrap();
+        let mut found: BTreeMap<String, (Queue, i64)> = BTreeMap::new();
+        for _ in 0..total {
+            if found.len() as i64 == total {
+                break;
+            }
+            let batch = consumer.next_batch().await.unwrap();
+            for record in batch.records {
+                let text = String::from_utf8(record.body.to_vec()).unwrap();
+                let before = found.insert(text.clone(), (batch.queue.clone(), record.queue_offset));
+                assert!(before.is_none(), "{text} stands twice");
+            }
+        }
+        for (text, place) in sent.iter() {
+            assert_eq!(found.get(text), Some(place), "{text} was acknowledged");
+        }
+        assert!(sent.len() >= 50 * rounds);
+    });
+}
