@@ -369,13 +369,19 @@ fn zero_file(file: &dyn DiskFile, from: u64) -> io::Result<u64> {
         if len == 0 {
             break;
         }
-        if let Some(nonzero) = bytes.iter().take(len).rposition(|&b| b != 0) {
+        if let Some(nonzero) = last_not_zero(bytes.get(..len).unwrap_or_default()) {
             last = at + nonzero as u64 + 1;
             file.write_at(&[ZEROS.get(..len).unwrap_or(ZEROS)], at)?;
         }
         at += len as u64;
     }
     Ok(last - from)
+}
+
+/// Where the last byte of at most a piece of zeros is that is none. Most pieces are all zero, and told by one
+/// comparison.
+fn last_not_zero(bytes: &[u8]) -> Option<usize> {
+    if ZEROS.get(..bytes.len()) == Some(bytes) { None } else { bytes.iter().rposition(|&b| b != 0) }
 }
 
 /// Bytes from a place to the last one in the file that is not zero.
@@ -389,7 +395,8 @@ fn data_after(file: &File, from: u64) -> io::Result<u64> {
         if len == 0 {
             break;
         }
-        last = bytes.iter().take(len).rposition(|&b| b != 0).map_or(last, |i| at + i as u64 + 1);
+        let found = last_not_zero(bytes.get(..len).unwrap_or_default());
+        last = found.map_or(last, |i| at + i as u64 + 1);
         at += len as u64;
     }
     Ok(last - from)

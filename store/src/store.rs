@@ -73,7 +73,13 @@ impl Store {
         let incarnation = |end| new_incarnation(now_ms, end);
         let mut opened = recovery::open(&dir, Some(&*disk), 0, segment_bytes, &incarnation, now_ms)?;
         let commit_log = dir.join(name::COMMIT_LOG);
-        let cut = recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?;
+        // We closed it, and nobody wrote since: what follows is zero, and looking would take a second a GiB.
+        let untouched = opened.parts.recovery.clean && !dir.join(name::ABORT).exists();
+        let cut = if untouched {
+            0
+        } else {
+            recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?
+        };
         recovery::report(&mut opened.parts.recovery, opened.end, cut);
         let clean = opened.parts.recovery.clean;
         let abort = dir.join(name::ABORT);
