@@ -601,6 +601,32 @@ fn lint_tells_every_problem_of_every_file_and_writes_nothing() {
 }
 
 #[test]
+fn lint_notes_what_rocketmq_reads_otherwise_and_points_into_expressions() {
+    let place = Place::new();
+    let with = |expression: &str| {
+        format!(
+            "name: p\nsource:\n  topic: {{name: t}}\nwhere: \"{expression}\"\nsink:\n  topic: {{name: u}}\n"
+        )
+    };
+    place
+        .write("same.yaml", with("origin = 'JFK' AND delay > 3"))
+        .write("other.yaml", with("NOT origin = 'JFK'"))
+        .write("bad.yaml", with("origin = 'JFK' AN delay > 3"));
+    let same = place.sluice(&["lint", "same.yaml", "--json"]);
+    let other = place.sluice(&["lint", "other.yaml"]);
+    let bad = place.sluice(&["lint", "bad.yaml"]);
+    assert!(same.status.success() && other.status.success());
+    let text = |out: &std::process::Output| String::from_utf8(out.stdout.clone()).unwrap();
+    assert!(
+        text(&other).contains("note: other.yaml:4:8: where: ")
+            && text(&other).contains("NOT belongs to `origin`")
+    );
+    assert_eq!(bad.status.code(), Some(1));
+    let said = text(&bad);
+    assert!(said.contains("\n    origin = 'JFK' AN delay > 3\n                   ^^"), "{said}");
+}
+
+#[test]
 fn preview_shows_rows_schema_and_files_and_writes_nothing() {
     let place = Place::new();
     place.write("in.csv", CSV).write("one.yaml", TWO.split("---").next().unwrap());
