@@ -9,7 +9,7 @@ use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::id::LogOffset;
 use sluice_protocol::request;
 use sluice_store::Store;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::Settings;
 use crate::dispatch::{Answer, Request, Turn};
@@ -34,27 +34,14 @@ pub(crate) struct Broker {
     pub(crate) unique_keys: UniqueKeys,
     /// The name server of this process.
     pub(crate) name_server: Option<Arc<NameServer>>,
-    /// Tells the other name servers of a change.
-    pub(crate) topics_changed: Notify,
+    /// Wakes who tells the other name servers of a change, each of them.
+    pub(crate) topics_changed: watch::Sender<()>,
     pub(crate) started_ms: i64,
+    /// Whether answers to sends wait until the messages are durable.
     pub(crate) sync: bool,
 }
 
 impl Broker {
-    /// Whether answers to sends wait until the messages are durable.
-    pub(crate) fn waits_for_disk(&self) -> bool {
-        self.sync
-    }
-
-    /// The address that stands in records.
-    pub(crate) fn store_host(&self) -> SocketAddr {
-        self.host
-    }
-
-    pub(crate) fn unique_key(&self) -> String {
-        self.unique_keys.next()
-    }
-
     /// Answers a request; `None` if it is not for a broker.
     pub(crate) fn handle(
         self: &Arc<Self>,

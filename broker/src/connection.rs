@@ -68,7 +68,7 @@ async fn run(
         let mut at = 0;
         let mut fault = None;
         while let Some(rest) = buffer.get(at..) {
-            match Frame::decode_within(rest, service.frame_bytes_max) {
+            match Frame::decode(rest) {
                 Ok(Some((frame, len))) => {
                     turn.handle(&frame);
                     at += len;

@@ -18,8 +18,6 @@ use crate::send::Sends;
 pub(crate) struct Service {
     pub(crate) broker: Option<Arc<Broker>>,
     pub(crate) name_server: Option<Arc<NameServer>>,
-    /// Longest frame that is read, in bytes.
-    pub(crate) frame_bytes_max: usize,
 }
 
 impl Service {

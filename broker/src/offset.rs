@@ -95,6 +95,12 @@ impl Broker {
         Ok(Reply::fields(&response::Timestamp { timestamp }.fields()))
     }
 
+    /// A queue as bodies name it.
+    pub(crate) fn named(&self, topic: &TopicName, queue: QueueId) -> MessageQueue {
+        let broker_name = self.settings.name.clone();
+        MessageQueue { broker_name, queue_id: queue.get(), topic: topic.to_string() }
+    }
+
     /// When a message was stored, in ms since 1970-01-01 UTC.
     pub(crate) fn stored_at(&self, topic: &TopicName, queue: QueueId, at: QueueOffset) -> Option<i64> {
         let read = self.store.read_records(topic, queue, at, 1, 1).ok()?;
@@ -119,25 +125,17 @@ impl Broker {
         let mut offset_table = BTreeMap::new();
         for topic in topics {
             let Some(known) = self.store.topic(&topic) else { continue };
-            for number in 0..known.access.read_queues {
-                let Some(queue) = i32::try_from(number).ok().and_then(|id| QueueId::new(id).ok()) else {
-                    continue;
-                };
+            for queue in QueueId::all(known.access.read_queues) {
                 let Some(committed) = self.store.committed_offset(&group, &topic, queue) else { continue };
                 let end = self.store.offsets(&topic, queue).map_or(0, |(_, end)| end.get());
                 let last = QueueOffset::new((committed.get() - 1).max(0));
-                let key = MessageQueue {
-                    broker_name: self.settings.name.clone(),
-                    queue_id: queue.get(),
-                    topic: topic.to_string(),
-                };
                 let state = ConsumeOffset {
                     broker_offset: end,
                     consumer_offset: committed.get(),
                     last_timestamp: self.stored_at(&topic, queue, last).unwrap_or(0),
                     pull_offset: committed.get(),
                 };
-                offset_table.insert(key, state);
+                offset_table.insert(self.named(&topic, queue), state);
             }
         }
         Ok(Reply::body(ConsumeStats { consume_tps: 0.0, offset_table }.encode()))

@@ -26,6 +26,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(6);
 
 /// Registers at one name server until `stop` is set.
 pub(crate) async fn keep(broker: Arc<Broker>, name_server: String, mut stop: watch::Receiver<bool>) {
+    let mut changes = broker.topics_changed.subscribe();
     let mut connection = None;
     let mut failed = false;
     while !*stop.borrow() {
@@ -40,7 +41,7 @@ pub(crate) async fn keep(broker: Arc<Broker>, name_server: String, mut stop: wat
             connection = None;
         }
         tokio::select! {
-            () = broker.topics_changed.notified() => {}
+            _ = changes.changed() => {}
             () = tokio::time::sleep(if failed { AGAIN } else { EVERY }) => {}
             _ = stop.changed() => break,
         }

@@ -95,7 +95,7 @@ impl Sends {
             sys_flag: send.sys_flag & !(message::sys_flag::BORN_HOST_V6 | message::sys_flag::STORE_HOST_V6),
             born_timestamp_ms: send.born_timestamp,
             born_host: outlet.peer,
-            store_host: broker.store_host(),
+            store_host: broker.host,
             reconsume_times: send.reconsume_times.unwrap_or(0),
             prepared_transaction_offset: 0,
         };
@@ -194,7 +194,7 @@ impl Sends {
             }
         }
         if message::property(own, UNIQ_KEY).is_none() {
-            add(UNIQ_KEY, &broker.unique_key())?;
+            add(UNIQ_KEY, &broker.unique_keys.next())?;
         }
         for (name, value) in [("MSG_REGION", "DefaultRegion"), ("TRACE_ON", "true")] {
             if message::property(own, name).is_none() {
@@ -238,7 +238,7 @@ impl Sends {
         let id = |message: usize| {
             let start = self.starts.get(message).copied().unwrap_or(0) as u64;
             let log_offset = LogOffset::new(appended.log_offset.get() + start);
-            MessageId { store_host: broker.store_host(), log_offset }.to_string()
+            MessageId { store_host: broker.host, log_offset }.to_string()
         };
         for waiting in &self.waiting {
             if !waiting.one_way {
@@ -259,7 +259,7 @@ impl Sends {
         }
         let mut places: Vec<Place> = self.waiting.into_iter().map(|w| (w.topic, w.queue)).collect();
         places.dedup();
-        if broker.waits_for_disk() {
+        if broker.sync {
             return Some((ticket, places));
         }
         places.iter().for_each(|(topic, queue)| broker.long_poll.arrived(topic, *queue));

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sluice_protocol::frame::FRAME_BYTES_MAX;
 use sluice_store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::Settings;
@@ -83,7 +82,7 @@ impl Server {
             host,
             unique_keys: UniqueKeys::new(host, now_ms),
             name_server: names.clone(),
-            topics_changed: Notify::new(),
+            topics_changed: watch::Sender::new(()),
             started_ms: now_ms,
             sync,
             settings,
@@ -93,21 +92,10 @@ impl Server {
             let (broker, stop) = (Arc::clone(&broker), server.stop.subscribe());
             server.tasks.spawn(register::keep(broker, elsewhere.clone(), stop));
         }
-        let service = Service {
-            broker: Some(Arc::clone(&broker)),
-            name_server: names,
-            frame_bytes_max: FRAME_BYTES_MAX,
-        };
+        let service = Service { broker: Some(Arc::clone(&broker)), name_server: names };
         server.accept(listener, Arc::new(service));
-        let (sweeping, mut stop) = (Arc::clone(&broker), server.stop.subscribe());
-        server.tasks.spawn(async move {
-            while !*stop.borrow() {
-                tokio::select! {
-                    () = tokio::time::sleep(SWEEP_EVERY) => sweeping.groups.expire(),
-                    _ = stop.changed() => {}
-                }
-            }
-        });
+        let sweeping = Arc::clone(&broker);
+        server.sweep(move || sweeping.groups.expire());
         server.broker_addr = Some(addr);
         server.broker = Some(broker);
         Ok(server)
@@ -129,19 +117,24 @@ impl Server {
         let listener = listen(addr).await?;
         self.name_server_addr = listener.local_addr().ok();
         let names = Arc::new(NameServer::default());
-        let service =
-            Service { broker: None, name_server: Some(Arc::clone(&names)), frame_bytes_max: FRAME_BYTES_MAX };
+        let service = Service { broker: None, name_server: Some(Arc::clone(&names)) };
         self.accept(listener, Arc::new(service));
-        let (sweeping, mut stop) = (Arc::clone(&names), self.stop.subscribe());
+        let sweeping = Arc::clone(&names);
+        self.sweep(move || sweeping.expire());
+        Ok(names)
+    }
+
+    /// Looks now and then for who is silent, until the server stops.
+    fn sweep(&mut self, expire: impl Fn() + Send + 'static) {
+        let mut stop = self.stop.subscribe();
         self.tasks.spawn(async move {
             while !*stop.borrow() {
                 tokio::select! {
-                    () = tokio::time::sleep(SWEEP_EVERY) => sweeping.expire(),
+                    () = tokio::time::sleep(SWEEP_EVERY) => expire(),
                     _ = stop.changed() => {}
                 }
             }
         });
-        Ok(names)
     }
 
     fn accept(&mut self, listener: TcpListener, service: Arc<Service>) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sluice_protocol::body::{DataVersion, GroupList};
 use sluice_protocol::code::ResponseCode;
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
-use sluice_protocol::queue::{MessageQueue, TopicOffset, TopicStats};
+use sluice_protocol::queue::{TopicOffset, TopicStats};
 use sluice_protocol::registration::Registration;
 use sluice_protocol::request;
 use sluice_protocol::topic::{TopicConfig, TopicConfigTable, perm};
@@ -90,7 +90,7 @@ impl Broker {
         if let Some(name_server) = &self.name_server {
             name_server.register_own(&self.settings, &self.registration().topics);
         }
-        self.topics_changed.notify_one();
+        self.topics_changed.send_replace(());
     }
 
     /// What this broker tells name servers.
@@ -162,20 +162,12 @@ impl Broker {
         let asked = request::TopicOnly::parse(&request.header.fields)?;
         let topic = self.known(asked.topic)?;
         let mut offset_table = BTreeMap::new();
-        for number in 0..topic.access.read_queues.max(topic.access.write_queues) {
-            let Some(queue) = i32::try_from(number).ok().and_then(|id| QueueId::new(id).ok()) else {
-                continue;
-            };
+        for queue in QueueId::all(topic.access.read_queues.max(topic.access.write_queues)) {
             let Some((first, end)) = self.store.offsets(&topic.name, queue) else { continue };
             let last = QueueOffset::new((end.get() - 1).max(0));
-            let key = MessageQueue {
-                broker_name: self.settings.name.clone(),
-                queue_id: queue.get(),
-                topic: topic.name.to_string(),
-            };
             let last_update_timestamp = self.stored_at(&topic.name, queue, last).unwrap_or(0);
             offset_table.insert(
-                key,
+                self.named(&topic.name, queue),
                 TopicOffset { last_update_timestamp, max_offset: end.get(), min_offset: first.get() },
             );
         }

@@ -62,28 +62,31 @@ fn at(parsed: &ParsedPipeline, root: &str, path: &[&str], message: String) -> Pr
 pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<ParsedPipeline>> {
     let (pipelines, problems) = read(files);
     if problems.is_empty() {
-        return Ok(pipelines);
+        return Ok(pipelines.into_iter().map(|(_, pipeline)| pipeline).collect());
     }
     let lines: Vec<String> = problems.iter().map(|(file, p)| format!("{}:{p}", file.display())).collect();
     bail!("the config is not right\n{}", lines.join("\n"))
 }
 
-fn read(files: &[PathBuf]) -> (Vec<ParsedPipeline>, Vec<(PathBuf, Problem)>) {
-    let (mut pipelines, mut problems): (Vec<ParsedPipeline>, Vec<_>) = (Vec::new(), Vec::new());
+/// What was found in some files, each with its file.
+type Found<T> = Vec<(PathBuf, T)>;
+
+fn read(files: &[PathBuf]) -> (Found<ParsedPipeline>, Found<Problem>) {
+    let (mut pipelines, mut problems): (Found<ParsedPipeline>, Found<Problem>) = (Vec::new(), Vec::new());
     for file in files {
         let parsed = read_text(file).and_then(|text| parse(&text));
         match parsed {
             Err(found) => problems.extend(found.into_iter().map(|p| (file.clone(), p))),
             Ok(parsed) => {
                 for one in parsed {
-                    if pipelines.iter().any(|other| other.document.name == one.document.name) {
+                    if pipelines.iter().any(|(_, other)| other.document.name == one.document.name) {
                         let message = format!(
                             "pipeline `{}` stands in another file of this run too",
                             one.document.name
                         );
                         problems.push((file.clone(), one.problem(&["name"], message)));
                     }
-                    pipelines.push(one);
+                    pipelines.push((file.clone(), one));
                 }
             }
         }
@@ -92,14 +95,11 @@ fn read(files: &[PathBuf]) -> (Vec<ParsedPipeline>, Vec<(PathBuf, Problem)>) {
 }
 
 /// Where expressions mean something else to RocketMQ's own filter: the languages look alike.
-fn differences(files: &[PathBuf]) -> Vec<(PathBuf, Problem)> {
-    let mut told = Vec::new();
-    for file in files {
-        let parsed = read_text(file).and_then(|text| parse(&text)).unwrap_or_default();
-        let of_file = parsed.iter().flat_map(ParsedPipeline::differences);
-        told.extend(of_file.map(|note| (file.clone(), note)));
-    }
-    told
+fn differences(pipelines: &[(PathBuf, ParsedPipeline)]) -> Found<Problem> {
+    let of_one = |(file, one): &(PathBuf, ParsedPipeline)| -> Found<Problem> {
+        one.differences().into_iter().map(|note| (file.clone(), note)).collect()
+    };
+    pipelines.iter().flat_map(of_one).collect()
 }
 
 fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
@@ -113,7 +113,7 @@ fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
 pub(crate) fn lint(files: &[PathBuf], json: bool) -> Result<ExitCode> {
     let (pipelines, problems) = read(files);
     // Told only of what is right in itself.
-    let told = if problems.is_empty() { differences(files) } else { Vec::new() };
+    let told = if problems.is_empty() { differences(&pipelines) } else { Vec::new() };
     let mut out = std::io::stdout().lock();
     if json {
         let list = |problems: &[(PathBuf, Problem)]| -> Vec<serde_json::Value> {

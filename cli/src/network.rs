@@ -13,12 +13,12 @@ use sluice_client::{
     Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
     Producer, ProducerSettings, Record, Start, TopicName,
 };
-use sluice_filters::{Dialect, Filter, Name, Scalar, Verdict};
+use sluice_filters::{Dialect, Filter, Name};
+use sluice_sources::topic::{Asked, inflate, passes};
+use sluice_store::BODY_BYTES_MAX;
 
 use crate::show::{count, time_text};
 
-/// Longest message that is read from a file, in bytes: as much as brokers take.
-const BODY_BYTES_MAX: u64 = 4 << 20;
 /// How long a tail that does not follow waits for what it knows to be there.
 const TAIL_WAIT: Duration = Duration::from_secs(10);
 
@@ -278,13 +278,13 @@ fn send(arguments: &SendArguments) -> Result<()> {
 fn next_body(input: &mut dyn BufRead, whole: bool) -> Result<Option<Vec<u8>>> {
     loop {
         let mut body = Vec::new();
-        let mut limited = Read::take(&mut *input, BODY_BYTES_MAX + 1);
+        let mut limited = Read::take(&mut *input, BODY_BYTES_MAX as u64 + 1);
         let read =
             if whole { limited.read_to_end(&mut body)? } else { limited.read_until(b'\n', &mut body)? };
         if read == 0 {
             return Ok(None);
         }
-        if body.len() as u64 > BODY_BYTES_MAX {
+        if body.len() > BODY_BYTES_MAX {
             bail!("a message of more than {BODY_BYTES_MAX} bytes: brokers take no longer ones");
         }
         if !whole {
@@ -415,7 +415,7 @@ pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
                 waited.context("messages that are there did not come")??
             };
             for record in &batch.records {
-                if left > 0 && filter.as_ref().is_none_or(|filter| passes(filter, record)) {
+                if left > 0 && filter.as_ref().is_none_or(|filter| passes(filter, &asked(record))) {
                     left -= 1;
                     writeln!(out, "{}", shown(record))?;
                 }
@@ -429,32 +429,22 @@ pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
     })
 }
 
-fn passes(filter: &Filter, record: &Record) -> bool {
-    fn text(value: Option<&str>) -> Scalar<'_> {
-        value.map_or(Scalar::Null, Scalar::Text)
+fn asked(record: &Record) -> Asked<'_> {
+    Asked {
+        topic: record.topic.as_str(),
+        queue_id: record.queue_id,
+        queue_offset: record.queue_offset,
+        store_timestamp_ms: record.store_timestamp_ms,
+        born_timestamp_ms: record.born_timestamp_ms,
+        properties: &record.properties,
     }
-    let envelope = |name: &Name| {
-        let Name::Envelope(column) = name else { return Scalar::Null };
-        match column.as_str() {
-            "topic" => Scalar::Text(record.topic.as_str()),
-            "queue_id" => Scalar::Int(record.queue_id),
-            "queue_offset" => Scalar::Long(record.queue_offset),
-            "store_timestamp" => Scalar::millis(record.store_timestamp_ms),
-            "born_timestamp" => Scalar::millis(record.born_timestamp_ms),
-            "message_id" => text(record.property("UNIQ_KEY")),
-            "keys" => text(record.property("KEYS")),
-            "tags" => text(record.tag()),
-            _ => Scalar::Other,
-        }
-    };
-    filter.evaluate(&record.properties, &envelope) == Verdict::True
 }
 
 /// One message as JSON: the body as JSON where it is some, else as text.
 fn shown(record: &Record) -> Value {
     let inflated;
     let body: &[u8] = if record.is_compressed() {
-        inflated = sluice_sources::topic::inflate(&record.body, record.sys_flag);
+        inflated = inflate(&record.body, record.sys_flag);
         inflated.as_deref().unwrap_or(&record.body)
     } else {
         &record.body

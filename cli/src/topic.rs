@@ -122,11 +122,10 @@ fn find(store: &Store, name: &str) -> Result<Topic> {
 
 /// The queues of a topic with first and next offset.
 fn queues(store: &Store, topic: &Topic) -> Vec<(QueueId, i64, i64)> {
-    (0..topic.queues)
-        .filter_map(|n| {
-            let id = QueueId::new(i32::try_from(n).ok()?).ok()?;
+    QueueId::all(topic.queues)
+        .map(|id| {
             let (first, end) = store.offsets(&topic.name, id).unwrap_or_default();
-            Some((id, first.get(), end.get()))
+            (id, first.get(), end.get())
         })
         .collect()
 }

@@ -91,6 +91,11 @@ impl QueueId {
     /// The first queue of any topic.
     pub const ZERO: Self = Self(0);
 
+    /// The numbers of a topic's queues, of which there are `count`.
+    pub fn all(count: u32) -> impl Iterator<Item = Self> {
+        (0..i32::try_from(count).unwrap_or(i32::MAX)).map(Self)
+    }
+
     /// A number of at least 0.
     pub const fn new(id: i32) -> Result<Self, IdError> {
         if id >= 0 { Ok(Self(id)) } else { Err(IdError::Queue { id }) }

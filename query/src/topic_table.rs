@@ -39,8 +39,7 @@ pub(crate) struct TopicTable {
 impl TopicTable {
     pub(crate) fn new(store: &Store, topic: &Topic) -> Result<Self, Failure> {
         let mut queues = Vec::new();
-        for number in 0..topic.queues {
-            let queue = QueueId::new(i32::try_from(number)?)?;
+        for queue in QueueId::all(topic.queues) {
             let (first, end) = store.offsets(&topic.name, queue).unwrap_or_default();
             queues.push((queue, Range { start: first.get(), end: end.get() }));
         }

@@ -49,7 +49,7 @@ impl TopicSink {
         let made = store
             .create_topic(&topic, queues)
             .map_err(|e| failed(format!("cannot make topic {topic}"), e))?;
-        let queues = (0..made.queues).filter_map(|n| QueueId::new(i32::try_from(n).ok()?).ok()).collect();
+        let queues = QueueId::all(made.queues).collect();
         Ok(Self { store, topic, queues, clock, properties: Vec::new() })
     }
 

@@ -116,13 +116,11 @@ impl SourceTask for TopicSource {
             return Err(TaskError::new(Class::Config, format!("no such topic: {}", self.topic)));
         };
         let mut queues = Vec::new();
-        for number in 0..topic.queues {
-            let queue = i32::try_from(number).unwrap_or(i32::MAX);
-            let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
+        for id in QueueId::all(topic.queues) {
             let (first, end) = self.store.offsets(&self.topic, id).unwrap_or_default();
             queues.push(SourceQueue {
                 topic: self.topic.as_str().into(),
-                queue,
+                queue: id.get(),
                 incarnation: topic.incarnation.clone(),
                 first: first.get(),
                 origin: if self.start == Begin::Latest { end.get() } else { first.get() },
@@ -217,7 +215,7 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
             if !(range.start..range.end).contains(&record.queue_offset) {
                 continue;
             }
-            if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &record)) {
+            if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &Asked::from(&record))) {
                 filtered += 1;
                 accounted += 1;
                 continue;
@@ -251,26 +249,52 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
     Ok(Slice { range, envelope, decoded: None, filtered, absent, rejects, bytes })
 }
 
-/// Whether the filter is TRUE for a record; asks its bytes, so that nothing is built of one that is left out.
-fn passes(filter: &Filter, record: &Record<'_>) -> bool {
-    fn text(value: Option<&str>) -> Scalar<'_> {
-        value.map_or(Scalar::Null, Scalar::Text)
+/// What a filter over properties and envelope columns may ask of a message.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names of the envelope's columns; times in ms since 1970-01-01 UTC")]
+pub struct Asked<'a> {
+    pub topic: &'a str,
+    pub queue_id: i32,
+    pub queue_offset: i64,
+    pub store_timestamp_ms: i64,
+    pub born_timestamp_ms: i64,
+    /// Encoded, see [`sluice_protocol::message`].
+    pub properties: &'a [u8],
+}
+
+impl<'a> From<&Record<'a>> for Asked<'a> {
+    fn from(record: &Record<'a>) -> Self {
+        Self {
+            topic: record.topic,
+            queue_id: record.queue_id,
+            queue_offset: record.queue_offset,
+            store_timestamp_ms: record.store_timestamp_ms,
+            born_timestamp_ms: record.born_timestamp_ms,
+            properties: record.properties,
+        }
+    }
+}
+
+/// Whether a filter is TRUE for a message; asks its bytes, so that nothing is built of one that is left out.
+pub fn passes(filter: &Filter, asked: &Asked<'_>) -> bool {
+    fn text<'a>(properties: &'a [u8], name: &str) -> Scalar<'a> {
+        message::property(properties, name).map_or(Scalar::Null, Scalar::Text)
     }
     let envelope = |name: &Name| {
         let Name::Envelope(column) = name else { return Scalar::Null };
         match column.as_str() {
-            "topic" => Scalar::Text(record.topic),
-            "queue_id" => Scalar::Int(record.queue_id),
-            "queue_offset" => Scalar::Long(record.queue_offset),
-            "store_timestamp" => Scalar::millis(record.store_timestamp_ms),
-            "born_timestamp" => Scalar::millis(record.born_timestamp_ms),
-            "message_id" => text(message::property(record.properties, UNIQ_KEY)),
-            "keys" => text(message::property(record.properties, KEYS)),
-            "tags" => text(message::property(record.properties, TAGS)),
+            "topic" => Scalar::Text(asked.topic),
+            "queue_id" => Scalar::Int(asked.queue_id),
+            "queue_offset" => Scalar::Long(asked.queue_offset),
+            "store_timestamp" => Scalar::millis(asked.store_timestamp_ms),
+            "born_timestamp" => Scalar::millis(asked.born_timestamp_ms),
+            "message_id" => text(asked.properties, UNIQ_KEY),
+            "keys" => text(asked.properties, KEYS),
+            "tags" => text(asked.properties, TAGS),
             _ => Scalar::Other,
         }
     };
-    filter.evaluate(record.properties, &envelope) == Verdict::True
+    filter.evaluate(asked.properties, &envelope) == Verdict::True
 }
 
 fn reject(row: &Row<'_>, reason: &str) -> Reject {
