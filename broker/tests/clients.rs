@@ -1,7 +1,12 @@
 //! What a client sees: send, pull, filters, long polls, groups, offsets, routes.
-#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failure is a failed test")]
 
 mod support;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use sluice_broker::Server;
 
 use sluice_protocol::batch::{self, BatchItem};
 use sluice_protocol::body::ConsumerList;
@@ -280,6 +285,34 @@ fn routes_name_the_broker_and_what_may_be_done() {
     assert_eq!(client.send("t", 0, "m", &[]).code, R::NO_PERMISSION);
     assert_eq!(client.pull("t", 7, 0, ("TAG", "*"), 0).code, R::PULL_NOT_FOUND);
     assert_eq!(client.pull("t", 8, 0, ("TAG", "*"), 0).code, R::INVALID_PARAMETER);
+}
+
+#[test]
+fn every_name_server_that_a_broker_joins_hears_of_a_topic_at_once() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let elsewhere: Vec<Server> =
+        (0..3).map(|_| runtime.block_on(Server::name_server(any)).unwrap()).collect();
+    let addrs: Vec<SocketAddr> = elsewhere.iter().map(|server| server.name_server_addr().unwrap()).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::with(dir.path(), false, |settings| {
+        settings.name_servers = addrs.iter().map(SocketAddr::to_string).collect();
+    });
+    let knows = |addr: SocketAddr, topic: &str| {
+        let route = request::GetRouteInfo { topic, accept_standard_json_only: None };
+        let mut names = Client::connect(addr);
+        // A registration comes every 30 s by itself; the client gives up before.
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while names.call(C::GET_ROUTEINFO_BY_TOPIC, route.fields(), &[]).code != R::SUCCESS {
+            assert!(Instant::now() < deadline, "{addr} does not know {topic}");
+            std::thread::yield_now();
+        }
+    };
+    addrs.iter().for_each(|addr| knows(*addr, "TBW102"));
+    broker.client().send("t", 0, "m", &[]);
+    addrs.iter().for_each(|addr| knows(*addr, "t"));
+    drop(broker);
+    elsewhere.into_iter().for_each(|server| runtime.block_on(server.stop()));
 }
 
 #[test]
