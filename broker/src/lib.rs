@@ -11,6 +11,7 @@ mod group;
 mod long_poll;
 mod name_server;
 mod offset;
+mod open_files;
 mod outlet;
 mod pull;
 mod register;
@@ -22,6 +23,7 @@ mod topic;
 
 use std::net::SocketAddr;
 
+pub use open_files::raise_open_files;
 pub use server::{Error, Server};
 
 /// Port of a name server, as `RocketMQ`'s clients expect it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sluice_store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::Settings;
@@ -19,6 +19,7 @@ use crate::flusher::Flusher;
 use crate::group::Groups;
 use crate::long_poll::LongPoll;
 use crate::name_server::NameServer;
+use crate::open_files::connections_max;
 use crate::register;
 use crate::send::UniqueKeys;
 
@@ -46,6 +47,8 @@ pub struct Server {
     name_server_addr: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    /// A permit for each connection that may still come.
+    connections: Arc<Semaphore>,
 }
 
 impl Server {
@@ -110,7 +113,15 @@ impl Server {
 
     fn new() -> Self {
         let (stop, _) = watch::channel(false);
-        Self { broker: None, broker_addr: None, name_server_addr: None, stop, tasks: JoinSet::new() }
+        let connections = Arc::new(Semaphore::new(connections_max()));
+        Self {
+            broker: None,
+            broker_addr: None,
+            name_server_addr: None,
+            stop,
+            tasks: JoinSet::new(),
+            connections,
+        }
     }
 
     async fn serve_names(&mut self, addr: SocketAddr) -> Result<Arc<NameServer>, Error> {
@@ -140,8 +151,10 @@ impl Server {
     fn accept(&mut self, listener: TcpListener, service: Arc<Service>) {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let mut stop = self.stop.subscribe();
+        let free = Arc::clone(&self.connections);
         self.tasks.spawn(async move {
             let mut connections = JoinSet::new();
+            let mut full = false;
             while !*stop.borrow() {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
@@ -149,12 +162,23 @@ impl Server {
                 };
                 // Those that have ended hold memory until they are taken.
                 while connections.try_join_next().is_some() {}
-                match accepted {
-                    Ok((stream, peer)) => {
+                match (accepted, Arc::clone(&free).try_acquire_owned()) {
+                    (Ok((stream, peer)), Ok(permit)) => {
+                        let service = Arc::clone(&service);
                         let id = NUMBER.fetch_add(1, Ordering::Relaxed);
-                        connections.spawn(connection::serve(Arc::clone(&service), stream, peer, id));
+                        connections.spawn(async move {
+                            let _permit = permit;
+                            connection::serve(service, stream, peer, id).await;
+                        });
+                        full = false;
                     }
-                    Err(error) => {
+                    (Ok((_, peer)), Err(_)) => {
+                        if !full {
+                            tracing::warn!(%peer, "connections are closed: the limit of open files (ulimit -n) allows no more");
+                        }
+                        full = true;
+                    }
+                    (Err(error), _) => {
                         tracing::warn!(%error, "a connection can not be accepted");
                         tokio::time::sleep(ACCEPT_AGAIN).await;
                     }

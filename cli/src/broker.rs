@@ -73,6 +73,7 @@ enum FlushMode {
 
 pub(crate) fn broker(arguments: &BrokerArguments) -> Result<ExitCode> {
     let signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    sluice_broker::raise_open_files();
     let clock = crate::clock();
     let started = clock();
     let listen = resolve(&arguments.listen)?;
@@ -138,6 +139,7 @@ pub(crate) fn broker(arguments: &BrokerArguments) -> Result<ExitCode> {
 
 pub(crate) fn name_server(arguments: &NameServerArguments) -> Result<ExitCode> {
     let signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    sluice_broker::raise_open_files();
     let runtime = runtime()?;
     let server = runtime.block_on(Server::name_server(resolve(&arguments.listen)?))?;
     let addr = server.name_server_addr();
