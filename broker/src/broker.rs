@@ -51,7 +51,7 @@ impl Broker {
         use RequestCode as C;
         let reply = match request.header.request_code() {
             C::PULL_MESSAGE | C::LITE_PULL_MESSAGE => {
-                return self.pull(request, turn.outlet, &mut turn.replies).map(Some);
+                return self.pull(request, turn).map(Some);
             }
             C::HEART_BEAT => self.heartbeat(request, turn.outlet, &mut turn.replies)?,
             C::UNREGISTER_CLIENT => self.unregister(request)?,

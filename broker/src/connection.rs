@@ -45,9 +45,10 @@ async fn run(
 ) -> Result<&'static str, Box<dyn std::error::Error + Send + Sync>> {
     let mut buffer = BytesMut::new();
     let mut want = *READ_BYTES.start();
+    let mut closed = outlet.closed();
     loop {
         tokio::select! {
-            () = outlet.ended.notified() => return Ok("closed"),
+            _ = closed.changed() => return Ok("closed"),
             ready = tokio::time::timeout(IDLE_MAX, reader.readable()) => match ready {
                 Ok(ready) => ready?,
                 Err(_) => return Ok("idle"),
@@ -60,7 +61,12 @@ async fn run(
             Ok(len) if len >= want => want = (want * 2).min(*READ_BYTES.end()),
             Ok(len) if len < want / 4 => want = (want / 2).max(*READ_BYTES.start()),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if buffer.is_empty() {
+                    buffer = BytesMut::new();
+                }
+                continue;
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok("reset"),
             Err(error) => return Err(error.into()),
         }
@@ -72,6 +78,9 @@ async fn run(
                 Ok(Some((frame, len))) => {
                     turn.handle(&frame);
                     at += len;
+                    if turn.is_full() {
+                        std::mem::replace(&mut turn, Turn::new(service, outlet)).end().await?;
+                    }
                 }
                 Ok(None) => break,
                 Err(error) => {

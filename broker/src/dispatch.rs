@@ -9,10 +9,15 @@ use sluice_protocol::frame::Frame;
 use sluice_protocol::header::{Header, HeaderKind};
 
 use crate::broker::Broker;
+use crate::flusher::Unflushed;
 use crate::name_server::NameServer;
 use crate::outlet::{Outlet, Replies};
+use crate::pull::{ANSWER_BYTES_MAX, Pull};
 use crate::reply::Reply;
 use crate::send::Sends;
+
+/// A turn with answers of more bytes sends them before it goes on.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
 
 /// What answers at a port.
 pub(crate) struct Service {
@@ -58,12 +63,22 @@ pub(crate) struct Turn<'a> {
     service: &'a Arc<Service>,
     pub(crate) outlet: &'a Arc<Outlet>,
     pub(crate) replies: Replies,
+    /// Pulls that are answered by a thread that may wait for the disk.
+    pub(crate) cold: Vec<Pull>,
     sends: Sends,
+    unflushed: Option<Unflushed>,
 }
 
 impl<'a> Turn<'a> {
     pub(crate) fn new(service: &'a Arc<Service>, outlet: &'a Arc<Outlet>) -> Self {
-        Self { service, outlet, replies: Replies::default(), sends: Sends::default() }
+        let (replies, sends) = (Replies::default(), Sends::default());
+        Self { service, outlet, replies, cold: Vec::new(), sends, unflushed: None }
+    }
+
+    /// Whether it is to be ended before more is handled.
+    pub(crate) fn is_full(&self) -> bool {
+        let unflushed = self.unflushed.as_ref().map_or(0, |unflushed| unflushed.replies.bytes());
+        self.replies.bytes() + unflushed > TURN_BYTES_MAX
     }
 
     /// Handles one frame.
@@ -123,20 +138,35 @@ impl<'a> Turn<'a> {
         let Some(broker) = self.service.broker.as_ref().filter(|_| !self.sends.is_empty()) else { return };
         let sends = std::mem::take(&mut self.sends);
         let mut replies = Replies::default();
-        match sends.append(broker, &mut replies) {
-            // They go out when they are durable; what is read meanwhile need not wait for them.
-            Some((ticket, places)) => {
-                broker.flusher.when_durable(ticket, replies, Arc::clone(self.outlet), places);
+        match (sends.append(broker, &mut replies), &mut self.unflushed) {
+            (Some((ticket, places)), None) => {
+                self.unflushed = Some(Unflushed { ticket, replies, places });
             }
-            None if self.replies.is_empty() => self.replies = replies,
-            None => self.replies.extend(replies),
+            (Some((ticket, places)), Some(unflushed)) => {
+                unflushed.ticket = ticket;
+                unflushed.replies.extend(replies);
+                unflushed.places.extend(places);
+            }
+            (None, _) if self.replies.is_empty() => self.replies = replies,
+            (None, _) => self.replies.extend(replies),
         }
     }
 
-    /// Appends and answers all that is left.
+    /// Appends and answers all that is left. Waits while the client leaves too many answers unread.
     pub(crate) async fn end(mut self) -> io::Result<()> {
         self.append();
-        let Self { outlet, replies, .. } = self;
+        let Self { service, outlet, replies, cold, unflushed, .. } = self;
+        if let Some(broker) = &service.broker {
+            if let Some(unflushed) = unflushed {
+                // They go out when they are durable; what is read meanwhile need not wait for them.
+                let room = outlet.room(unflushed.replies.bytes()).await.ok();
+                broker.flusher.when_durable(unflushed, Arc::clone(outlet), room);
+            }
+            for pull in cold {
+                let room = outlet.room(ANSWER_BYTES_MAX).await?;
+                broker.answer_cold(pull, Arc::clone(outlet), room);
+            }
+        }
         outlet.send(replies).await
     }
 }

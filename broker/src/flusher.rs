@@ -4,19 +4,26 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use sluice_protocol::code::ResponseCode;
 use sluice_store::{Store, Ticket};
 use tokio::runtime::Handle;
 
 use crate::long_poll::LongPoll;
-use crate::outlet::{Outlet, Replies};
+use crate::outlet::{Outlet, Replies, Room};
+use crate::reply::Reply;
 use crate::send::Place;
 
+/// Answers to sends that wait for the disk, and the queues where messages arrive then.
+pub(crate) struct Unflushed {
+    pub(crate) ticket: Ticket,
+    pub(crate) replies: Replies,
+    pub(crate) places: Vec<Place>,
+}
+
 struct Waiting {
-    ticket: Ticket,
-    replies: Replies,
+    unflushed: Unflushed,
     outlet: Arc<Outlet>,
-    places: Vec<Place>,
+    /// None if nobody is there to be answered.
+    room: Option<Room>,
 }
 
 /// The thread that waits for the disk.
@@ -33,19 +40,23 @@ impl Flusher {
             while let Ok(first) = receiver.recv() {
                 let mut served = vec![first];
                 served.extend(receiver.try_iter());
-                let last = served.iter().map(|waiting| waiting.ticket).max();
+                let last = served.iter().map(|waiting| waiting.unflushed.ticket).max();
                 let durable = last.map_or(Ok(()), |ticket| store.durable(ticket));
-                if let Err(error) = &durable {
+                let refusal = durable.err().map(|error| {
                     tracing::error!(%error, "messages may be lost, and are not acknowledged");
-                }
-                for Waiting { replies, outlet, places, .. } in served {
-                    if durable.is_err() {
-                        // Whether they are stored nobody can say; the client will ask another broker.
-                        outlet.close();
-                        continue;
+                    Reply::from(error)
+                });
+                for Waiting { unflushed: Unflushed { mut replies, places, .. }, outlet, room } in served {
+                    if let Some(refusal) = &refusal {
+                        replies = replies.refused(refusal);
                     }
-                    runtime.spawn(async move { outlet.send(replies).await });
-                    places.iter().for_each(|(topic, queue)| long_poll.arrived(topic, *queue));
+                    runtime.spawn(async move {
+                        let _room = room;
+                        outlet.send(replies).await
+                    });
+                    if refusal.is_none() {
+                        places.iter().for_each(|(topic, queue)| long_poll.arrived(topic, *queue));
+                    }
                 }
             }
         };
@@ -53,18 +64,13 @@ impl Flusher {
         Ok(Self { sender: Mutex::new(Some(sender)), thread: Mutex::new(Some(thread)) })
     }
 
-    /// Sends replies once everything up to a ticket is durable, and tells who waits at the queues.
-    pub(crate) fn when_durable(
-        &self,
-        ticket: Ticket,
-        replies: Replies,
-        outlet: Arc<Outlet>,
-        places: Vec<Place>,
-    ) {
+    /// Sends the answers once they are true, and tells who waits at the queues. They are refused if the disk fails:
+    /// whether the messages are stored nobody can say then, and the client asks another broker.
+    pub(crate) fn when_durable(&self, unflushed: Unflushed, outlet: Arc<Outlet>, room: Option<Room>) {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = Waiting { ticket, replies, outlet, places };
+        let waiting = Waiting { unflushed, outlet, room };
         if let Some(Err(mpsc::SendError(waiting))) = sender.as_ref().map(|sender| sender.send(waiting)) {
-            tracing::error!(code = %ResponseCode::SERVICE_NOT_AVAILABLE, "the flusher has ended");
+            tracing::error!("the flusher has ended");
             waiting.outlet.close();
         }
     }

@@ -57,8 +57,20 @@ impl Broker {
             return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
         }
         let queue = QueueId::new(asked.queue_id)?;
-        self.store.commit_offset(&group, &topic, queue, QueueOffset::new(asked.commit_offset))?;
+        self.commit(&group, &topic, queue, QueueOffset::new(asked.commit_offset))?;
         Ok(Reply::ok())
+    }
+
+    /// Keeps an offset; where messages are durable when they are acknowledged, offsets are too.
+    pub(crate) fn commit(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: QueueId,
+        offset: QueueOffset,
+    ) -> Result<(), sluice_store::Error> {
+        let commit = || self.store.commit_offset(group, topic, queue, offset);
+        if self.sync { tokio::task::block_in_place(commit) } else { commit() }
     }
 
     pub(crate) fn max_offset(&self, request: &Request<'_>) -> Result<Reply, Reply> {

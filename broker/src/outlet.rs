@@ -1,18 +1,21 @@
 //! The sending side of a connection: replies collected into one write, from whichever task has them.
 //!
-//! A client that does not read stops its own connection and nobody else's. Never reads a socket.
+//! A client that does not read stops its own connection and nobody else's, and holds so much memory at most as it has
+//! room: answers that are made beside its connection's task take of it first. Never reads a socket.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_protocol::frame;
+use sluice_protocol::frame::{self, Frame};
 use sluice_protocol::header::{Header, HeaderKind};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::reply::Reply;
 
 /// A client that takes no byte for this long is given up.
 const STALL_MAX: Duration = Duration::from_secs(30);
@@ -20,6 +23,11 @@ const STALL_MAX: Duration = Duration::from_secs(30);
 const COPY_BYTES_MAX: usize = 16 * 1024;
 /// Slices of one write.
 const SLICES_MAX: usize = 64;
+/// Bytes of answers that wait for one client, but for those of the turn that is handled.
+const ROOM_BYTES: usize = 4 * 1024 * 1024;
+
+/// A part of a client's room, given back when it is dropped.
+pub(crate) type Room = OwnedSemaphorePermit;
 
 /// Frames to be sent together.
 #[derive(Default)]
@@ -27,6 +35,8 @@ pub(crate) struct Replies {
     head: Vec<u8>,
     /// Bodies that were not copied, each with the length of `head` that goes before it.
     bodies: Vec<(usize, Bytes)>,
+    /// Their length, in bytes.
+    bodies_bytes: usize,
 }
 
 impl Replies {
@@ -47,20 +57,40 @@ impl Replies {
                 self.head.extend_from_slice(piece);
             } else {
                 self.bodies.push((self.head.len(), piece.clone()));
+                self.bodies_bytes += piece.len();
             }
         }
+    }
+
+    /// The same answers as refusals; they must have no bodies.
+    pub(crate) fn refused(&self, reply: &Reply) -> Self {
+        let mut refused = Self::default();
+        let mut rest = self.head.as_slice();
+        while let Ok(Some((frame, len))) = Frame::decode(rest) {
+            if let Ok(header) = frame.header() {
+                refused.push(frame.kind, &reply.header(header.opaque), &reply.body);
+            }
+            rest = rest.get(len..).unwrap_or_default();
+        }
+        refused
     }
 
     /// Adds what another one holds.
     pub(crate) fn extend(&mut self, other: Self) {
         let before = self.head.len();
         self.head.extend_from_slice(&other.head);
+        self.bodies_bytes += other.bodies_bytes;
         self.bodies.extend(other.bodies.into_iter().map(|(at, body)| (before + at, body)));
     }
 
     /// Whether there is nothing to send.
     pub(crate) fn is_empty(&self) -> bool {
         self.head.is_empty()
+    }
+
+    /// Their length in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.head.len() + self.bodies_bytes
     }
 
     fn slices(&self) -> Vec<&[u8]> {
@@ -85,26 +115,34 @@ pub(crate) struct Outlet {
     /// Our address, as the client reached it.
     pub(crate) local: SocketAddr,
     writer: Mutex<OwnedWriteHalf>,
-    closed: AtomicBool,
-    /// Wakes the reading side when the connection is to end.
-    pub(crate) ended: Notify,
+    closed: watch::Sender<bool>,
+    /// A permit a byte.
+    room: Arc<Semaphore>,
 }
 
 impl Outlet {
     pub(crate) fn new(id: u64, peer: SocketAddr, local: SocketAddr, writer: OwnedWriteHalf) -> Self {
-        let (writer, closed, ended) = (Mutex::new(writer), AtomicBool::new(false), Notify::new());
-        Self { id, peer, local, writer, closed, ended }
+        let (writer, closed) = (Mutex::new(writer), watch::Sender::new(false));
+        Self { id, peer, local, writer, closed, room: Arc::new(Semaphore::new(ROOM_BYTES)) }
     }
 
-    /// Whether the connection has ended.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+    /// Changes once, when the connection is to end.
+    pub(crate) fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
     }
 
     /// Ends the connection.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.ended.notify_one();
+        // In this order: who does not see the change finds no room.
+        self.room.close();
+        self.closed.send_replace(true);
+    }
+
+    /// Waits for room for answers of so many bytes; an error if the connection ends meanwhile.
+    pub(crate) async fn room(&self, bytes: usize) -> io::Result<Room> {
+        let bytes = u32::try_from(bytes.min(ROOM_BYTES)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await;
+        room.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Sends frames; an error ends the connection.
@@ -113,7 +151,7 @@ impl Outlet {
             return Ok(());
         }
         let mut writer = self.writer.lock().await;
-        if self.is_closed() {
+        if *self.closed.borrow() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let sent = write_all(&mut writer, &replies).await;

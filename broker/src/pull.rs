@@ -16,12 +16,12 @@ use sluice_protocol::topic::perm;
 use sluice_store::Error as StoreError;
 
 use crate::broker::Broker;
-use crate::dispatch::{Answer, Request};
-use crate::outlet::{Outlet, Replies};
+use crate::dispatch::{Answer, Request, Turn};
+use crate::outlet::{Outlet, Replies, Room};
 use crate::reply::{Reply, no_topic};
 
 /// Bytes of one answer, as `RocketMQ` 5.3.3 gives from memory; one message may be longer.
-const ANSWER_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Messages of one answer.
 const ANSWER_MESSAGES_MAX: usize = 4096;
 /// Bytes of messages that one pull passes over in search of some that match.
@@ -79,8 +79,7 @@ impl Broker {
     pub(crate) fn pull(
         self: &Arc<Self>,
         request: &Request<'_>,
-        outlet: &Arc<Outlet>,
-        replies: &mut Replies,
+        turn: &mut Turn<'_>,
     ) -> Result<Answer, Reply> {
         let pull = request::PullMessage::parse(&request.header.fields)?;
         let group = GroupName::new(pull.consumer_group)?;
@@ -91,7 +90,9 @@ impl Broker {
         }
         let Some(known) = self.store.topic(&topic) else { return Err(no_topic(&topic)) };
         if known.access.perm & perm::READ == 0 {
-            let remark = format!("topic {topic} may not be read (permission {})", known.access.perm);
+            let perm = known.access.perm;
+            let remark =
+                format!("topic {topic} may not be read (permission {perm}); set it to 6 to allow that");
             return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
         }
         let queues = known.access.read_queues;
@@ -110,7 +111,11 @@ impl Broker {
             self.groups.wanted(&group, &topic, pull.sub_version)?
         };
         if pull.sys_flag & pull_flag::COMMIT != 0 && pull.commit_offset >= 0 {
-            self.store.commit_offset(&group, &topic, queue, QueueOffset::new(pull.commit_offset))?;
+            let offset = QueueOffset::new(pull.commit_offset);
+            if let Err(error) = self.commit(&group, &topic, queue, offset) {
+                // The disk may be full: what is there can be consumed all the same.
+                tracing::warn!(%group, %topic, %error, "an offset that came with a pull is not committed");
+            }
         }
         let positive = |n: i32| usize::try_from(n).unwrap_or(0).max(1);
         let asked = Pull {
@@ -129,52 +134,65 @@ impl Broker {
         // A filter looks at the messages, so where they lie is asked before; otherwise they are found untouched.
         let all = matches!(asked.wanted, Wanted::All);
         if !all && self.first_at(&asked).is_some_and(|at| self.is_cold(at)) {
-            let (broker, outlet) = (Arc::clone(self), Arc::clone(outlet));
-            tokio::task::spawn_blocking(move || {
-                let found = broker.find(&asked);
-                send_cold(&asked, found, outlet);
-            });
+            turn.cold.push(asked);
             return Ok(Answer::Elsewhere);
         }
         let found = self.find(&asked)?;
         if found.first_at.is_some_and(|at| self.is_cold(at)) {
-            let outlet = Arc::clone(outlet);
-            tokio::task::spawn_blocking(move || send_cold(&asked, Ok(found), outlet));
+            turn.cold.push(asked);
             return Ok(Answer::Elsewhere);
         }
         match hold.filter(|_| found.code == ResponseCode::PULL_NOT_FOUND) {
-            Some(hold) => self.hold(asked, hold, outlet),
-            None => found.answer(&asked, replies),
+            Some(hold) => self.hold(asked, hold, turn.outlet)?,
+            None => found.answer(&asked, &mut turn.replies),
         }
         Ok(Answer::Elsewhere)
     }
 
-    /// Waits for messages on behalf of a pull, and answers it with what there is when its time is over.
-    fn hold(self: &Arc<Self>, mut pull: Pull, hold: Duration, outlet: &Arc<Outlet>) {
-        let (broker, outlet) = (Arc::clone(self), Arc::clone(outlet));
-        let Some(held) = self.long_poll.hold(outlet.id) else {
+    /// Answers a pull by a thread that may wait for the disk.
+    pub(crate) fn answer_cold(self: &Arc<Self>, pull: Pull, outlet: Arc<Outlet>, room: Room) {
+        let broker = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
             let mut replies = Replies::default();
+            match broker.find(&pull) {
+                Ok(found) => {
+                    found.body.iter().for_each(touch);
+                    found.answer(&pull, &mut replies);
+                }
+                Err(reply) => replies.push(pull.kind, &reply.header(pull.opaque), &reply.body),
+            }
+            tokio::spawn(async move {
+                let _room = room;
+                // A failed send has ended the connection; nobody is left to be told.
+                outlet.send(replies).await
+            });
+        });
+    }
+
+    /// Waits for messages on behalf of a pull, and answers it with what there is when its time is over.
+    fn hold(self: &Arc<Self>, mut pull: Pull, hold: Duration, outlet: &Arc<Outlet>) -> Result<(), Reply> {
+        let (broker, outlet) = (Arc::clone(self), Arc::clone(outlet));
+        let held = self.long_poll.hold(outlet.id).ok_or_else(|| {
             let remark = "too many pulls are held for this connection";
-            let reply = Reply::refuse(ResponseCode::SYSTEM_BUSY, remark);
-            replies.push(pull.kind, &reply.header(pull.opaque), &[]);
-            tokio::spawn(async move { outlet.send(replies).await });
-            return;
-        };
+            Reply::refuse(ResponseCode::SYSTEM_BUSY, remark)
+        })?;
         tokio::spawn(async move {
             let _held = held;
             let arrivals = broker.long_poll.arrivals(&pull.topic, pull.queue);
+            let mut closed = outlet.closed();
             let deadline = tokio::time::Instant::now() + hold;
             let mut replies = Replies::default();
-            loop {
+            let _room = loop {
                 let arrived = arrivals.notified();
                 tokio::pin!(arrived);
                 // Listen before looking, or what comes between is missed.
                 arrived.as_mut().enable();
+                let Ok(room) = outlet.room(ANSWER_BYTES_MAX).await else { return };
                 let found = match broker.find(&pull) {
                     Ok(found) => found,
                     Err(reply) => {
                         replies.push(pull.kind, &reply.header(pull.opaque), &reply.body);
-                        break;
+                        break room;
                     }
                 };
                 if found.code == ResponseCode::PULL_RETRY_IMMEDIATELY {
@@ -183,19 +201,22 @@ impl Broker {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                let over = outlet.is_closed() || tokio::time::Instant::now() >= deadline;
+                let over = tokio::time::Instant::now() >= deadline;
                 if found.code != ResponseCode::PULL_NOT_FOUND || over {
                     found.answer(&pull, &mut replies);
-                    break;
+                    break room;
                 }
+                drop(room);
                 tokio::select! {
                     () = arrived => {}
                     () = tokio::time::sleep_until(deadline) => {}
+                    _ = closed.changed() => return,
                 }
-            }
+            };
             // A failed send has ended the connection; nobody is left to be told.
             let _ = outlet.send(replies).await;
         });
+        Ok(())
     }
 
     /// Where the first message of a pull lies in the log.
@@ -339,20 +360,6 @@ impl Found {
         let header = Header::response(self.code, pull.opaque, fields.fields()).with_remark(remark);
         replies.push(pull.kind, &header, &self.body);
     }
-}
-
-/// Answers a pull from a thread that may wait for the disk.
-fn send_cold(pull: &Pull, found: Result<Found, Reply>, outlet: Arc<Outlet>) {
-    let mut replies = Replies::default();
-    match found {
-        Ok(found) => {
-            found.body.iter().for_each(touch);
-            found.answer(pull, &mut replies);
-        }
-        Err(reply) => replies.push(pull.kind, &reply.header(pull.opaque), &reply.body),
-    }
-    // A failed send has ended the connection; nobody is left to be told.
-    tokio::spawn(async move { outlet.send(replies).await });
 }
 
 /// Brings the pages of a piece of the log into memory.

@@ -95,12 +95,18 @@ impl From<sluice_store::Error> for Reply {
             }
             _ => ResponseCode::SYSTEM_ERROR,
         };
+        let way_out = match &error {
+            E::NoSpace { .. } => "; free some, and the broker goes on",
+            E::Poisoned { .. } => "; see to the disk, then start the broker again",
+            _ => "",
+        };
         let mut remark = error.to_string();
         let mut cause = std::error::Error::source(&error);
         while let Some(error) = cause {
             remark = format!("{remark}: {error}");
             cause = error.source();
         }
+        remark.push_str(way_out);
         Self::refuse(code, remark)
     }
 }

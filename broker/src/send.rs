@@ -81,7 +81,9 @@ impl Sends {
         }
         if request.body.len() > BODY_BYTES_MAX {
             let len = request.body.len();
-            return Err(illegal(format!("the body has {len} bytes, the limit is {BODY_BYTES_MAX}")));
+            return Err(illegal(format!(
+                "the body has {len} bytes, the limit is {BODY_BYTES_MAX}; split or compress it"
+            )));
         }
         let queue = pick_queue(&topic, access, send.queue_id)?;
         let properties = send.properties.unwrap_or_default();
@@ -170,7 +172,10 @@ impl Sends {
             None => broker.topic_for_send(&topic, send.default_topic, send.default_topic_queue_nums)?,
         };
         if access.perm & perm::WRITE == 0 {
-            let remark = format!("topic {topic} may not be written (permission {})", access.perm);
+            let remark = format!(
+                "topic {topic} may not be written (permission {}); set it to 6 to allow that",
+                access.perm
+            );
             return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
         }
         self.topic = Some((topic.clone(), access));

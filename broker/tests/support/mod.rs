@@ -36,8 +36,6 @@ impl TestBroker {
     }
 
     pub fn with(dir: &Path, sync: bool, change: impl FnOnce(&mut Settings)) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut settings = sluice_store::Settings::embedded(dir);
         if sync {
             settings.flush = Flush::Sync;
@@ -46,14 +44,29 @@ impl TestBroker {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
             i64::try_from(since.as_millis()).unwrap()
         });
-        let store = Store::open(settings, Arc::new(RealDisk), Arc::clone(&clock)).unwrap();
+        let store = Store::open(settings, Arc::new(RealDisk), clock).unwrap();
+        Self::over(store, sync, change)
+    }
+
+    /// A broker over a store that is open already.
+    pub fn over(store: Store, sync: bool, change: impl FnOnce(&mut Settings)) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut broker = Settings { listen: any, ..Settings::local() };
         change(&mut broker);
+        let started_ms = 1_700_000_000_000;
         let server =
-            runtime.block_on(Server::broker(broker, store.clone(), sync, Some(any), clock())).unwrap();
+            runtime.block_on(Server::broker(broker, store.clone(), sync, Some(any), started_ms)).unwrap();
         let (addr, names) = (server.broker_addr().unwrap(), server.name_server_addr().unwrap());
         Self { runtime, server: Some(server), store, addr, names }
+    }
+
+    /// Ends the broker; its store can not be closed any more.
+    pub fn end(mut self) {
+        if let Some(server) = self.server.take() {
+            self.runtime.block_on(server.stop());
+        }
     }
 
     pub fn client(&self) -> Client {
@@ -65,8 +78,10 @@ impl Drop for TestBroker {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
             self.runtime.block_on(server.stop());
+            let closed = self.store.clone().close();
+            // One failure is enough to be told of.
+            assert!(closed.is_ok() || std::thread::panicking(), "{closed:?}");
         }
-        self.store.clone().close().unwrap();
     }
 }
 
