@@ -27,7 +27,7 @@ static ALLOCATED: PeakAlloc = PeakAlloc;
 
 const QUEUES: [(&str, i32); 4] = [("t", 0), ("t", 1), ("t", 2), ("u", 0)];
 /// The most that one store may take while it is opened: the blank units of a consume queue's file, and room.
-const BYTES_MAX: usize = 12 << 20;
+const BYTES_MAX: usize = 16 << 20;
 
 /// A message where it stands.
 struct Stored {
