@@ -60,14 +60,19 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<Stop>,
 }
 
+/// A topic, with its cluster unless it is the embedded broker's.
+pub(crate) type Address<'a> = (Option<&'a str>, &'a str);
+
 /// Whether a pipeline writes a topic, be it as its dead letters.
-pub(crate) fn writes(parsed: &ParsedPipeline, topic: &str) -> bool {
+pub(crate) fn writes(parsed: &ParsedPipeline, topic: Address<'_>) -> bool {
     let document = &parsed.document;
-    document.sink.topic() == Some(topic) || document.errors.dead_letter.as_deref() == Some(topic)
+    let dead_letter = document.errors.dead_letter.as_deref().map(|name| (None, name));
+    document.sink.topic() == Some(topic) || dead_letter == Some(topic)
 }
 
-/// The pipelines of a run that write a topic, with their progress.
-pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], topic: &str) -> Feeders {
+/// The pipelines of a run that write what a pipeline reads, with their progress.
+pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], reader: &ParsedPipeline) -> Feeders {
+    let Some(topic) = reader.document.source.topic() else { return Vec::new() };
     all.iter().filter(|(p, _)| writes(p, topic)).map(|(_, progress)| progress.clone()).collect()
 }
 

@@ -35,18 +35,23 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
     if let Some(properties) = &properties {
         found.extend(parsed.unknown_properties(properties));
     }
-    if let SourceConfig::Topic(config) = source {
-        let loops = |topic: Option<&str>| topic == Some(&config.name);
+    if let Some(read) = source.topic() {
+        let loops = |topic: Option<(Option<&str>, &str)>| topic == Some(read);
         let message = "the pipeline would read what it writes, for ever: name another topic";
         if loops(sink.topic()) {
             found.push(parsed.problem(&["sink", "topic", "name"], message));
         }
-        if loops(errors.dead_letter.as_deref()) {
+        if loops(errors.dead_letter.as_deref().map(|name| (None, name))) {
             found.push(parsed.problem(&["errors", "dead_letter"], message));
         }
     }
     if *delivery == Delivery::ExactlyOnce && !sink.keeps_positions() {
-        let message = "this sink keeps no positions: write `delivery: at_least_once`";
+        let message = match sink.topic() {
+            Some(_) => {
+                "RocketMQ's protocol has no act that stores messages and a position together, so rows may come twice after a failure: write `delivery: at_least_once`"
+            }
+            None => "this sink keeps no positions: write `delivery: at_least_once`",
+        };
         found.push(parsed.problem(&["sink"], message));
     }
     found

@@ -76,7 +76,7 @@ fn one(
     let document = &parsed.document;
     writeln!(out, "pipeline {}", document.name)?;
     let mut source = match &document.source {
-        SourceConfig::Topic(config) => {
+        SourceConfig::Topic(config) if config.cluster.is_none() => {
             let dir = &arguments.store.data_dir;
             let store = dir.exists().then(|| Store::open_read_only(dir)).transpose();
             let store = store.with_context(|| format!("cannot open the store {}", dir.display()))?;
@@ -89,7 +89,7 @@ fn one(
                     &Arc::default(),
                 )?,
                 None => {
-                    let feeder = all.iter().find(|p| build::writes(p, topic.as_str()));
+                    let feeder = all.iter().find(|p| build::writes(p, (None, topic.as_str())));
                     let way_out = feeder.map_or_else(String::new, |feeder| {
                         format!("; `sluice run` of pipeline {} makes it", feeder.document.name)
                     });

@@ -101,10 +101,8 @@ fn check(all: &[One], arguments: &RunArguments, shared: &Shared) -> Result<()> {
     for (parsed, _) in all {
         let name = &parsed.document.name;
         match &parsed.document.source {
-            SourceConfig::Topic(config) => {
-                if !build::feeders(all, &config.name).is_empty() {
-                    continue;
-                }
+            _ if !build::feeders(all, parsed).is_empty() => {}
+            SourceConfig::Topic(config) if config.cluster.is_none() => {
                 if existing.is_none() && data_dir.exists() {
                     let opened = Store::open_read_only(data_dir);
                     existing = Some(
@@ -139,6 +137,11 @@ fn make_topics(all: &[One], shared: &Shared) -> Result<()> {
     for (parsed, _) in all {
         let document = &parsed.document;
         let sink = match &document.sink {
+            SinkConfig::Topic(config) if config.cluster.is_some() => {
+                let opened = document.sink.open(|| shared.embedded.store(), &shared.clock);
+                drop(opened.with_context(|| format!("pipeline {}", document.name))?);
+                None
+            }
             SinkConfig::Topic(config) => Some((config.name.as_str(), config.queues)),
             _ => None,
         };
@@ -177,10 +180,7 @@ fn run_all(all: &[One], shared: &Shared, stop: &Stop, json: bool) -> Vec<Result<
             .iter()
             .map(|(parsed, progress)| {
                 scope.spawn(move || {
-                    let feeders = match &parsed.document.source {
-                        SourceConfig::Topic(config) => build::feeders(all, &config.name),
-                        _ => Vec::new(),
-                    };
+                    let feeders = build::feeders(all, parsed);
                     let make = |text: Option<&str>| build::pipeline(parsed, text, shared, &feeders);
                     let retry_for = parsed.document.errors.retry.0;
                     // Whoever waits for this pipeline must hear of its end, even of a panic.
@@ -355,12 +355,12 @@ fn next_steps(all: &[One], arguments: &RunArguments) -> Vec<String> {
     let mut lines = Vec::new();
     for (parsed, progress) in all {
         if let Some(topic) = parsed.document.sink.topic() {
-            let filter = all.iter().rev().find_map(|(reader, _)| match &reader.document.source {
-                SourceConfig::Topic(source) if source.name == topic => tail_filter(reader),
-                _ => None,
-            });
+            let mut readers = all.iter().rev().filter(|(p, _)| p.document.source.topic() == Some(topic));
+            let filter = readers.find_map(|(reader, _)| tail_filter(reader));
             let filter = filter.map_or_else(String::new, |f| format!(" --where {}", quoted(&f)));
-            lines.push(format!("  {sluice} topic tail {topic}{dir} --limit 5{filter}"));
+            let (cluster, name) = topic;
+            let place = cluster.map_or_else(|| dir.clone(), |c| format!(" --namesrv {}", quoted(c)));
+            lines.push(format!("  {sluice} topic tail {name}{place} --limit 5{filter}"));
         }
         if let Some(path) = parsed.document.sink.path() {
             let path = path.display();

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::header::Header;
 use sluice_protocol::heartbeat::SubscriptionData;
@@ -115,23 +116,41 @@ pub(crate) struct Pulled {
     pub(crate) moved: bool,
 }
 
+/// What a pull brought, its records as they are stored.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Encoded records one after the other, see [`sluice_protocol::record`]; empty if there is none.
+    pub bytes: Bytes,
+    /// Where the next pull starts.
+    pub next_offset: i64,
+    /// The first offset that is kept.
+    pub min_offset: i64,
+    /// The offset after the last message.
+    pub max_offset: i64,
+    /// The asked offset was not in the queue; `next_offset` is the nearest one that is.
+    pub moved: bool,
+    /// Whom to ask next, by broker id.
+    pub(crate) broker_id: i64,
+}
+
 /// Pulls once.
-pub(crate) async fn pull(
+pub(crate) async fn fetch(
     client: &Client,
     address: &Arc<str>,
     wanted: &Wanted,
     offset: i64,
-) -> Result<Pulled, Error> {
+) -> Result<Fetched, Error> {
     let code = RequestCode::PULL_MESSAGE;
     let queue = &wanted.queue;
     let says = wanted.version.is_none();
+    let suspend = if wanted.hold.is_zero() { 0 } else { pull_flag::SUSPEND };
     let header = request::PullMessage {
         consumer_group: &wanted.group,
         topic: queue.topic.as_str(),
         queue_id: queue.id.get(),
         queue_offset: offset,
         max_msg_nums: wanted.messages_max,
-        sys_flag: pull_flag::SUSPEND | if says { pull_flag::SUBSCRIPTION } else { 0 },
+        sys_flag: suspend | if says { pull_flag::SUBSCRIPTION } else { 0 },
         commit_offset: 0,
         suspend_timeout_millis: i64::try_from(wanted.hold.as_millis()).unwrap_or(i64::MAX),
         subscription: says.then(|| wanted.filter.expression()),
@@ -150,18 +169,35 @@ pub(crate) async fn pull(
     }
     let fields = response::PullMessage::parse(&header.fields)
         .map_err(|error| Error::unreadable(address, code, "header field", error))?;
-    let mut found =
-        if found { records(address, code, Some(&queue.topic), &response.body)? } else { Vec::new() };
+    Ok(Fetched {
+        next_offset: fields.next_begin_offset,
+        min_offset: fields.min_offset,
+        max_offset: fields.max_offset,
+        broker_id: fields.suggest_which_broker_id,
+        moved: header.response_code() == ResponseCode::PULL_OFFSET_MOVED,
+        bytes: if found { response.body.clone() } else { Bytes::new() },
+    })
+}
+
+/// Pulls once, and reads the records.
+pub(crate) async fn pull(
+    client: &Client,
+    address: &Arc<str>,
+    wanted: &Wanted,
+    offset: i64,
+) -> Result<Pulled, Error> {
+    let fetched = fetch(client, address, wanted, offset).await?;
+    let mut found = records(address, RequestCode::PULL_MESSAGE, Some(&wanted.queue.topic), &fetched.bytes)?;
     if let Some(tags) = &wanted.tags {
         found.retain(|record| record.tag().is_some_and(|tag| tags.contains(tag)));
     }
     Ok(Pulled {
         records: found,
-        bytes: response.body.len(),
-        next_offset: fields.next_begin_offset,
-        max_offset: fields.max_offset,
-        broker_id: fields.suggest_which_broker_id,
-        moved: header.response_code() == ResponseCode::PULL_OFFSET_MOVED,
+        bytes: fetched.bytes.len(),
+        next_offset: fetched.next_offset,
+        max_offset: fetched.max_offset,
+        broker_id: fetched.broker_id,
+        moved: fetched.moved,
     })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod arrow_ipc;
 mod chain;
+mod cluster;
 mod disk;
 pub mod files;
 mod name;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 use serde::Deserialize;
+use sluice_client::ClientSettings;
 use sluice_connect::batch::COLUMNS;
 use sluice_connect::config::{Decode, SchemaMode};
 use sluice_connect::target::Target;
@@ -31,6 +33,7 @@ use sluice_store::Store;
 use sluice_store::file::{Disk, RealDisk};
 
 use arrow_ipc::ArrowConfig;
+use cluster::ClusterSink;
 use files::FileSink;
 use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
@@ -42,7 +45,7 @@ use topic::{Clock, TopicConfig, TopicSink};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkConfig {
-    /// A topic of the embedded broker.
+    /// A topic of the embedded broker or of a cluster.
     Topic(TopicConfig),
     /// Parquet files below a folder.
     Parquet(ParquetConfig),
@@ -56,10 +59,11 @@ pub enum SinkConfig {
 pub type KeyProblem = (Vec<&'static str>, String);
 
 impl SinkConfig {
-    /// The topic that the sink writes, if it writes one.
-    pub fn topic(&self) -> Option<&str> {
+    /// The topic that the sink writes, if it writes one: its cluster, unless it is the embedded broker's, and its
+    /// name.
+    pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
-            Self::Topic(config) => Some(&config.name),
+            Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
             Self::Parquet(_) | Self::Arrow(_) | Self::Stdout(_) => None,
         }
     }
@@ -75,7 +79,11 @@ impl SinkConfig {
 
     /// Whether the target keeps positions, so that delivery can be exactly once.
     pub fn keeps_positions(&self) -> bool {
-        !matches!(self, Self::Stdout(_))
+        match self {
+            Self::Stdout(_) => false,
+            Self::Topic(config) => config.cluster.is_none(),
+            Self::Parquet(_) | Self::Arrow(_) => true,
+        }
     }
 
     fn partition(&self) -> (&'static str, &[String]) {
@@ -98,7 +106,9 @@ impl SinkConfig {
                     format!("{} queues, expected 1 to {}", config.queues, topic::QUEUES_MAX),
                 )
             });
-            return name.into_iter().chain(queues).collect();
+            let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
+            let cluster = cluster.map(|e| (vec!["topic", "cluster"], e.to_string()));
+            return name.into_iter().chain(cluster).chain(queues).collect();
         }
         let (kind, entries) = self.partition();
         let at = vec![kind, "partition"];
@@ -165,6 +175,9 @@ impl SinkConfig {
     ) -> Result<Target, E> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         Ok(match self {
+            Self::Topic(config) if let Some(cluster) = &config.cluster => {
+                Target::Transact(Box::new(ClusterSink::new(config, cluster)?))
+            }
             Self::Topic(config) => {
                 let sink = TopicSink::new(&config.name, config.queues, store()?, Arc::clone(clock))?;
                 Target::Transact(Box::new(sink))
@@ -207,6 +220,9 @@ impl SinkConfig {
             )
         };
         match self {
+            Self::Topic(TopicConfig { name, cluster: Some(cluster), .. }) => {
+                format!("topic {name} of cluster {cluster}")
+            }
             Self::Topic(config) => format!("topic {}", config.name),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),

@@ -34,6 +34,10 @@ const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub struct TopicConfig {
     /// The topic.
     pub name: String,
+    /// Name servers of the brokers that have it, `host:port` with semicolons between; the embedded broker if not
+    /// said.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// The consumer group whose offsets show how far the pipeline is; the pipeline's name if not said.
     #[serde(default)]
     pub group: Option<String>,
