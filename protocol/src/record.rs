@@ -42,6 +42,9 @@ pub const FILLER_BYTES: usize = 8;
 /// Fewest bytes of a record: two short addresses, no body, one byte of topic, no properties.
 pub const RECORD_BYTES_MIN: usize = BORN_HOST_AT + 8 + 8 + 8 + 12 + 4 + 2 + 2;
 
+/// A record's first so many bytes tell its size, see [`size`].
+pub const HEAD_BYTES: usize = BORN_HOST_AT + 20 + 8 + 20 + 12 + 4;
+
 const QUEUE_OFFSET_AT: usize = 20;
 const LOG_OFFSET_AT: usize = 28;
 const SYS_FLAG_AT: usize = 36;
@@ -159,6 +162,21 @@ pub fn filler_size(bytes: &[u8]) -> Option<u32> {
 /// The checksum that a record keeps of its body.
 pub fn body_crc(body: &[u8]) -> u32 {
     crc32fast::hash(body) & 0x7FFF_FFFF
+}
+
+/// Size in bytes of the record that starts with these bytes, as far as its lengths agree: before it is believed, or
+/// so much is read.
+pub fn size(head: &[u8]) -> Option<usize> {
+    let number = |at: usize| head.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+    let (size, magic) = (number(0)? as usize, number(4)?);
+    let sys_flag = i32::from_be_bytes(*head.get(SYS_FLAG_AT..)?.first_chunk()?);
+    let host = |flag: i32| if sys_flag & flag == 0 { 0 } else { 12 };
+    let hosts = host(sys_flag::BORN_HOST_V6) + host(sys_flag::STORE_HOST_V6);
+    let body = number(BORN_HOST_AT + 8 + 8 + 8 + 12 + hosts)? as usize;
+    let rest = size.checked_sub(body)?.checked_sub(RECORD_BYTES_MIN - 1 + hosts)?;
+    let agrees =
+        matches!(magic, MAGIC_V1 | MAGIC_V2) && rest <= 1 + usize::from(u16::MAX) + PROPERTIES_BYTES_MAX;
+    agrees.then_some(size)
 }
 
 /// One stored message, borrowed from its bytes.

@@ -1,15 +1,17 @@
 //! Bytes of any kind: nothing panics, and what is written is read again.
 //!
 //! The number of inputs of each test is `SLUICE_FUZZ_INPUTS`; more by
-//! `SLUICE_FUZZ_INPUTS=1000000 cargo test --release -p sluice-protocol --test remoting_fuzz`.
+//! `SLUICE_FUZZ_INPUTS=1000000 cargo test --release -p sluice-protocol`.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "the number of inputs comes from the environment")]
+
+mod odd;
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 
+use odd::{inputs, odd};
 use proptest::prelude::*;
 use serde_json::Value;
 use sluice_protocol::batch::{self, BatchItem};
@@ -27,11 +29,6 @@ use sluice_protocol::registration::{INFLATED_BYTES_MAX, Registration, Registrati
 use sluice_protocol::route::{ClusterInfo, Route};
 use sluice_protocol::topic::{SubscriptionGroupTable, TopicConfig};
 use sluice_protocol::{request, response};
-
-fn inputs() -> ProptestConfig {
-    let cases = std::env::var("SLUICE_FUZZ_INPUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(128);
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
-}
 
 /// Frames and texts that are right, for others to be made of them.
 static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
@@ -55,35 +52,6 @@ static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     seeds
 });
 
-/// Something right with a few bytes changed, cut out or put in; sometimes nothing right at all.
-fn odd() -> impl Strategy<Value = Vec<u8>> {
-    let change = (any::<prop::sample::Index>(), any::<u8>(), 0..4u8);
-    let token = prop::sample::select(br#"{}[]:,"'\-0123456789aeuntrl+. "#.to_vec());
-    let seeded = (any::<prop::sample::Index>(), prop::collection::vec(change, 0..6), token.clone()).prop_map(
-        |(seed, changes, token)| {
-            let mut bytes = seed.get(&SEEDS).clone();
-            for (at, byte, kind) in changes {
-                if bytes.is_empty() {
-                    break;
-                }
-                let at = at.index(bytes.len());
-                match kind {
-                    0 => bytes[at] = byte,
-                    1 => bytes.insert(at, token),
-                    2 => drop(bytes.remove(at)),
-                    _ => bytes.truncate(at),
-                }
-            }
-            bytes
-        },
-    );
-    prop_oneof![
-        8 => seeded,
-        1 => prop::collection::vec(any::<u8>(), 0..200),
-        1 => prop::collection::vec(token, 0..60),
-    ]
-}
-
 /// Reads the body as that type; what can be read is written and read again as the same.
 macro_rules! read_again {
     ($bytes:expr, $($ty:ty),*) => {$(
@@ -105,7 +73,7 @@ proptest! {
     #![proptest_config(inputs())]
 
     #[test]
-    fn any_bytes_are_a_frame_or_an_error(bytes in odd()) {
+    fn any_bytes_are_a_frame_or_an_error(bytes in odd(&SEEDS)) {
         if let Ok(Some((frame, len))) = Frame::decode(&bytes) {
             prop_assert!(len <= bytes.len());
             prop_assert_eq!(8 + frame.header.len() + frame.body.len(), len);
@@ -123,7 +91,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_body_or_an_error(bytes in odd()) {
+    fn any_bytes_are_a_body_or_an_error(bytes in odd(&SEEDS)) {
         read_again!(&bytes, Heartbeat, Route, ClusterInfo, TopicStats, ResetOffsets, LockBatch, KvTable,
             ConsumerList, ConsumerConnection, ConsumerOffsetTable, SubscriptionGroupTable, Registration,
             TopicConfig);

@@ -162,11 +162,11 @@ impl CommitLog {
         self.disk.sync_dir(path).map_err(|e| Error::io("sync", path, e))
     }
 
-    /// Drops the segments that retention lets go; says how many.
-    pub(crate) fn retain(&self) -> Result<u64, Error> {
+    /// Drops the segments that retention lets go at a time, in ms since 1970-01-01 UTC; says how many.
+    pub(crate) fn retain(&self, now_ms: i64) -> Result<u64, Error> {
         let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.lock()?);
-        let count = self.expired_segments()?;
+        let count = self.expired_segments(now_ms)?;
         if count == 0 {
             return Ok(0);
         }
@@ -201,14 +201,12 @@ impl CommitLog {
     }
 
     /// How many segments, from the first on, may go. The last one always stays.
-    fn expired_segments(&self) -> Result<usize, Error> {
+    fn expired_segments(&self, now_ms: i64) -> Result<usize, Error> {
         let end = self.lock_open()?.end;
         let segments = self.view.segments();
         let over = |start: u64| self.retention.bytes.is_some_and(|max| end - start > max);
-        let oldest = self
-            .retention
-            .age
-            .map(|age| (self.clock)().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
+        let age = self.retention.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let oldest = age.map(|age| now_ms.saturating_sub(age));
         let visible = self.view.visible();
         let mut count = 0;
         for (segment, next) in segments.iter().zip(segments.iter().skip(1)) {

@@ -549,9 +549,13 @@ impl CommitLog {
         }
     }
 
-    /// From now on nothing is taken any more; gives the error that says so.
+    /// From now on nothing is taken any more; gives the error that says so. The next open hears of it.
     pub(crate) fn poisoned(&self, op: &'static str, path: PathBuf, reason: String) -> Error {
         tracing::error!(op, path = %path.display(), error = reason, "the store takes no more writes");
+        let unsure = self.view.dir.join(name::UNSURE);
+        if let Err(error) = self.disk.open(&unsure, Open::OrCreate) {
+            tracing::error!(path = %unsure.display(), %error, "the next open will not know of it");
+        }
         let (op, path, reason) = self.poison.get_or_init(|| (op, path, reason));
         Error::Poisoned { op, path: path.clone(), reason: reason.clone() }
     }

@@ -309,7 +309,7 @@ impl ConsumeQueues {
     fn files(&self, queue: &Queue) -> Result<Vec<i64>, Error> {
         let offset = |name: String| {
             let bytes: i64 = name.parse().ok()?;
-            (name.len() == 20 && bytes >= 0).then_some(bytes / UNIT)
+            (name.len() == 20 && (0..OFFSET_MAX * UNIT).contains(&bytes)).then_some(bytes / UNIT)
         };
         let mut starts: Vec<i64> = names(&self.queue_dir(queue))?.into_iter().filter_map(offset).collect();
         starts.sort_unstable();

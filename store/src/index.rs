@@ -35,6 +35,8 @@ pub(crate) struct Known {
     pub(crate) ours: Range<u64>,
     /// Where the queues ended at the last checkpoint.
     pub(crate) ends: Ends,
+    /// Units from there on must be written again, whatever the files show.
+    pub(crate) unsure: bool,
 }
 
 /// The queues of a store while it is opened.
@@ -278,7 +280,7 @@ impl<'a> Index<'a> {
                 more => len += more,
             }
         }
-        let mut same = len == stored.len();
+        let mut same = len == stored.len() && !self.known.unsure;
         for (unit, stored) in state.units.iter_mut().zip(units(&stored)) {
             if (unit.log_offset, unit.size) == (stored.log_offset, stored.size)
                 && !self.known.ours.contains(&unit.log_offset)

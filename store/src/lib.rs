@@ -18,6 +18,8 @@ mod json;
 mod lock;
 mod position;
 mod recovery;
+mod repair;
+mod retention_time;
 mod scan;
 mod segment;
 mod store;

@@ -1,22 +1,19 @@
 //! Opens a store: what is kept, what is cut, what is made again.
 //!
 //! The log is read again from the segment that the last checkpoint ended in. What follows the last whole
-//! record is cut; [`zero_after`] zeroes it before anything is appended, so that old bytes can not come back
+//! record is cut; [`crate::repair::zero_after`] zeroes it before anything is appended, so that old bytes can not come back
 //! to life in the next crash. But where everything was durable, a record that is not whole and has others
 //! behind it is no torn end: nothing is cut there, and a person must look. Never appends.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
 use sluice_protocol::id::LogOffset;
 
 use crate::consume_queue::{ConsumeQueues, Unsynced, names};
-use crate::file::{Disk, DiskFile, Open};
+use crate::file::Disk;
 use crate::index::{Index, Known};
 use crate::position::{Positions, StoredPosition};
 use crate::scan::{Found, Scan};
@@ -31,8 +28,7 @@ pub(crate) const SEGMENT_BYTES_MIN: u64 = 4096;
 /// Segments of more bytes are refused: a filler's size must fit its field.
 pub(crate) const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
 /// Segments that start further are none: log offsets are kept as Java's `long`.
-const LOG_OFFSET_MAX: u64 = i64::MAX as u64 - SEGMENT_BYTES_MAX;
-const ZEROS: &[u8] = &[0; 64 * 1024];
+pub(crate) const LOG_OFFSET_MAX: u64 = i64::MAX as u64 - SEGMENT_BYTES_MAX;
 
 /// A store as it was found.
 pub(crate) struct Opened {
@@ -50,6 +46,8 @@ pub(crate) struct Opened {
     pub(crate) foreign_end: u64,
     /// The last checkpoint, to be written again before anything else: another broker wrote after it.
     pub(crate) overtaken: Option<Checkpoint>,
+    /// A sync failed, so that all that is not known to be durable must be written again.
+    pub(crate) unsure: bool,
     /// The number of the next queue.
     pub(crate) numbers: u32,
     pub(crate) unsynced: Unsynced,
@@ -95,7 +93,8 @@ pub(crate) fn open(
     let settled = !aborted && (left || checkpoint.is_none());
     let trusted = if settled { u64::MAX } else { from };
     let ends = checkpoint.as_ref().map_or_else(Ends::new, |c| c.ends.clone());
-    let known = Known { log_first: first, from, trusted, ours: ours.clone(), ends };
+    let unsure = dir.join(name::UNSURE).exists();
+    let known = Known { log_first: first, from, trusted, ours: ours.clone(), ends, unsure };
     let mut index = Index::new(&queues, disk, known, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
     scan.run(u64::MAX, &mut |found: &Found<'_>| {
@@ -165,6 +164,7 @@ pub(crate) fn open(
         tails: entries.files,
         foreign_end,
         overtaken,
+        unsure,
         numbers,
         unsynced,
         scan,
@@ -241,6 +241,10 @@ fn segment_length(
     if let Some(pair) = files.windows(2).find(|pair| pair[1].0 - pair[0].0 != found) {
         let reason = format!("no segment of {found} bytes lies between {} and {}", pair[0].0, pair[1].0);
         return Err(Error::Damaged { path: commit_log.to_owned(), reason });
+    }
+    if let Some((start, len)) = files.iter().find(|(_, len)| *len > found) {
+        let reason = format!("it has {len} bytes, and segments of this store have {found}");
+        return Err(Error::Damaged { path: segment::path(commit_log, *start), reason });
     }
     Ok(found)
 }
@@ -322,94 +326,6 @@ fn map_segments(
         segments.push_back(Segment::map(&file, start).map_err(|e| Error::io("map", &path, e))?);
     }
     Ok(segments)
-}
-
-/// Zeroes everything behind `end` and removes the segments that follow. A next one that was made ahead and
-/// never written stays. Says how many bytes were there. The first checkpoint makes the zeros durable.
-pub(crate) fn zero_after(
-    disk: &dyn Disk,
-    commit_log: &Path,
-    segment_bytes: u64,
-    end: u64,
-) -> Result<u64, Error> {
-    let mut cut = 0;
-    let mut unsynced = false;
-    // From the last one on, each removal durable before the next, so that no crash leaves a gap.
-    for (start, _) in segment_files(commit_log)?.into_iter().rev() {
-        if start + segment_bytes <= end {
-            break;
-        }
-        let path = segment::path(commit_log, start);
-        let file = disk.open(&path, Open::Existing).map_err(|e| Error::io("open", &path, e))?;
-        if start < end {
-            cut += zero_file(&*file, end - start).map_err(|e| Error::io("zero", &path, e))?;
-            continue;
-        }
-        let data = data_after(file.file(), 0).map_err(|e| Error::io("read", &path, e))?;
-        if data > 0 || start >= end + segment_bytes {
-            if unsynced {
-                disk.sync_dir(commit_log).map_err(|e| Error::io("sync", commit_log, e))?;
-            }
-            cut += data;
-            disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
-            unsynced = true;
-        }
-    }
-    Ok(cut)
-}
-
-/// Writes zeros over what is not zero behind a place; gives the bytes up to the last one that was not.
-fn zero_file(file: &dyn DiskFile, from: u64) -> io::Result<u64> {
-    let mut last = from;
-    let mut bytes = vec![0; ZEROS.len()];
-    let mut at = from;
-    while let Some(data) = next_data(file.file(), at)? {
-        at = data;
-        let len = file.file().read_at(&mut bytes, at)?;
-        if len == 0 {
-            break;
-        }
-        if let Some(nonzero) = last_not_zero(bytes.get(..len).unwrap_or_default()) {
-            last = at + nonzero as u64 + 1;
-            file.write_at(&[ZEROS.get(..len).unwrap_or(ZEROS)], at)?;
-        }
-        at += len as u64;
-    }
-    Ok(last - from)
-}
-
-/// Where the last byte of at most a piece of zeros is that is none. Most pieces are all zero, and told by one
-/// comparison.
-fn last_not_zero(bytes: &[u8]) -> Option<usize> {
-    if ZEROS.get(..bytes.len()) == Some(bytes) { None } else { bytes.iter().rposition(|&b| b != 0) }
-}
-
-/// Bytes from a place to the last one in the file that is not zero.
-fn data_after(file: &File, from: u64) -> io::Result<u64> {
-    let mut last = from;
-    let mut bytes = vec![0; ZEROS.len()];
-    let mut at = from;
-    while let Some(data) = next_data(file, at)? {
-        at = data;
-        let len = file.read_at(&mut bytes, at)?;
-        if len == 0 {
-            break;
-        }
-        let found = last_not_zero(bytes.get(..len).unwrap_or_default());
-        last = found.map_or(last, |i| at + i as u64 + 1);
-        at += len as u64;
-    }
-    Ok(last - from)
-}
-
-/// The next place that is not a hole.
-fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
-    let at = i64::try_from(at).map_err(|_| io::ErrorKind::InvalidData)?;
-    match lseek(file, at, Whence::SeekData) {
-        Ok(data) => Ok(u64::try_from(data).ok()),
-        Err(Errno::ENXIO) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
 }
 
 /// Says what was cut.

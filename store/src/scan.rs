@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use sluice_protocol::record::{
-    FILLER_BYTES, MAGIC_V1, MAGIC_V2, Record, filler_size, hash_unpatched, records,
+    self, FILLER_BYTES, MAGIC_V1, MAGIC_V2, Record, filler_size, hash_unpatched, records,
 };
 
 use crate::Error;
@@ -117,14 +117,26 @@ impl Scan {
             return Ok(0);
         }
         let Some(mark) = mark_of(self.record_bytes(at, end - at)?) else { return Ok(0) };
-        let batch = self.window.get(at, to_len(mark.bytes.min(end - at)))?;
-        Ok(whole_records(batch, at, true) as u64)
+        let (whole_to, _) = self.whole_to(at, at + mark.bytes.min(end - at), true)?;
+        Ok(whole_to - at)
     }
 
-    /// The bytes that the record at a log offset says it has; none if there is not so much room.
+    /// How far records are whole from one place to another, and how many there are.
+    fn whole_to(&mut self, mut at: u64, end: u64, strict: bool) -> Result<(u64, u64), Error> {
+        let mut count = 0;
+        while at < end {
+            let record = Record::decode(self.record_bytes(at, end - at)?).ok();
+            let Some(record) = record.filter(|record| is_whole(record, at, strict)) else { break };
+            at += record.size as u64;
+            count += 1;
+        }
+        Ok((at, count))
+    }
+
+    /// The bytes that the record at a log offset has, if it looks like one; none if there is not so much room.
     fn record_bytes(&mut self, at: u64, room: u64) -> Result<&[u8], Error> {
-        let size = self.window.get(at, 4)?.first_chunk().map_or(0, |size| u32::from_be_bytes(*size));
-        self.window.get(at, if u64::from(size) <= room { size as usize } else { 0 })
+        let size = record::size(self.window.get(at, record::HEAD_BYTES)?).unwrap_or(0);
+        self.window.get(at, if size as u64 <= room { size } else { 0 })
     }
 
     /// The segment that it stands in.
@@ -172,23 +184,28 @@ impl Scan {
         if at >= self.vouched_from {
             return Ok(false);
         }
-        let bytes = self.record_bytes(at, room)?;
-        let size = bytes.len() as u64;
-        if !Record::decode(bytes).is_ok_and(|r| is_whole(&r, at, ours)) {
+        let record = Record::decode(self.record_bytes(at, room)?).ok().filter(|r| is_whole(r, at, ours));
+        let Some(record) = record else { return Ok(false) };
+        let Some(mark) = BatchMark::read(record.properties).filter(|_| ours) else {
+            take(&Found { record, mark: None, vouched: false })?;
+            self.at += record.size as u64;
+            return Ok(true);
+        };
+        // One after the other: what a mark says of a batch's length is not believed before.
+        let batch_end = at.saturating_add(mark.bytes);
+        if mark.records == 0
+            || batch_end > end
+            || self.whole_to(at, batch_end, true)? != (batch_end, mark.records)
+        {
             return Ok(false);
         }
-        let mark = if ours { mark_of(bytes) } else { None };
-        let len = mark.as_ref().map_or(size, |mark| mark.bytes);
-        if len < size || len > room {
-            return Ok(false);
+        let mut mark = Some(mark);
+        while self.at < batch_end {
+            let bytes = self.record_bytes(self.at, batch_end - self.at)?;
+            let Ok(record) = Record::decode(bytes) else { return Ok(false) };
+            take(&Found { record, mark: mark.take(), vouched: false })?;
+            self.at += record.size as u64;
         }
-        let bytes = self.window.get(at, to_len(len))?;
-        let complete = |mark: &BatchMark| mark.records == records(bytes).count() as u64;
-        if whole_records(bytes, at, ours) != to_len(len) || !mark.as_ref().is_none_or(complete) {
-            return Ok(false);
-        }
-        hand_on(bytes, mark, false, take)?;
-        self.at += len;
         Ok(true)
     }
 }

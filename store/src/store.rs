@@ -18,7 +18,7 @@ use crate::tail::Tail;
 use crate::view::View;
 use crate::{
     Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, Read, Recovery, Settings, Ticket, Topic,
-    lock, upkeep,
+    lock, repair, upkeep,
 };
 
 /// An open store; clones are handles of the same one. The last one to go closes it, as [`Store::close`]
@@ -78,7 +78,7 @@ impl Store {
         let cut = if untouched {
             0
         } else {
-            recovery::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?
+            repair::zero_after(&*disk, &commit_log, opened.parts.segment_bytes, opened.end)?
         };
         recovery::report(&mut opened.parts.recovery, opened.end, cut);
         let clean = opened.parts.recovery.clean;
@@ -111,9 +111,14 @@ impl Store {
             dirty.push((path, file));
         }
         // A segment that begins at the end holds nothing.
-        let log_dirty = !clean && start < opened.end;
+        let log_dirty = !clean && (start < opened.end || opened.unsure);
         if log_dirty {
             dirty.push((active.path.clone(), active.file.clone()));
+        }
+        if opened.unsure {
+            for (path, file) in &dirty {
+                repair::write_again(&**file).map_err(|e| Error::io("write", path, e))?;
+            }
         }
         // Mapped again: it may have been shorter when it was read.
         let mut segments = view.segments_mut();
@@ -140,6 +145,10 @@ impl Store {
         let log = Arc::new(CommitLog::new(view.clone(), disk, clock, flush, retention, state, lock));
         // What was just found is not looked for again.
         log.checkpoint_opened()?;
+        if opened.unsure {
+            let path = view.dir.join(name::UNSURE);
+            log.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+        }
         let role = Role::Writer { log, thread: Mutex::new(None) };
         Ok(Self { handle: Arc::new(Handle { view, role }) })
     }
@@ -342,9 +351,11 @@ impl Store {
         self.log()?.checkpoint()
     }
 
-    /// Drops the segments that retention lets go, and says how many. The store's thread does it now and then.
+    /// Drops the segments that retention lets go by the clock, and says how many. The store's thread does it now
+    /// and then.
     pub fn retain(&self) -> Result<u64, Error> {
-        self.log()?.retain()
+        let log = self.log()?;
+        log.retain((log.clock)())
     }
 
     /// Flushes, writes a checkpoint, gives the lock back and stops the thread. Other handles can still read.

@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::consume_queue::OFFSET_MAX;
 use crate::consumer_offset::ConsumerOffsets;
 use crate::file::{Disk, Open};
 use crate::group::GroupTable;
 use crate::position::Positions;
+use crate::recovery::LOG_OFFSET_MAX;
+use crate::tail::GENERATION_MAX;
 use crate::topic::TopicTable;
 use crate::view::Tables;
 
@@ -27,6 +30,9 @@ pub(crate) mod name {
     pub(crate) const OURS: &str = "sluice";
     pub(crate) const TAIL: &str = "sluice/tail";
     pub(crate) const ABORT: &str = "abort";
+    /// There from a failed sync to the next open: what the system shows of files may not be on the disk, though it
+    /// believes so and would not write it again by itself.
+    pub(crate) const UNSURE: &str = "sluice/unsure";
     pub(crate) const CHECKPOINT: &str = "checkpoint";
     pub(crate) const TOPICS: &str = "config/topics.json";
     pub(crate) const GROUPS: &str = "config/subscriptionGroup.json";
@@ -74,6 +80,22 @@ impl Checkpoint {
         self.foreign_end..if self.is_left(tail) { self.log_offset } else { u64::MAX }
     }
 
+    /// The checkpoint in a text.
+    fn parse(text: &str) -> Result<Self, String> {
+        let read: Self = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let fits = |end: &i64| (0..OFFSET_MAX).contains(end);
+        if read.log_offset > LOG_OFFSET_MAX || read.generation > GENERATION_MAX {
+            return Err(format!(
+                "no store reaches log offset {} in {} lives",
+                read.log_offset, read.generation
+            ));
+        }
+        match read.ends.iter().find(|(_, ends)| !ends.iter().all(fits)) {
+            Some((topic, _)) => Err(format!("no queue of topic {topic} can end where it says")),
+            None => Ok(read),
+        }
+    }
+
     /// Writes it; it is in force, and durable, on return.
     pub(crate) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {
         let path = dir.join(name::POSITIONS);
@@ -86,9 +108,7 @@ impl Checkpoint {
 
 /// Reads the tables and the last checkpoint, if there was one.
 pub(crate) fn read(dir: &Path) -> Result<(Tables, Option<Checkpoint>), Error> {
-    let checkpoint = read_one(&dir.join(name::POSITIONS), |text| {
-        serde_json::from_str::<Checkpoint>(text).map_err(|e| e.to_string())
-    })?;
+    let checkpoint = read_one(&dir.join(name::POSITIONS), Checkpoint::parse)?;
     let incarnations = checkpoint.as_ref().map(|c| c.incarnations.clone()).unwrap_or_default();
     let topics = read_one(&dir.join(name::TOPICS), |text| TopicTable::parse(text, incarnations.clone()))?;
     let offsets = read_one(&dir.join(name::OFFSETS), ConsumerOffsets::parse)?;

@@ -33,6 +33,8 @@ const KIND_CHANGE: u8 = 2;
 /// Zeros are written so many bytes ahead: a sync of bytes that have their place already is faster, about
 /// twice here, as the file's own description stays as it is.
 const AHEAD: &[u8] = &[0; 64 * 1024];
+/// Generations from here on are none: no store lives so long.
+pub(crate) const GENERATION_MAX: u64 = i64::MAX as u64;
 /// Longest payload in bytes; names are at most a few KiB.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -166,7 +168,8 @@ impl Tail {
 
 /// Generations that have a file, rising.
 pub(crate) fn generations(dir: &Path) -> Result<Vec<u64>, Error> {
-    let mut generations: Vec<u64> = names(dir)?.iter().filter_map(|name| name.parse().ok()).collect();
+    let generation = |name: &String| name.parse().ok().filter(|generation| *generation < GENERATION_MAX);
+    let mut generations: Vec<u64> = names(dir)?.iter().filter_map(generation).collect();
     generations.sort_unstable();
     Ok(generations)
 }

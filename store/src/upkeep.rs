@@ -4,14 +4,15 @@
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use crate::commit_log::CommitLog;
+use crate::retention_time::RetentionTime;
 use crate::{Error, Flush};
 
-/// Time between two checkpoints, and between two looks at what expired, in ms.
-const CHECKPOINT_MS: i64 = 10_000;
+/// Time between two checkpoints, and between two looks at what expired.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(10);
 /// Longest sleep, so that checkpoints come in time.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -55,12 +56,14 @@ pub(crate) fn start(log: Arc<CommitLog>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("sluice-store".into()).spawn(move || run(&log))
 }
 
+#[expect(clippy::disallowed_methods, reason = "what comes now and then must come when the clock is set, too")]
 fn run(log: &CommitLog) {
     let sleep = match log.flush {
         Flush::Async { interval } => interval.clamp(Duration::from_millis(1), SLEEP_MAX),
         Flush::Sync => SLEEP_MAX,
     };
-    let mut last_ms = (log.clock)();
+    let mut last = Instant::now();
+    let mut time = RetentionTime::new((log.clock)(), last);
     make_ahead(log);
     loop {
         let wish = log.wishes.wait(sleep);
@@ -71,11 +74,12 @@ fn run(log: &CommitLog) {
         if log.flush != Flush::Sync {
             report("flush", log.flush());
         }
-        let now_ms = (log.clock)();
-        if wish.rolled || now_ms.saturating_sub(last_ms) >= CHECKPOINT_MS {
+        let now = Instant::now();
+        if wish.rolled || now.duration_since(last) >= CHECKPOINT_EVERY {
             report("checkpoint", log.checkpoint());
-            report("retention", log.retain().map(drop));
-            last_ms = now_ms;
+            let now_ms = time.now_ms((log.clock)(), now, log.retention.age.unwrap_or_default());
+            report("retention", log.retain(now_ms).map(drop));
+            last = now;
         }
     }
 }

@@ -39,7 +39,8 @@ pub enum Call {
     Allocate,
     /// [`DiskFile::write_at`]; half of the first bytes are written before it fails.
     Write,
-    /// [`DiskFile::sync`] and [`Disk::sync_dir`]; nothing is synced.
+    /// [`DiskFile::sync`] and [`Disk::sync_dir`]; nothing is synced, and as in an operating system a later sync
+    /// does not write what this one should have.
     Sync,
 }
 
@@ -74,6 +75,8 @@ struct Kept {
     len_changed: bool,
     /// What it held at the last sync, and after each write since but for the last one.
     sectors: BTreeMap<u64, Vec<Vec<u8>>>,
+    /// The same of sectors that a sync failed to write: no later one does, unless they are written anew.
+    given_up: BTreeMap<u64, Vec<Vec<u8>>>,
     /// Bytes that have space on the disk.
     space: u64,
 }
@@ -117,7 +120,7 @@ impl FaultyDisk {
         let mut files: Vec<_> = state.files.iter().collect();
         files.sort_unstable_by_key(|(_, kept)| kept.path.clone());
         for (number, (inode_, kept)) in files.into_iter().enumerate() {
-            if kept.sectors.is_empty() && !kept.len_changed {
+            if kept.sectors.is_empty() && kept.given_up.is_empty() && !kept.len_changed {
                 continue;
             }
             let removed = held.iter().find(|(i, _)| i.as_ref().is_ok_and(|i| i == inode_)).map(|(_, f)| *f);
@@ -156,6 +159,7 @@ impl FaultyDisk {
             && let Some(kept) = state.files.get_mut(&inode)
         {
             kept.sectors.clear();
+            kept.given_up.clear();
             (kept.len, kept.len_changed) = (len, false);
         }
     }
@@ -262,7 +266,8 @@ impl Disk for FaultyDisk {
         let inode = (metadata.dev(), metadata.ino());
         let (path, len) = (path.to_owned(), metadata.len());
         let space = if metadata.blocks() * 512 >= len { len } else { 0 };
-        let kept = Kept { path: path.clone(), len, len_changed: false, sectors: BTreeMap::new(), space };
+        let (sectors, given_up) = (BTreeMap::new(), BTreeMap::new());
+        let kept = Kept { path: path.clone(), len, len_changed: false, sectors, given_up, space };
         if is_new {
             state.files.insert(inode, kept);
         } else {
@@ -347,7 +352,8 @@ impl FaultyFile {
         let mut held = held.chunks(usize::try_from(SECTOR_BYTES).unwrap_or(1));
         for sector in sectors {
             let bytes = held.next().unwrap_or(&[]);
-            kept.sectors.entry(sector).or_default().push(bytes.to_vec());
+            let before = kept.given_up.remove(&sector).unwrap_or_default();
+            kept.sectors.entry(sector).or_insert(before).push(bytes.to_vec());
         }
         Ok(())
     }
@@ -409,7 +415,16 @@ impl DiskFile for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.call(Some(Call::Sync))?;
+        let mut state = match self.disk.call(Some(Call::Sync)) {
+            Err(error) if error.raw_os_error().is_some() => {
+                if let Some(kept) = self.disk.state().files.get_mut(&self.inode) {
+                    let mut unwritten = std::mem::take(&mut kept.sectors);
+                    kept.given_up.append(&mut unwritten);
+                }
+                return Err(error);
+            }
+            state => state?,
+        };
         if state.swallows("file", &self.path) {
             return Ok(());
         }
@@ -433,7 +448,7 @@ fn restore(file: &File, kept: &Kept, pick: &mut impl FnMut(u64, usize) -> Option
         file.set_len(kept.len)?;
     }
     let len = file.metadata()?.len();
-    for (&sector, versions) in &kept.sectors {
+    for (&sector, versions) in kept.sectors.iter().chain(&kept.given_up) {
         let at = sector * SECTOR_BYTES;
         let Some(old) = pick(sector, versions.len()).and_then(|version| versions.get(version)) else {
             continue;

@@ -152,7 +152,12 @@ pub fn bodies(store: &Store) -> Vec<String> {
 }
 
 /// How many seeds a loop runs with: `SLUICE_SEEDS`, or the small number that goes with every test run.
-#[expect(clippy::disallowed_methods, reason = "the long run is asked for from outside")]
 pub fn seeds(few: u64) -> u64 {
-    std::env::var("SLUICE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(few)
+    number_of("SLUICE_SEEDS", few)
+}
+
+/// The number that a variable of the environment asks for, or the small one that goes with every test run.
+#[expect(clippy::disallowed_methods, reason = "the long run is asked for from outside")]
+pub fn number_of(name: &str, few: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(few)
 }
