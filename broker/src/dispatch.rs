@@ -7,12 +7,13 @@ use std::sync::Arc;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::frame::Frame;
 use sluice_protocol::header::{Header, HeaderKind};
+use sluice_store::{Appended, Batch};
 
 use crate::broker::Broker;
 use crate::name_server::NameServer;
 use crate::outlet::{Outlet, Replies};
 use crate::reply::Reply;
-use crate::send::Sends;
+use crate::send::{Place, Sends};
 
 /// What answers at a port.
 pub(crate) struct Service {
@@ -116,6 +117,27 @@ impl<'a> Turn<'a> {
         }
         let remark = format!("request code {code} is not supported here");
         Err(Reply::refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark))
+    }
+
+    /// Appends messages on behalf of a request, which is answered with success once they are durable.
+    pub(crate) fn store(
+        &mut self,
+        broker: &Broker,
+        request: &Request<'_>,
+        batch: Batch,
+        places: Vec<Place>,
+    ) -> Result<(Answer, Appended), Reply> {
+        let (appended, ticket) = broker.store.append_ahead(batch)?;
+        if !broker.sync {
+            places.iter().for_each(|(topic, queue)| broker.long_poll.arrived(topic, *queue));
+            return Ok((Reply::ok().into(), appended));
+        }
+        let mut replies = Replies::default();
+        if !request.header.is_one_way() {
+            replies.push(request.kind, &Reply::ok().header(request.header.opaque), &[]);
+        }
+        broker.flusher.when_durable(ticket, replies, Arc::clone(self.outlet), places);
+        Ok((Answer::Elsewhere, appended))
     }
 
     /// Appends the sends so far, and answers them.

@@ -13,6 +13,7 @@ use sluice_protocol::record::{RECORD_BYTES_MIN, Record};
 
 use crate::consume_queue::{ConsumeQueues, UNIT_BYTES, Unit, units};
 use crate::consumer_offset::ConsumerOffsets;
+use crate::delay::DelayOffsets;
 use crate::group::GroupTable;
 use crate::position::Positions;
 use crate::segment::Segment;
@@ -29,6 +30,7 @@ const UNITS_MAX: usize = 4096;
 pub(crate) struct Tables {
     pub(crate) topics: TopicTable,
     pub(crate) offsets: ConsumerOffsets,
+    pub(crate) delays: DelayOffsets,
     pub(crate) groups: GroupTable,
     pub(crate) positions: Positions,
 }
