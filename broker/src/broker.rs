@@ -20,6 +20,7 @@ use crate::name_server::NameServer;
 use crate::reply::Reply;
 use crate::send::UniqueKeys;
 use crate::subscription::Expressions;
+use crate::timer::Timers;
 use crate::transaction::Transactions;
 
 /// One broker.
@@ -31,6 +32,7 @@ pub(crate) struct Broker {
     pub(crate) long_poll: Arc<LongPoll>,
     pub(crate) flusher: Flusher,
     pub(crate) transactions: Transactions,
+    pub(crate) timers: Timers,
     /// The address that stands in records and message ids.
     pub(crate) host: SocketAddr,
     pub(crate) unique_keys: UniqueKeys,
@@ -72,6 +74,7 @@ impl Broker {
             C::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(request)?,
             C::GET_EARLIEST_MSG_STORETIME => self.earliest_time(request)?,
             C::GET_CONSUME_STATS => self.consume_stats(request)?,
+            C::RECALL_MESSAGE => return self.recall(request, turn).map(Some),
             C::QUERY_MESSAGE => return self.query_message(request, turn).map(Some),
             C::VIEW_MESSAGE_BY_ID => self.view_message(request)?,
             C::UPDATE_AND_CREATE_TOPIC => self.update_topic(request)?,

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use sluice_protocol::delay::{self, Level};
+use sluice_protocol::delay::{self, Level, TIMER_DUE, TIMER_TOPIC, TIMERS};
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{self, DELAY, Message, PropertyError, REAL_QUEUE_ID, REAL_TOPIC, UNIQ_KEY};
 use sluice_protocol::record::Record;
@@ -14,6 +14,7 @@ use crate::broker::Broker;
 use crate::reply::Reply;
 use crate::retry::{DEAD, RETRY};
 use crate::send::{Place, illegal};
+use crate::timer;
 use crate::topic::own_topic;
 use crate::transaction::{HALF, TRAN_MSG, TRANSACTION_ID};
 
@@ -21,13 +22,12 @@ impl Broker {
     /// Where a message is stored first that is for the queue `place`, with its properties changed to it; `None` if
     /// consumers see it there at once.
     pub(crate) fn divert(&self, place: &Place, properties: &mut Vec<u8>) -> Result<Option<Place>, Reply> {
-        let (mut half, mut delay, mut timer) = (false, None, None);
+        let (mut half, mut delay, mut timer) = (false, None, false);
         for (name, value) in message::properties(properties) {
             match name {
                 TRAN_MSG => half = value.eq_ignore_ascii_case("true"),
                 DELAY => delay = value.parse().ok().and_then(Level::new),
-                "TIMER_DELIVER_MS" | "TIMER_DELAY_MS" | "TIMER_DELAY_SEC" => timer = Some(name),
-                _ => {}
+                _ => timer |= TIMERS.contains(&name),
             }
         }
         // A committed message that comes back from a consumer is no half again.
@@ -38,15 +38,20 @@ impl Broker {
             return Ok(Some((own_topic(HALF), QueueId::ZERO)));
         }
         if let Some(level) = delay {
+            if timer {
+                *properties = message::without(properties, &TIMERS);
+            }
             set_real(place, properties).map_err(|error| illegal(error.to_string()))?;
             return Ok(Some((own_topic(delay::TOPIC), level.queue())));
         }
-        if let Some(name) = timer {
-            return Err(illegal(format!(
-                "property {name}: timed messages are not taken by this broker yet, and would come at once"
-            )));
+        if !timer {
+            return Ok(None);
         }
-        Ok(None)
+        let now = self.store.now_ms()?;
+        let Some(due) = timer::due(properties, now)? else { return Ok(None) };
+        let set = message::set_property(properties, TIMER_DUE, &due.to_string());
+        set.and_then(|()| set_real(place, properties)).map_err(|error| illegal(error.to_string()))?;
+        Ok(Some((own_topic(TIMER_TOPIC), timer::queue_of(due - now))))
     }
 }
 

@@ -23,6 +23,7 @@ mod schedule;
 mod send;
 mod server;
 mod subscription;
+mod timer;
 mod topic;
 mod transaction;
 

@@ -20,7 +20,7 @@ use crate::topic::own_topic;
 /// Bytes of messages that are delivered together.
 const READ_BYTES: usize = 1 << 20;
 /// The clock is looked at again after so long at most: someone may set it.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a queue of waiting messages has to do next.
 pub(crate) enum Next {
@@ -28,6 +28,8 @@ pub(crate) enum Next {
     Now,
     /// Its first message is due in so many ms.
     In(i64),
+    /// The same, unless something arrives that may be due before.
+    InOrSooner(i64),
     /// Nothing waits.
     Never,
 }
@@ -42,7 +44,7 @@ pub(crate) fn start(broker: &Arc<Broker>, stop: &watch::Receiver<bool>, tasks: &
     }
 }
 
-/// Runs `step` on a thread that may block, again and again as it says; when it says never, once something arrives.
+/// Runs `step` on a thread that may block, again and again as it says.
 pub(crate) async fn repeat(
     what: &'static str,
     arrivals: Arc<tokio::sync::Notify>,
@@ -64,12 +66,15 @@ pub(crate) async fn repeat(
         };
         let wait = match next {
             Next::Now => continue,
-            Next::In(ms) => Some(Duration::from_millis(ms.unsigned_abs()).min(LOOK_AGAIN)),
+            Next::In(ms) | Next::InOrSooner(ms) => {
+                Some(Duration::from_millis(ms.unsigned_abs()).min(LOOK_AGAIN))
+            }
             Next::Never => None,
         };
+        let listen = !matches!(next, Next::In(_));
         tokio::select! {
             () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
-            () = arrived, if wait.is_none() => {}
+            () = arrived, if listen => {}
             _ = stop.changed() => {}
         }
     }

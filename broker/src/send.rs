@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sluice_protocol::batch::{self, BatchItem};
 use sluice_protocol::code::ResponseCode;
+use sluice_protocol::delay::TIMER_TOPIC;
 use sluice_protocol::header::{Header, HeaderKind};
 use sluice_protocol::id::{LogOffset, QueueId, TopicName};
 use sluice_protocol::message::{self, DELAY, Message, PROPERTIES_BYTES_MAX, UNIQ_KEY};
@@ -59,6 +60,8 @@ struct Waiting {
     place: Place,
     messages: Range<usize>,
     unique_key: String,
+    /// By which a message that waits for its time can be taken back.
+    recall: Option<String>,
 }
 
 impl Sends {
@@ -107,7 +110,7 @@ impl Sends {
             reconsume_times: send.reconsume_times.unwrap_or(0),
             prepared_transaction_offset: 0,
         };
-        let mut unique_key = String::new();
+        let (mut unique_key, mut recall) = (String::new(), None);
         let mut place = (topic, queue);
         if is_batch {
             let items = batch::items(request.body)
@@ -143,7 +146,10 @@ impl Sends {
                     .map_err(|e| illegal(e.to_string()))?;
             }
             let mut properties = std::mem::take(&mut self.properties);
-            place = broker.divert(&place, &mut properties)?.unwrap_or(place);
+            if let Some(first) = broker.divert(&place, &mut properties)? {
+                recall = broker.recall_handle(send.topic, &properties);
+                place = first;
+            }
             message.properties = &properties;
             self.push(&place, &message)?;
             self.properties = properties;
@@ -158,6 +164,7 @@ impl Sends {
             place,
             messages,
             unique_key,
+            recall,
         });
         Ok(())
     }
@@ -178,7 +185,7 @@ impl Sends {
         if let Some((topic, access)) = self.topic.as_ref().filter(|(topic, _)| topic.as_str() == send.topic) {
             return Ok((topic.clone(), *access));
         }
-        if CLOSED_TOPICS.contains(&send.topic) {
+        if CLOSED_TOPICS.contains(&send.topic) || send.topic.starts_with(TIMER_TOPIC) {
             let remark = format!("topic {} is the broker's own", send.topic);
             return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
         }
@@ -261,6 +268,7 @@ impl Sends {
                     trace_on: Some(true),
                     region: Some("DefaultRegion"),
                     queue_offset: first.get(),
+                    recall_handle: waiting.recall.as_deref(),
                 };
                 let header = Header::response(ResponseCode::SUCCESS, waiting.opaque, fields.fields());
                 replies.push(waiting.kind, &header, &[]);

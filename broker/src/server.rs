@@ -22,6 +22,7 @@ use crate::name_server::NameServer;
 use crate::register;
 use crate::schedule;
 use crate::send::UniqueKeys;
+use crate::timer::{self, Timers};
 use crate::topic::make_own_topics;
 use crate::transaction::{self, Transactions};
 
@@ -79,16 +80,20 @@ impl Server {
         let long_poll = Arc::new(LongPoll::default());
         let flusher =
             Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
-        make_own_topics(&store).map_err(|source| Error::Own { source })?;
-        store.start_key_index().map_err(|source| Error::Own { source })?;
-        let transactions = Transactions::load(&store, &settings.transaction_check);
+        let own = || {
+            make_own_topics(&store)?;
+            store.start_key_index()?;
+            Ok((Timers::load(&store)?, Transactions::load(&store, &settings.transaction_check)?))
+        };
+        let (timers, transactions) = own().map_err(|source| Error::Own { source })?;
         let broker = Arc::new(Broker {
             groups: Groups::new(&store),
             store,
             filters: Default::default(),
             long_poll,
             flusher: flusher.map_err(|source| Error::Thread { source })?,
-            transactions: transactions.map_err(|source| Error::Own { source })?,
+            timers,
+            transactions,
             host,
             unique_keys: UniqueKeys::new(host, now_ms),
             name_server: names.clone(),
@@ -98,6 +103,7 @@ impl Server {
             settings,
         });
         schedule::start(&broker, &server.stop.subscribe(), &mut server.tasks);
+        timer::start(&broker, &server.stop.subscribe(), &mut server.tasks);
         transaction::start(&broker, &server.stop.subscribe(), &mut server.tasks);
         broker.tell_name_servers();
         for elsewhere in &broker.settings.name_servers {

@@ -16,7 +16,7 @@ use crate::broker::Broker;
 use crate::dispatch::Request;
 use crate::reply::{Reply, no_topic};
 use crate::retry::{DEAD, RETRY};
-use crate::transaction;
+use crate::{timer, transaction};
 
 /// The topic whose settings topics get that clients make (`RocketMQ` 4.x and 5.x).
 pub(crate) const TEMPLATE: &str = "TBW102";
@@ -48,7 +48,13 @@ pub(crate) fn own_topic(name: &'static str) -> TopicName {
 /// Makes the topics that the broker keeps for itself, where they are not there.
 pub(crate) fn make_own_topics(store: &Store) -> Result<(), StoreError> {
     let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
-    for (name, queues) in [(delay::TOPIC, levels), (transaction::HALF, 1), (transaction::DONE, 1)] {
+    for (name, queues) in [
+        (delay::TOPIC, levels),
+        (delay::TIMER_TOPIC, timer::QUEUES),
+        (timer::DONE, timer::QUEUES),
+        (transaction::HALF, 1),
+        (transaction::DONE, 1),
+    ] {
         store.create_topic(&own_topic(name), queues)?;
     }
     Ok(())

@@ -162,3 +162,110 @@ fn many_delayed_messages_come_all_and_in_their_order() {
         }
     }
 }
+
+#[test]
+fn a_message_comes_at_the_time_that_it_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for sync in [false, true] {
+        let broker = TestBroker::start(&dir.path().join(sync.to_string()), sync);
+        let mut client = broker.client();
+        let now = broker.store.now_ms().unwrap();
+        let at = (now + 400).to_string();
+        for (body, property) in [
+            ("c", ("TIMER_DELAY_SEC", "1")),
+            ("a", ("TIMER_DELAY_MS", "200")),
+            ("b", ("TIMER_DELIVER_MS", &at)),
+        ] {
+            let sent = client.send("t", 2, body, &[property, ("UNIQ_KEY", body)]);
+            assert_eq!((sent.code, sent.field("queueId")), (R::SUCCESS, "2"));
+            assert!(!sent.field("recallHandle").is_empty());
+        }
+        assert_eq!(client.send("t", 2, "past", &[("TIMER_DELIVER_MS", "7")]).field("recallHandle"), "");
+        for (offset, body, after) in [(0, "past", 0), (1, "a", 200), (2, "b", 400), (3, "c", 1_000)] {
+            let came = client.pull("t", 2, offset, ("TAG", "*"), SOON);
+            assert_eq!(came.messages(), [(offset, body.to_owned())]);
+            let record = Record::decode(&came.body).unwrap();
+            assert!(record.store_timestamp_ms >= now + after, "{body}");
+        }
+        for bad in [("TIMER_DELAY_SEC", "soon"), ("TIMER_DELAY_MS", "259200001")] {
+            assert_eq!(client.send("t", 2, "m", &[bad]).code, R::MESSAGE_ILLEGAL, "{bad:?}");
+        }
+        assert_eq!(client.send("rmq_sys_sluice_timer", 2, "m", &[]).code, R::NO_PERMISSION);
+    }
+}
+
+#[test]
+fn a_message_that_waits_can_be_taken_back_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let recall = |client: &mut Client, topic: &str, handle: &str| {
+        let recall = request::RecallMessage { producer_group: None, topic, recall_handle: handle };
+        client.call(C::RECALL_MESSAGE, recall.fields(), &[])
+    };
+    let kept;
+    {
+        let broker = TestBroker::start(dir.path(), false);
+        let mut client = broker.client();
+        let timed = [("TIMER_DELAY_MS", "2500"), ("UNIQ_KEY", "U")];
+        let handle = client.send("t", 0, "gone", &timed).field("recallHandle").to_owned();
+        kept = client.send("t", 0, "kept", &[("TIMER_DELAY_MS", "3000"), ("UNIQ_KEY", "V")]);
+        for (topic, handle) in [("u", handle.as_str()), ("t", "bm90aGluZw=="), ("t", "?"), ("t", "")] {
+            let refused = recall(&mut client, topic, handle);
+            assert_eq!((refused.code, refused.remark.is_empty()), (R::ILLEGAL_OPERATION, false));
+        }
+        let taken = recall(&mut client, "t", &handle);
+        assert_eq!((taken.code, taken.field("msgId")), (R::SUCCESS, "U"), "{}", taken.remark);
+        assert_eq!(recall(&mut client, "t", &handle).code, R::ILLEGAL_OPERATION);
+    }
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), SOON).messages(), [(0, "kept".to_owned())]);
+    assert_eq!(recall(&mut client, "t", kept.field("recallHandle")).code, R::ILLEGAL_OPERATION);
+}
+
+#[test]
+fn timed_messages_come_once_each_and_in_time_under_load_and_across_restarts() {
+    const MESSAGES: i64 = 3_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 0;
+    let mut late = Vec::new();
+    let mut ids = std::collections::BTreeSet::new();
+    for round in 0..3 {
+        let broker = TestBroker::start(dir.path(), false);
+        let mut client = broker.client();
+        let mut bytes = Vec::new();
+        let now = broker.store.now_ms().unwrap();
+        for i in 0..MESSAGES {
+            let due = (now + 100 + i * 7919 % 2_500).to_string();
+            let properties = support::encoded(&[("TIMER_DELIVER_MS", &due)]);
+            let header = send_header("t", 0, &properties);
+            bytes.extend(
+                client.encode(C::SEND_MESSAGE_V2, header.fields(), format!("{round} {i}").as_bytes()).0,
+            );
+        }
+        client.write(&bytes);
+        for _ in 0..MESSAGES {
+            assert_eq!(client.read().unwrap().code, R::SUCCESS);
+        }
+        // The last round stays until all have come, the others go when some have.
+        let until = if round == 2 { 3 * MESSAGES } else { next + MESSAGES / 2 };
+        while next < until {
+            let came = client.pull("t", 0, next, ("TAG", "*"), SOON);
+            for record in sluice_protocol::record::records(&came.body) {
+                let record = record.unwrap();
+                assert!(ids.insert(record.body.to_vec()), "one came twice");
+                let due: i64 = property(record.properties, "TIMER_DELIVER_MS").unwrap().parse().unwrap();
+                assert!(record.store_timestamp_ms >= due, "one came early");
+                if due >= now {
+                    late.push(record.store_timestamp_ms - due);
+                }
+                next = record.queue_offset + 1;
+            }
+        }
+    }
+    assert_eq!(ids.len() as i64, 3 * MESSAGES);
+    late.sort_unstable();
+    // A machine that does much else may keep the last ones waiting.
+    let most = late[late.len() * 95 / 100];
+    assert!(most < 1_000, "95 of 100 came within {most} ms");
+    println!("95 of 100 timed messages came within {most} ms, the last {} ms late", late[late.len() - 1]);
+}

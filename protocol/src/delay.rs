@@ -1,11 +1,22 @@
-//! Delay levels: property [`DELAY`] names one, and the broker keeps the message in that level's queue of
-//! [`TOPIC`] until its time has come.
+//! Messages that come later. By level: property [`DELAY`] names one, and the broker keeps the message in that level's
+//! queue of [`TOPIC`] until its time has come. By time: one of [`TIMERS`] asks for it, and the broker keeps the message in
+//! [`TIMER_TOPIC`] until [`TIMER_DUE`].
 
 use crate::id::QueueId;
 use crate::message::{DELAY, property};
 
 /// The topic that holds delayed messages; level n has queue n - 1.
 pub const TOPIC: &str = "SCHEDULE_TOPIC_XXXX";
+
+/// The topic that holds messages with a time of delivery; ours, as `RocketMQ` keeps them in files of their own.
+pub const TIMER_TOPIC: &str = "rmq_sys_sluice_timer";
+/// Properties by which a message asks for a time, the one that counts first: a delay in s, one in ms, and a time in ms since
+/// 1970-01-01 UTC.
+pub const TIMERS: [&str; 3] = ["TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"];
+/// Property of a message in [`TIMER_TOPIC`]: when it is due, in ms since 1970-01-01 UTC.
+pub const TIMER_DUE: &str = "TIMER_OUT_MS";
+/// Property of a record in [`TIMER_TOPIC`] that takes a message back; the body is that one's queue offset.
+pub const TIMER_RECALLED: &str = "TIMER_DEL_UNIQKEY";
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;

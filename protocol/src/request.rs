@@ -357,6 +357,14 @@ headers! {
         stats_key: &'a str = "statsKey";
     }
 
+    /// Take a message back that waits for its time: code 370.
+    RecallMessage<'a> {
+        producer_group: Option<&'a str> = "producerGroup";
+        topic: &'a str = "topic";
+        /// From the answer to its send.
+        recall_handle: &'a str = "recallHandle";
+    }
+
     /// Broker to client: a reply for the producer that asked. Code 326; the body is the reply.
     PushReply<'a> {
         producer_group: &'a str = "producerGroup";

@@ -9,11 +9,11 @@
 use std::collections::HashMap;
 
 use sluice_protocol::id::{LogOffset, QueueId, QueueOffset, TopicName};
-use sluice_protocol::message::{self, BATCH_MARK, Message, PROPERTIES_BYTES_MAX, sys_flag, tag_hash_of};
+use sluice_protocol::message::{self, BATCH_MARK, Message, PROPERTIES_BYTES_MAX, sys_flag};
 use sluice_protocol::record::{self, Record, RecordError};
 
 use crate::Error;
-use crate::delay::delay_ms;
+use crate::delay::code_of;
 
 /// Longest body, in bytes: as much as clients send.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -48,9 +48,9 @@ pub(crate) struct Placed {
     pub(crate) size: u32,
     /// Which of the batch's queues.
     pub(crate) queue: u32,
-    /// What its consume queue keeps of the tag; of a delayed message the ms from its storing to its delivery.
+    /// What its consume queue keeps of the tag; of a message with a delay level the ms from its storing to its delivery.
     pub(crate) tag_hash: i64,
-    /// Whether it is a delayed message.
+    /// Whether it is one with a delay level.
     pub(crate) delayed: bool,
     /// Whether consumers see it: halves of open transactions stand in the log only.
     pub(crate) indexed: bool,
@@ -80,14 +80,13 @@ impl Batch {
         }
         let size =
             record::encode(&mut self.bytes, topic.as_str(), queue, &message).map_err(|e| refused(&e))?;
-        let delay = delay_ms(topic.as_str(), message.properties);
-        let tag_hash = delay.unwrap_or_else(|| tag_hash_of(message.properties));
+        let (tag_hash, delayed) = code_of(topic.as_str(), message.properties);
         let transaction = message.sys_flag & sys_flag::TRANSACTION;
         let indexed = !matches!(transaction, sys_flag::TRANSACTION_PREPARED | sys_flag::TRANSACTION_ROLLBACK);
         let queue = self.number(topic, queue);
         // A record is smaller than 2 GiB, or it would not have been encoded.
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        self.records.push(Placed { size, queue, tag_hash, delayed: delay.is_some(), indexed });
+        self.records.push(Placed { size, queue, tag_hash, delayed, indexed });
         Ok(())
     }
 

@@ -1,29 +1,36 @@
 //! Delayed messages: what their consume queues keep, and how far each level has been delivered.
 //!
-//! A unit of `SCHEDULE_TOPIC_XXXX` holds the time of delivery in place of the tag's hash, in ms since 1970-01-01 UTC.
+//! A unit of `SCHEDULE_TOPIC_XXXX` or of the timers' topic holds the time of delivery in place of the tag's hash, in ms
+//! since 1970-01-01 UTC; below 0 where it takes a message of that time back.
 //! `config/delayOffset.json` is `RocketMQ`'s: `{"dataVersion":…,"offsetTable":{1:5}}`, where levels are bare integers
 //! and the value is the next offset of the level's queue. Never writes a file; the checkpoint does.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use sluice_protocol::delay::{Level, TOPIC};
-use sluice_protocol::message::tag_hash_of;
+use sluice_protocol::delay::{Level, TIMER_DUE, TIMER_RECALLED, TIMER_TOPIC, TOPIC};
+use sluice_protocol::message::{property, tag_hash_of};
 use sluice_protocol::record::Record;
 
 use crate::json::DataVersion;
 
-/// How long a message of a topic waits, in ms, if it is a delayed one.
-pub(crate) fn delay_ms(topic: &str, properties: &[u8]) -> Option<i64> {
-    if topic == TOPIC { Level::of(properties).map(Level::ms) } else { None }
+/// What the consume queue keeps of a message's tag, and whether the time of storing is to be added to it.
+pub(crate) fn code_of(topic: &str, properties: &[u8]) -> (i64, bool) {
+    match topic {
+        TOPIC => Level::of(properties).map(|level| (level.ms(), true)),
+        TIMER_TOPIC => property(properties, TIMER_DUE).and_then(|due| due.parse::<i64>().ok()).map(|due| {
+            let recalled = property(properties, TIMER_RECALLED).is_some();
+            (if recalled { due.saturating_neg() } else { due }, false)
+        }),
+        _ => None,
+    }
+    .unwrap_or_else(|| (tag_hash_of(properties), false))
 }
 
-/// What the consume queue keeps of a stored record's tag.
+/// The same of a stored record.
 pub(crate) fn tag_code(record: &Record<'_>) -> i64 {
-    match delay_ms(record.topic, record.properties) {
-        Some(delay) => record.store_timestamp_ms + delay,
-        None => tag_hash_of(record.properties),
-    }
+    let (code, add) = code_of(record.topic, record.properties);
+    if add { code.saturating_add(record.store_timestamp_ms) } else { code }
 }
 
 /// Next offsets by level.

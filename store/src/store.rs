@@ -262,6 +262,18 @@ impl Store {
         self.handle.view.read(topic, queue, from, bytes_max, records_max)
     }
 
+    /// What a consume queue keeps of the tags of its messages, from an offset on: at most `max`, fewer where a file of
+    /// it ends. It holds a time for messages that come later, and 0 where there is no message.
+    pub fn tag_codes(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<i64>, Error> {
+        self.handle.view.tag_codes(topic, queue, from, max)
+    }
+
     /// The record at a log offset, if one that readers may see begins there.
     pub fn record(&self, at: LogOffset) -> Option<Bytes> {
         self.handle.view.record(at.get())

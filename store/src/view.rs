@@ -226,6 +226,24 @@ impl View {
         Ok(QueueOffset::new(low))
     }
 
+    /// What the units of a queue keep of tags, from an offset on.
+    pub(crate) fn tag_codes(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<i64>, Error> {
+        let queue = find(&self.topics(), topic, queue)?;
+        let (first, end) = queue.offsets();
+        if from.get() < first {
+            return Err(expired(&queue, from));
+        }
+        let max = max.min(UNITS_MAX).min(usize::try_from(end - from.get()).unwrap_or(0));
+        let units = self.units(&queue, from.get(), end, max)?;
+        Ok(units.into_iter().map(|unit| unit.tag_hash).collect())
+    }
+
     fn units(&self, queue: &Queue, from: i64, end: i64, max: usize) -> Result<Vec<Unit>, Error> {
         let at_most = |end: i64| max.min(usize::try_from(end - from).unwrap_or(usize::MAX));
         let max = match queue.found(from, at_most(end)) {
