@@ -18,6 +18,7 @@ use crate::group::Groups;
 use crate::long_poll::LongPoll;
 use crate::name_server::NameServer;
 use crate::reply::Reply;
+use crate::reset::Resets;
 use crate::send::UniqueKeys;
 use crate::subscription::Expressions;
 use crate::timer::Timers;
@@ -33,6 +34,7 @@ pub(crate) struct Broker {
     pub(crate) flusher: Flusher,
     pub(crate) transactions: Transactions,
     pub(crate) timers: Timers,
+    pub(crate) resets: Resets,
     /// The address that stands in records and message ids.
     pub(crate) host: SocketAddr,
     pub(crate) unique_keys: UniqueKeys,
@@ -74,6 +76,10 @@ impl Broker {
             C::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(request)?,
             C::GET_EARLIEST_MSG_STORETIME => self.earliest_time(request)?,
             C::GET_CONSUME_STATS => self.consume_stats(request)?,
+            C::GET_CONSUMER_RUNNING_INFO | C::CONSUME_MESSAGE_DIRECTLY => {
+                return self.relay(request, turn).map(Some);
+            }
+            C::INVOKE_BROKER_TO_RESET_OFFSET => self.reset_offset(request)?,
             C::RECALL_MESSAGE => return self.recall(request, turn).map(Some),
             C::QUERY_MESSAGE => return self.query_message(request, turn).map(Some),
             C::VIEW_MESSAGE_BY_ID => self.view_message(request)?,

@@ -78,7 +78,7 @@ impl<'a> Turn<'a> {
             }
         };
         if header.is_response() {
-            return;
+            return self.outlet.answered(&header, frame.body);
         }
         let request = Request { kind: frame.kind, header, body: frame.body };
         let answer = match self.dispatch(&request) {
@@ -101,7 +101,11 @@ impl<'a> Turn<'a> {
         let code = request.header.request_code();
         let sends = matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE);
         if let Some(broker) = &self.service.broker {
-            if sends {
+            let reply = matches!(code, C::SEND_REPLY_MESSAGE | C::SEND_REPLY_MESSAGE_V2);
+            if reply {
+                broker.push_reply(request, self)?;
+            }
+            if sends || reply {
                 return self.sends.add(broker, self.outlet, request).map(|()| Answer::Elsewhere);
             }
             // What follows sees what came before it.

@@ -127,6 +127,19 @@ impl Groups {
         Ok(wanted.clone())
     }
 
+    /// A client of a consumer group.
+    pub(crate) fn consumer(&self, group: &GroupName, client_id: &str) -> Option<Arc<Outlet>> {
+        let tables = self.lock();
+        tables.consumers.get(group)?.clients.get(client_id).map(|client| Arc::clone(&client.outlet))
+    }
+
+    /// A client of any producer group.
+    pub(crate) fn producer_client(&self, client_id: &str) -> Option<Arc<Outlet>> {
+        let tables = self.lock();
+        let client = tables.producers.values().find_map(|clients| clients.get(client_id));
+        client.map(|client| Arc::clone(&client.outlet))
+    }
+
     /// A client of a producer group, each in turn.
     pub(crate) fn producer(&self, group: &str) -> Option<Arc<Outlet>> {
         static TURN: AtomicUsize = AtomicUsize::new(0);

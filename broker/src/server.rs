@@ -81,7 +81,7 @@ impl Server {
         let flusher =
             Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
         let own = || {
-            make_own_topics(&store)?;
+            make_own_topics(&store, &settings.cluster)?;
             store.start_key_index()?;
             Ok((Timers::load(&store)?, Transactions::load(&store, &settings.transaction_check)?))
         };
@@ -93,6 +93,7 @@ impl Server {
             long_poll,
             flusher: flusher.map_err(|source| Error::Thread { source })?,
             timers,
+            resets: Default::default(),
             transactions,
             host,
             unique_keys: UniqueKeys::new(host, now_ms),

@@ -45,8 +45,8 @@ pub(crate) fn own_topic(name: &'static str) -> TopicName {
     TopicName::stored(name).expect("the broker's own names are names")
 }
 
-/// Makes the topics that the broker keeps for itself, where they are not there.
-pub(crate) fn make_own_topics(store: &Store) -> Result<(), StoreError> {
+/// Makes the topics that the broker keeps for itself, and the one of its cluster's replies, where they are not there.
+pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
     let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
     for (name, queues) in [
         (delay::TOPIC, levels),
@@ -56,6 +56,10 @@ pub(crate) fn make_own_topics(store: &Store) -> Result<(), StoreError> {
         (transaction::DONE, 1),
     ] {
         store.create_topic(&own_topic(name), queues)?;
+    }
+    // A cluster may have a name that no topic can have.
+    if let Ok(replies) = TopicName::new(&format!("{cluster}_REPLY_TOPIC")) {
+        store.create_topic(&replies, 1)?;
     }
     Ok(())
 }
