@@ -18,8 +18,11 @@ use crate::group::Groups;
 use crate::long_poll::LongPoll;
 use crate::name_server::NameServer;
 use crate::reply::Reply;
+use crate::reset::Resets;
 use crate::send::UniqueKeys;
 use crate::subscription::Expressions;
+use crate::timer::Timers;
+use crate::transaction::Transactions;
 
 /// One broker.
 pub(crate) struct Broker {
@@ -29,6 +32,9 @@ pub(crate) struct Broker {
     pub(crate) filters: Expressions,
     pub(crate) long_poll: Arc<LongPoll>,
     pub(crate) flusher: Flusher,
+    pub(crate) transactions: Transactions,
+    pub(crate) timers: Timers,
+    pub(crate) resets: Resets,
     /// The address that stands in records and message ids.
     pub(crate) host: SocketAddr,
     pub(crate) unique_keys: UniqueKeys,
@@ -53,8 +59,12 @@ impl Broker {
             C::PULL_MESSAGE | C::LITE_PULL_MESSAGE => {
                 return self.pull(request, turn.outlet, &mut turn.replies).map(Some);
             }
+            C::CONSUMER_SEND_MSG_BACK => return self.send_back(request, turn).map(Some),
+            C::END_TRANSACTION => return self.end_transaction(request, turn).map(Some),
             C::HEART_BEAT => self.heartbeat(request, turn.outlet, &mut turn.replies)?,
             C::UNREGISTER_CLIENT => self.unregister(request)?,
+            C::LOCK_BATCH_MQ => self.lock_queues(request)?,
+            C::UNLOCK_BATCH_MQ => self.unlock_queues(request)?,
             C::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(request)?,
             C::CHECK_CLIENT_CONFIG => self.check_client(request)?,
             C::GET_CONSUMER_CONNECTION_LIST => self.consumer_connection(request)?,
@@ -66,6 +76,12 @@ impl Broker {
             C::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(request)?,
             C::GET_EARLIEST_MSG_STORETIME => self.earliest_time(request)?,
             C::GET_CONSUME_STATS => self.consume_stats(request)?,
+            C::GET_CONSUMER_RUNNING_INFO | C::CONSUME_MESSAGE_DIRECTLY => {
+                return self.relay(request, turn).map(Some);
+            }
+            C::INVOKE_BROKER_TO_RESET_OFFSET => self.reset_offset(request)?,
+            C::RECALL_MESSAGE => return self.recall(request, turn).map(Some),
+            C::QUERY_MESSAGE => return self.query_message(request, turn).map(Some),
             C::VIEW_MESSAGE_BY_ID => self.view_message(request)?,
             C::UPDATE_AND_CREATE_TOPIC => self.update_topic(request)?,
             C::GET_TOPIC_CONFIG => self.topic_config(request)?,

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::frame::Frame;
 use sluice_protocol::header::{Header, HeaderKind};
+use sluice_store::{Appended, Batch};
 
 use crate::broker::Broker;
 use crate::name_server::NameServer;
 use crate::outlet::{Outlet, Replies};
 use crate::reply::Reply;
-use crate::send::Sends;
+use crate::send::{Place, Sends};
 
 /// What answers at a port.
 pub(crate) struct Service {
@@ -77,7 +78,7 @@ impl<'a> Turn<'a> {
             }
         };
         if header.is_response() {
-            return;
+            return self.outlet.answered(&header, frame.body);
         }
         let request = Request { kind: frame.kind, header, body: frame.body };
         let answer = match self.dispatch(&request) {
@@ -100,7 +101,11 @@ impl<'a> Turn<'a> {
         let code = request.header.request_code();
         let sends = matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE);
         if let Some(broker) = &self.service.broker {
-            if sends {
+            let reply = matches!(code, C::SEND_REPLY_MESSAGE | C::SEND_REPLY_MESSAGE_V2);
+            if reply {
+                broker.push_reply(request, self)?;
+            }
+            if sends || reply {
                 return self.sends.add(broker, self.outlet, request).map(|()| Answer::Elsewhere);
             }
             // What follows sees what came before it.
@@ -116,6 +121,27 @@ impl<'a> Turn<'a> {
         }
         let remark = format!("request code {code} is not supported here");
         Err(Reply::refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark))
+    }
+
+    /// Appends messages on behalf of a request, which is answered with success once they are durable.
+    pub(crate) fn store(
+        &mut self,
+        broker: &Broker,
+        request: &Request<'_>,
+        batch: Batch,
+        places: Vec<Place>,
+    ) -> Result<(Answer, Appended), Reply> {
+        let (appended, ticket) = broker.store.append_ahead(batch)?;
+        if !broker.sync {
+            places.iter().for_each(|(topic, queue)| broker.long_poll.arrived(topic, *queue));
+            return Ok((Reply::ok().into(), appended));
+        }
+        let mut replies = Replies::default();
+        if !request.header.is_one_way() {
+            replies.push(request.kind, &Reply::ok().header(request.header.opaque), &[]);
+        }
+        broker.flusher.when_durable(ticket, replies, Arc::clone(self.outlet), places);
+        Ok((Answer::Elsewhere, appended))
     }
 
     /// Appends the sends so far, and answers them.

@@ -1,6 +1,7 @@
 //! Who is there: clients with their producer and consumer groups, from heartbeats; codes 34, 35, 38, 46, 203, 204.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
+use crate::lock::Locks;
 use crate::outlet::{Outlet, Replies};
 use crate::pull::Wanted;
 use crate::reply::Reply;
@@ -49,6 +51,7 @@ const SYSTEM: [&str; 10] = [
 
 /// The groups that have clients now, and the settings of all.
 pub(crate) struct Groups {
+    pub(crate) locks: Locks,
     tables: Mutex<Tables>,
     settings: RwLock<HashMap<GroupName, Arc<SubscriptionGroupConfig>>>,
 }
@@ -88,7 +91,7 @@ impl Groups {
             Some((group, Arc::new(settings)))
         };
         let settings = store.groups().into_iter().filter_map(of_group).collect();
-        Self { tables: Mutex::default(), settings: RwLock::new(settings) }
+        Self { locks: Locks::default(), tables: Mutex::default(), settings: RwLock::new(settings) }
     }
 
     /// The settings of a group, if it is known.
@@ -124,6 +127,28 @@ impl Groups {
         Ok(wanted.clone())
     }
 
+    /// A client of a consumer group.
+    pub(crate) fn consumer(&self, group: &GroupName, client_id: &str) -> Option<Arc<Outlet>> {
+        let tables = self.lock();
+        tables.consumers.get(group)?.clients.get(client_id).map(|client| Arc::clone(&client.outlet))
+    }
+
+    /// A client of any producer group.
+    pub(crate) fn producer_client(&self, client_id: &str) -> Option<Arc<Outlet>> {
+        let tables = self.lock();
+        let client = tables.producers.values().find_map(|clients| clients.get(client_id));
+        client.map(|client| Arc::clone(&client.outlet))
+    }
+
+    /// A client of a producer group, each in turn.
+    pub(crate) fn producer(&self, group: &str) -> Option<Arc<Outlet>> {
+        static TURN: AtomicUsize = AtomicUsize::new(0);
+        let tables = self.lock();
+        let clients = tables.producers.get(group)?;
+        let turn = TURN.fetch_add(1, Ordering::Relaxed).checked_rem(clients.len())?;
+        clients.values().nth(turn).map(|client| Arc::clone(&client.outlet))
+    }
+
     /// A connection ended: its clients left all of their groups.
     pub(crate) fn left(&self, outlet: &Arc<Outlet>) {
         self.remove(|_, client| client.outlet.id == outlet.id);
@@ -132,6 +157,7 @@ impl Groups {
     /// Drops the clients that are silent.
     pub(crate) fn expire(&self) {
         self.remove(|_, client| client.seen.elapsed() > SILENCE_MAX);
+        self.locks.expire(Instant::now());
     }
 
     fn remove(&self, gone: impl Fn(&str, &Client) -> bool) {
@@ -139,7 +165,13 @@ impl Groups {
         let mut changed = Vec::new();
         for (group, consumers) in &mut tables.consumers {
             let before = consumers.clients.len();
-            consumers.clients.retain(|id, client| !gone(id, client));
+            consumers.clients.retain(|id, client| {
+                let gone = gone(id, client);
+                if gone {
+                    self.locks.release(group, id, None);
+                }
+                !gone
+            });
             if consumers.clients.len() < before {
                 changed.push((group.clone(), consumers.outlets()));
             }
@@ -169,6 +201,7 @@ impl Groups {
             tables.consumers.remove(&group);
         }
         drop(tables);
+        self.locks.release(&group, client_id, None);
         if left {
             notify(&group, outlets);
         }

@@ -57,6 +57,9 @@ impl Broker {
             return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
         }
         let queue = QueueId::new(asked.queue_id)?;
+        if self.resets.is_pending(&group, &topic, queue) {
+            return Ok(Reply::ok());
+        }
         self.store.commit_offset(&group, &topic, queue, QueueOffset::new(asked.commit_offset))?;
         Ok(Reply::ok())
     }

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use sluice_protocol::body::{DataVersion, GroupList};
 use sluice_protocol::code::ResponseCode;
+use sluice_protocol::delay::{self, Level};
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::queue::{TopicOffset, TopicStats};
 use sluice_protocol::registration::Registration;
 use sluice_protocol::request;
 use sluice_protocol::topic::{TopicConfig, TopicConfigTable, perm};
-use sluice_store::{Access, QUEUES_MAX, Topic};
+use sluice_store::{Access, Error as StoreError, QUEUES_MAX, Store, Topic};
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
 use crate::reply::{Reply, no_topic};
+use crate::retry::{DEAD, RETRY};
+use crate::{timer, transaction};
 
 /// The topic whose settings topics get that clients make (`RocketMQ` 4.x and 5.x).
 pub(crate) const TEMPLATE: &str = "TBW102";
@@ -37,6 +40,30 @@ fn is_system(topic: &str) -> bool {
     NAMES.contains(&topic) || topic.starts_with("rmq_sys_")
 }
 
+/// The name of a topic that the broker keeps for itself.
+pub(crate) fn own_topic(name: &'static str) -> TopicName {
+    TopicName::stored(name).expect("the broker's own names are names")
+}
+
+/// Makes the topics that the broker keeps for itself, and the one of its cluster's replies, where they are not there.
+pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
+    let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
+    for (name, queues) in [
+        (delay::TOPIC, levels),
+        (delay::TIMER_TOPIC, timer::QUEUES),
+        (timer::DONE, timer::QUEUES),
+        (transaction::HALF, 1),
+        (transaction::DONE, 1),
+    ] {
+        store.create_topic(&own_topic(name), queues)?;
+    }
+    // A cluster may have a name that no topic can have.
+    if let Ok(replies) = TopicName::new(&format!("{cluster}_REPLY_TOPIC")) {
+        store.create_topic(&replies, 1)?;
+    }
+    Ok(())
+}
+
 impl Broker {
     /// Makes the topic of a send, if clients may make topics.
     pub(crate) fn topic_for_send(
@@ -45,7 +72,7 @@ impl Broker {
         template: &str,
         queues: i32,
     ) -> Result<Access, Reply> {
-        let retry = topic.as_str().starts_with("%RETRY%") || topic.as_str().starts_with("%DLQ%");
+        let retry = topic.as_str().starts_with(RETRY) || topic.as_str().starts_with(DEAD);
         let made = if retry {
             Some(Access::all(1))
         } else if template == TEMPLATE && self.settings.auto_create_topics {
@@ -65,11 +92,16 @@ impl Broker {
     }
 
     pub(crate) fn make_retry_topic(&self, group: &GroupName) -> Result<(), Reply> {
-        let topic = TopicName::stored(&format!("%RETRY%{group}"))?;
-        if self.store.topic(&topic).is_none() {
-            self.make_topic(&topic, Access::all(1))?;
+        let topic = TopicName::stored(&format!("{RETRY}{group}"))?;
+        self.topic_or_make(&topic, Access::all(1)).map(drop)
+    }
+
+    /// What may be done with a topic that the broker needs; it is made if it is not there.
+    pub(crate) fn topic_or_make(&self, topic: &TopicName, access: Access) -> Result<Access, Reply> {
+        match self.store.topic(topic) {
+            Some(known) => Ok(known.access),
+            None => self.make_topic(topic, access).map(|made| made.access),
         }
-        Ok(())
     }
 
     /// Makes or changes a topic, and tells the name servers.

@@ -111,6 +111,7 @@ pub(crate) fn broker(arguments: &BrokerArguments) -> Result<ExitCode> {
         advertise: arguments.advertise.clone(),
         name_servers: arguments.namesrv.clone(),
         auto_create_topics: !arguments.no_auto_create,
+        transaction_check: sluice_broker::TransactionCheck::default(),
     };
     let sync = arguments.flush == FlushMode::Sync;
     let runtime = runtime()?;

@@ -284,7 +284,8 @@ impl CommitLog {
             {
                 offset = *next;
                 *next += 1;
-                let unit = Unit { log_offset: at, size, tag_hash: placed.tag_hash };
+                let stored = if placed.delayed { store_timestamp_ms } else { 0 };
+                let unit = Unit { log_offset: at, size, tag_hash: stored + placed.tag_hash };
                 units.extend_from_slice(&unit.encode());
             }
             record::patch(record, offset, at, store_timestamp_ms);
@@ -489,6 +490,14 @@ impl CommitLog {
         let change = Change::Offset { group: group.to_string(), topic: topic.to_string(), queue, next };
         Self::log_change(&mut state, change)?;
         self.view.tables().offsets.set(group, topic, queue, next, (self.clock)());
+        self.after_change(state)
+    }
+
+    /// Keeps how far a delay level was delivered, as durable as a message.
+    pub(crate) fn set_delay_offset(&self, level: i32, next: i64) -> Result<(), Error> {
+        let mut state = self.lock()?;
+        Self::log_change(&mut state, Change::Delay { level, next })?;
+        self.view.tables().delays.set(level, next, (self.clock)());
         self.after_change(state)
     }
 

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_protocol::id::TopicName;
-use sluice_protocol::message::{sys_flag, tag_hash_of};
+use sluice_protocol::message::sys_flag;
 
 use crate::consume_queue::Unit;
+use crate::delay::tag_code;
 use crate::recovery::{self, Opened, add_mark, apply_changes, segment_files};
 use crate::scan::{Found, Scan};
 use crate::segment::{self, Segment};
@@ -139,7 +140,7 @@ fn unit_of(view: &View, found: &Found<'_>) -> Option<(Arc<Queue>, Unit)> {
     let topics = view.topics();
     let queue = topics.get(record.topic)?.queues.get(usize::try_from(record.queue_id).ok()?)?;
     let size = u32::try_from(record.size).ok()?;
-    let unit = Unit { log_offset: record.log_offset, size, tag_hash: tag_hash_of(record.properties) };
+    let unit = Unit { log_offset: record.log_offset, size, tag_hash: tag_code(record) };
     Some((queue.clone(), unit))
 }
 

@@ -10,11 +10,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use sluice_protocol::id::TopicName;
-use sluice_protocol::message::{sys_flag, tag_hash_of};
+use sluice_protocol::message::sys_flag;
 use sluice_protocol::record::Record;
 
 use crate::Error;
 use crate::consume_queue::{ConsumeQueues, FILE_UNITS, UNIT_BYTES, Unit, Unsynced, units};
+use crate::delay::tag_code;
 use crate::file::Disk;
 use crate::tables::Ends;
 use crate::topic::{QUEUES_MAX, Queue, TopicEntry, TopicTable, Topics, add_queues};
@@ -162,7 +163,7 @@ impl<'a> Index<'a> {
             let Some(queue) = queue else { return Ok(None) };
             queue.clone()
         };
-        let tag_hash = tag_hash_of(record.properties);
+        let tag_hash = tag_code(record);
         let size = u32::try_from(record.size).unwrap_or(u32::MAX);
         Ok(Some((queue, Unit { log_offset: record.log_offset, size, tag_hash })))
     }

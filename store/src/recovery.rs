@@ -145,6 +145,7 @@ pub(crate) fn open(
     if !recovery.clean && checkpoint.is_some() {
         // The files may be newer than their names are durable, and what the tail adds goes into them.
         (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (true, true, true);
+        tables.delays.changed = true;
     }
     let segments = map_segments(&commit_log, &files, end)?;
     let visible = end;
@@ -293,7 +294,7 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
                 tables.groups.set(&name, config.clone(), now_ms);
             }
         }
-        Change::Offset { .. } | Change::Position { .. } if log > end => {
+        Change::Offset { .. } | Change::Delay { .. } | Change::Position { .. } if log > end => {
             tracing::warn!(
                 log_offset = log,
                 end,
@@ -305,6 +306,7 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
                 tables.offsets.set(&group, &topic, *queue, *next, now_ms);
             }
         }
+        Change::Delay { level, next } => tables.delays.set(*level, *next, now_ms),
         Change::Position { chain, end, incarnation } => {
             let position = StoredPosition { end: *end, incarnation: incarnation.clone(), log };
             tables.positions.advance(chain, position);

@@ -59,6 +59,8 @@ pub(crate) enum Change {
     Group { name: String, config: serde_json::Value },
     /// A group committed an offset.
     Offset { group: String, topic: String, queue: i32, next: i64 },
+    /// A delay level was delivered up to an offset of its queue.
+    Delay { level: i32, next: i64 },
     /// A chain moved without a row.
     Position { chain: String, end: i64, incarnation: String },
 }

@@ -1,0 +1,154 @@
+//! What administrators do: reset offsets, ask clients; and replies that the broker hands to clients.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failure is a failed test")]
+
+mod support;
+
+use sluice_protocol::code::{RequestCode as C, ResponseCode as R};
+use sluice_protocol::fields::Fields;
+use sluice_protocol::frame;
+use sluice_protocol::header::Header;
+use sluice_protocol::heartbeat::{Heartbeat, ProducerData};
+use sluice_protocol::message::property;
+use sluice_protocol::queue::ResetOffsets;
+use sluice_protocol::request;
+
+use support::{Client, Response, TestBroker, encoded, pull_header, send_header};
+
+fn reset(
+    client: &mut Client,
+    topic: &str,
+    timestamp: i64,
+    is_force: bool,
+    one: Option<(i32, i64)>,
+) -> Response {
+    let (queue_id, offset) = one.unzip();
+    let reset = request::ResetOffset { topic, group: "readers", timestamp, is_force, queue_id, offset };
+    client.call(C::INVOKE_BROKER_TO_RESET_OFFSET, reset.fields(), &[])
+}
+
+fn commit(client: &mut Client, queue_id: i32, commit_offset: i64) {
+    let commit =
+        request::UpdateConsumerOffset { consumer_group: "readers", topic: "t", queue_id, commit_offset };
+    assert_eq!(client.call(C::UPDATE_CONSUMER_OFFSET, commit.fields(), &[]).code, R::SUCCESS);
+}
+
+fn committed(client: &mut Client, queue_id: i32) -> String {
+    let query = request::QueryConsumerOffset {
+        consumer_group: "readers",
+        topic: "t",
+        queue_id,
+        set_zero_if_not_found: None,
+    };
+    client.call(C::QUERY_CONSUMER_OFFSET, query.fields(), &[]).field("offset").to_owned()
+}
+
+#[test]
+fn a_member_goes_on_where_its_group_is_reset_to_whatever_it_commits_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    for i in 0..8 {
+        client.send("t", i % 2, &i.to_string(), &[]);
+    }
+    client.heartbeat("c", "readers", "t", "TAG", "*");
+    (0..2).for_each(|queue| commit(&mut client, queue, 3));
+    let answer = reset(&mut client, "t", 0, true, None);
+    let table = ResetOffsets::decode(&answer.body).unwrap().offset_table;
+    assert_eq!(
+        table.iter().map(|(queue, at)| (queue.queue_id, *at)).collect::<Vec<_>>(),
+        [(0, 0), (1, 0), (2, 0), (3, 0)]
+    );
+    commit(&mut client, 0, 4);
+    assert_eq!(committed(&mut client, 0), "0");
+    // A pull that commits does not undo it either.
+    let mut pull = pull_header("t", 0, 4, ("TAG", "*"), 0);
+    (pull.sys_flag, pull.commit_offset) = (pull.sys_flag | 1, 4);
+    let told = client.call(C::PULL_MESSAGE, pull.fields(), &[]);
+    assert_eq!((told.code, told.remark.as_str()), (R::PULL_OFFSET_MOVED, "OFFSET_RESET"));
+    assert_eq!((told.field("nextBeginOffset"), told.field("maxOffset")), ("0", "4"));
+    assert_eq!(committed(&mut client, 0), "0");
+    assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), 0).messages().len(), 4);
+    commit(&mut client, 0, 4);
+    assert_eq!(committed(&mut client, 0), "4");
+    // Who pulls from there already is told nothing.
+    assert_eq!(client.pull("t", 1, 0, ("TAG", "*"), 0).messages().len(), 4);
+    assert_eq!(reset(&mut client, "t", i64::MAX, false, None).code, R::SUCCESS);
+    assert_eq!((committed(&mut client, 0), committed(&mut client, 1)), ("4".to_owned(), "0".to_owned()));
+    assert_eq!(reset(&mut client, "t", -1, true, None).code, R::SUCCESS);
+    assert_eq!(committed(&mut client, 1), "4");
+    assert_eq!(reset(&mut client, "t", 0, true, Some((1, 2))).code, R::SUCCESS);
+    assert_eq!(committed(&mut client, 1), "2");
+    assert_eq!(reset(&mut client, "t", 0, true, Some((9, 2))).code, R::INVALID_PARAMETER);
+    assert_eq!(reset(&mut client, "none", 0, true, None).code, R::TOPIC_NOT_EXIST);
+}
+
+fn answer(client: &mut Client, asked: &Response, body: &[u8]) {
+    let mut bytes = Vec::new();
+    let header = Header::response(R::SUCCESS, asked.opaque, Fields::new());
+    frame::encode(&mut bytes, client.kind, &header, body).unwrap();
+    client.write(&bytes);
+}
+
+#[test]
+fn a_client_is_asked_on_behalf_of_an_administrator() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let (mut admin, mut member) = (broker.client(), broker.client());
+    let sent = admin.send("t", 0, "m", &[]);
+    member.heartbeat("c", "readers", "t", "TAG", "*");
+    let ask = |msg_id, client_id| request::ToConsumer { consumer_group: "readers", client_id, msg_id };
+    for (code, msg_id) in
+        [(C::GET_CONSUMER_RUNNING_INFO, None), (C::CONSUME_MESSAGE_DIRECTLY, Some(sent.field("msgId")))]
+    {
+        let (bytes, opaque) = admin.encode(code, ask(msg_id, Some("c")).fields(), &[]);
+        admin.write(&bytes);
+        let asked = member.read().unwrap();
+        assert_eq!((asked.is_request, asked.code.0, asked.field("clientId")), (true, code.0, "c"));
+        assert_eq!(asked.messages().len(), usize::from(msg_id.is_some()));
+        answer(&mut member, &asked, b"{\"a\":1}");
+        let told = admin.read().unwrap();
+        assert_eq!((told.opaque, told.code, told.body.as_slice()), (opaque, R::SUCCESS, &b"{\"a\":1}"[..]));
+    }
+    for (code, asked) in [
+        (R::SYSTEM_ERROR, ask(None, Some("nobody"))),
+        (R::SYSTEM_ERROR, ask(None, None)),
+        (R::INVALID_PARAMETER, ask(Some("none"), Some("c"))),
+    ] {
+        assert_eq!(admin.call(C::GET_CONSUMER_RUNNING_INFO, asked.fields(), &[]).code, code);
+    }
+    // A client that goes away is not waited for.
+    let (bytes, _) = admin.encode(C::GET_CONSUMER_RUNNING_INFO, ask(None, Some("c")).fields(), &[]);
+    admin.write(&bytes);
+    member.read().unwrap();
+    drop(member);
+    assert_eq!(admin.read().unwrap().code, R::CONSUME_MSG_TIMEOUT);
+}
+
+#[test]
+fn a_reply_reaches_the_producer_that_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let (mut asker, mut replier) = (broker.client(), broker.client());
+    let producer = ProducerData { group_name: "p".to_owned() };
+    let beat = Heartbeat {
+        client_id: "asker".to_owned(),
+        producer_data_set: vec![producer],
+        ..Heartbeat::default()
+    };
+    asker.call(C::HEART_BEAT, Fields::new(), &beat.encode());
+    let reply = |client: &mut Client, to: &[(&str, &str)]| {
+        let properties = encoded(to);
+        let header = send_header("DefaultCluster_REPLY_TOPIC", 0, &properties);
+        client.call(C::SEND_REPLY_MESSAGE_V2, header.fields(), b"answer")
+    };
+    let sent = reply(&mut replier, &[("REPLY_TO_CLIENT", "asker"), ("CORRELATION_ID", "7")]);
+    assert_eq!((sent.code, sent.field("queueOffset")), (R::SUCCESS, "0"));
+    let pushed = asker.read().unwrap();
+    assert_eq!((pushed.code.0, pushed.body.as_slice()), (C::PUSH_REPLY_MESSAGE_TO_CLIENT.0, &b"answer"[..]));
+    let properties = pushed.field("properties").as_bytes();
+    assert_eq!(property(properties, "CORRELATION_ID"), Some("7"));
+    assert!(property(properties, "PUSH_REPLY_TIME").is_some());
+    answer(&mut asker, &pushed, b"");
+    assert_eq!(reply(&mut replier, &[("REPLY_TO_CLIENT", "nobody")]).code, R::SYSTEM_ERROR);
+    assert_eq!(reply(&mut replier, &[]).code, R::SYSTEM_ERROR);
+}
