@@ -6,6 +6,7 @@ mod audit;
 mod broker;
 mod build;
 mod check;
+mod compact;
 mod filter;
 mod load;
 mod network;
@@ -88,6 +89,13 @@ refuse the second time. Exit code 1 if anything does not hold.")]
 Prints the numbers of each chain, and each gap, overlap, missing file and difference; exit code 1 if there is
 any. An object store takes its settings from the standard variables AWS_*.")]
     Audit(audit::AuditArguments),
+    /// Merge the small published Parquet files of a folder
+    #[command(after_help = "Example:
+  sluice compact ./lake/late_flights --allow-reader-gap
+
+Goes on where an earlier one was ended; the pipelines may run meanwhile, and `sluice audit` still proves every
+offset. Only plans that are done are touched, and not the last of each chain.")]
+    Compact(compact::CompactArguments),
     /// Show what a pipeline would do with its first rows; writes nothing
     #[command(after_help = "Example:
   sluice preview examples/flights.yaml --pipeline load-flights --rows 3")]
@@ -161,6 +169,7 @@ fn main() -> ExitCode {
         Command::Lint { files, json } => load::lint(&files, json),
         Command::Check(arguments) => check::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
+        Command::Compact(arguments) => compact::run(&arguments),
         Command::Preview(arguments) => preview::preview(&arguments),
         Command::Broker(arguments) => broker::broker(&arguments),
         Command::Namesrv(arguments) => broker::name_server(&arguments),

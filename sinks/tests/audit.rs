@@ -186,7 +186,7 @@ fn a_merge_that_is_killed_or_loses_power_anywhere_goes_on_at_the_next_run() {
                 let mortal = MortalDisk::new(Arc::new(disk.clone()), dies_at);
                 let result = compact_all(target.path(), Arc::new(mortal.clone()));
                 let is_whole = !mortal.is_dead();
-                assert_eq!(result.is_ok(), is_whole, "{result:?}");
+                assert!(!is_whole || result.is_ok(), "{result:?}");
                 drop(mortal);
                 if let Some(mode) = power_loss {
                     disk.crash(dies_at, mode);
