@@ -35,6 +35,7 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
     if let Some(properties) = &properties {
         found.extend(parsed.unknown_properties(properties));
     }
+    found.extend(open_secrets(parsed));
     if let Some(read) = source.topic() {
         let loops = |topic: Option<(Option<&str>, &str)>| topic == Some(read);
         let message = "the pipeline would read what it writes, for ever: name another topic";
@@ -55,6 +56,19 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         found.push(parsed.problem(&["sink"], message));
     }
     found
+}
+
+/// Keys of an object store that stand in the file: its text is kept in the target.
+fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
+    let kind = match &parsed.document.sink {
+        SinkConfig::Parquet(_) => "parquet",
+        SinkConfig::Arrow(_) => "arrow",
+        _ => return Vec::new(),
+    };
+    let keys = ["secret_access_key", "session_token"].map(|key| ["sink", kind, "store", key]);
+    let is_open = |path: &[&str; 4]| parsed.tree.find(path).is_some_and(|node| !node.secret);
+    let told = "the text of this file is kept in the target: write it as ${VAR}";
+    keys.iter().filter(|path| is_open(path)).map(|path| parsed.problem(&path[..], told)).collect()
 }
 
 fn at(parsed: &ParsedPipeline, root: &str, path: &[&str], message: String) -> Problem {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
 use sluice_connect::config::Then;
+use sluice_connect::memory::Memory;
 use sluice_connect::steps::{Next, Steps};
 use sluice_connect::task::{Range, Read, Reject, SourceTask};
 use sluice_protocol::id::TopicName;
@@ -105,7 +106,7 @@ fn one(
         _ => {
             let clock = crate::clock();
             let embedded = Embedded::new(PathBuf::new(), None, clock.clone());
-            let shared = Shared { embedded, clock, stop: Arc::default() };
+            let shared = Shared { embedded, clock, stop: Arc::default(), memory: Memory::new(0) };
             build::source(parsed, &shared, Vec::new())?
         }
     };

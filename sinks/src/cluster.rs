@@ -30,13 +30,7 @@ pub(crate) struct ClusterSink {
 impl ClusterSink {
     /// Opens the topic, made with `queues` queues at every broker if there is none.
     pub(crate) fn new(config: &TopicConfig, cluster: &str) -> Result<Self, TaskError> {
-        let topic = TopicName::new(&config.name).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("cluster-sink")
-            .enable_all()
-            .build()
-            .map_err(|e| TaskError::io("cannot start the threads of a client", e))?;
+        let (topic, runtime) = begin(&config.name)?;
         let failed = |what: &str, error| failed(cluster, &topic, what, error);
         let (producer, queues) = runtime.block_on(async {
             let client =
@@ -71,6 +65,32 @@ impl ClusterSink {
         }
         Ok(())
     }
+}
+
+fn begin(topic: &str) -> Result<(TopicName, Runtime), TaskError> {
+    let topic = TopicName::new(topic).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("cluster-sink")
+        .enable_all()
+        .build()
+        .map_err(|e| TaskError::io("cannot start the threads of a client", e))?;
+    Ok((topic, runtime))
+}
+
+/// How many queues a topic has to write to; `None` if a run would make it, because brokers are there that can.
+pub fn queues(topic: &str, cluster: &str) -> Result<Option<usize>, TaskError> {
+    let (topic, runtime) = begin(topic)?;
+    let asked = runtime.block_on(async {
+        let client = Client::new(ClientSettings::new(cluster))?;
+        match client.fetch_route(&topic).await {
+            Ok(route) if route.write_queues.is_empty() => Err(no_queue(&topic)),
+            Ok(route) => Ok(Some(route.write_queues.len())),
+            Err(Error::NoRoute { .. }) => Admin::new(&client).masters().await.map(|_| None),
+            Err(error) => Err(error),
+        }
+    });
+    asked.map_err(|e| failed(cluster, &topic, "cannot be written", e))
 }
 
 /// The queues of a topic, made if there is none.

@@ -4,21 +4,26 @@
 //! Retry, filters, the order of a plan's steps and counting belong to the runtime.
 
 pub mod arrow_ipc;
+pub mod audit;
 mod chain;
-mod cluster;
+pub mod cluster;
+pub mod compact;
 mod disk;
 pub mod files;
+pub mod location;
 mod name;
+pub mod objects;
 pub mod parquet;
 pub mod partition;
+pub mod place;
 mod plain;
+mod records;
 pub mod rotate;
 pub mod stdout;
 mod temp;
 pub mod topic;
 mod writer;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
@@ -33,8 +38,11 @@ use sluice_store::Store;
 use sluice_store::file::{Disk, RealDisk};
 
 use arrow_ipc::ArrowConfig;
+use bytesize::ByteSize;
 use cluster::ClusterSink;
 use files::FileSink;
+use location::Location;
+use objects::StoreConfig;
 use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
 use rotate::Rotate;
@@ -47,9 +55,9 @@ use topic::{Clock, TopicConfig, TopicSink};
 pub enum SinkConfig {
     /// A topic of the embedded broker or of a cluster.
     Topic(TopicConfig),
-    /// Parquet files below a folder.
+    /// Parquet files in a folder or an object store.
     Parquet(ParquetConfig),
-    /// Arrow IPC files below a folder.
+    /// Arrow IPC files in a folder or an object store.
     Arrow(ArrowConfig),
     /// Standard output.
     Stdout(StdoutConfig),
@@ -68,11 +76,28 @@ impl SinkConfig {
         }
     }
 
-    /// The folder that the sink writes, if it writes files.
-    pub fn path(&self) -> Option<&Path> {
+    /// The target of the sink, if it writes files.
+    pub fn location(&self) -> Option<&Location> {
         match self {
             Self::Parquet(config) => Some(&config.path),
             Self::Arrow(config) => Some(&config.path),
+            Self::Topic(_) | Self::Stdout(_) => None,
+        }
+    }
+
+    /// The settings of the object store, if the sink writes to one that they are given for.
+    pub fn store(&self) -> Option<&StoreConfig> {
+        match self {
+            Self::Parquet(config) => config.store.as_ref(),
+            Self::Arrow(config) => config.store.as_ref(),
+            Self::Topic(_) | Self::Stdout(_) => None,
+        }
+    }
+
+    fn rotate(&self) -> Option<&Rotate> {
+        match self {
+            Self::Parquet(config) => Some(&config.rotate),
+            Self::Arrow(config) => Some(&config.rotate),
             Self::Topic(_) | Self::Stdout(_) => None,
         }
     }
@@ -116,7 +141,7 @@ impl SinkConfig {
             Ok(partition) => partition,
             Err(error) => return vec![(at, error.to_string())],
         };
-        let mut found = Vec::new();
+        let mut found = self.store_problems(kind);
         for column in partition.columns() {
             match column {
                 PartitionColumn::Field(name) if decode.is_none() => {
@@ -139,6 +164,29 @@ impl SinkConfig {
         let schema = declared.and_then(|f| sluice_formats::json::schema_from_fields(&f.0).ok());
         if let Err(error) = partition.check(schema.as_deref(), properties) {
             found.push((at, error.to_string()));
+        }
+        found
+    }
+
+    fn store_problems(&self, kind: &'static str) -> Vec<KeyProblem> {
+        let mut found = Vec::new();
+        match self.location() {
+            Some(Location::Folder(_)) if self.store().is_some() => {
+                let message =
+                    "`store` is for an object store, and the path is a folder: write s3://bucket/prefix";
+                found.push((vec![kind, "store"], message.to_owned()));
+            }
+            Some(Location::Bucket { .. }) => {
+                let bytes = self.rotate().map_or(0, |rotate| rotate.bytes.as_u64());
+                if bytes > objects::ROTATE_BYTES_MAX {
+                    let message = format!(
+                        "an object store takes a file in one put of at most 5 GiB: expected at most {}",
+                        ByteSize::b(objects::ROTATE_BYTES_MAX)
+                    );
+                    found.push((vec![kind, "rotate", "bytes"], message));
+                }
+            }
+            _ => {}
         }
         found
     }
@@ -193,7 +241,7 @@ impl SinkConfig {
     /// The columns that a file holds of rows with these: without views and dictionaries, and without the
     /// partition columns, which are in its path. Other sinks take rows as they are.
     pub fn schema(&self, rows: &Schema) -> SchemaRef {
-        if self.path().is_none() {
+        if self.location().is_none() {
             return Arc::new(rows.clone());
         }
         let partition = Partition::new(self.partition().1);
@@ -207,12 +255,12 @@ impl SinkConfig {
 
     /// One line for a person: where rows of a pipeline go, and how files are cut.
     pub fn describe(&self, pipeline: &str) -> String {
-        let files = |path: &Path, partition: &[String], rotate: &Rotate| {
+        let files = |path: &Location, partition: &[String], rotate: &Rotate| {
             let columns = partition.iter().filter_map(|entry| PartitionColumn::parse(entry).ok());
             let folders: Vec<String> = columns.map(|column| format!("/{}=…", column.name())).collect();
             format!(
                 "{}{}/{pipeline}-…, a new file at {}, {} rows or {}, whichever is first",
-                path.display(),
+                path,
                 folders.concat(),
                 rotate.bytes,
                 rotate.rows,
