@@ -84,6 +84,7 @@ impl Broker {
             C::QUERY_MESSAGE => return self.query_message(request, turn).map(Some),
             C::VIEW_MESSAGE_BY_ID => self.view_message(request)?,
             C::UPDATE_AND_CREATE_TOPIC => self.update_topic(request)?,
+            C::DELETE_TOPIC_IN_BROKER => self.delete_topic(request)?,
             C::GET_TOPIC_CONFIG => self.topic_config(request)?,
             C::GET_ALL_TOPIC_CONFIG => Reply::body(self.topic_table().encode()),
             C::GET_TOPIC_STATS_INFO => self.topic_stats(request)?,

@@ -1,4 +1,4 @@
-//! Topics and groups: made by clients or administrators, and told to name servers; codes 17, 202, 300, 351.
+//! Topics and groups: made by clients or administrators, and told to name servers; codes 17, 202, 215, 300, 351.
 
 use std::collections::BTreeMap;
 
@@ -181,6 +181,27 @@ impl Broker {
             return Err(Reply::refuse(ResponseCode::SYSTEM_ERROR, remark));
         }
         self.make_topic(&topic, access)?;
+        Ok(Reply::ok())
+    }
+
+    /// Deletes a topic; one that is not there is deleted already.
+    pub(crate) fn delete_topic(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = request::TopicOnly::parse(&request.header.fields)?;
+        if is_system(asked.topic) {
+            let remark = format!("topic {} is the broker's own", asked.topic);
+            return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
+        }
+        let name = TopicName::new(asked.topic)?;
+        let Some(topic) = self.store.topic(&name) else { return Ok(Reply::ok()) };
+        // It waits for the disk.
+        match tokio::task::block_in_place(|| self.store.delete_topic(&name)) {
+            Err(StoreError::NoTopic { .. }) => return Ok(Reply::ok()),
+            deleted => deleted?,
+        }
+        tracing::info!(topic = %name, "topic deleted");
+        self.tell_name_servers();
+        // Who waits there is told that it is gone.
+        QueueId::all(topic.queues).for_each(|queue| self.long_poll.arrived(&name, queue));
         Ok(Reply::ok())
     }
 

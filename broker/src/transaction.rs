@@ -304,15 +304,13 @@ impl Broker {
         let mut released = Released::default();
         transactions.push_end(&mut released.batch, self, now)?;
         if commit {
-            let properties = message::without(half.properties, &[TRAN_MSG, CHECK_TIMES]);
             let message = Message {
-                properties: &properties,
                 store_host: self.host,
                 sys_flag: half.sys_flag & !sys_flag::TRANSACTION | sys_flag::TRANSACTION_COMMIT,
                 prepared_transaction_offset: end.commit_log_offset,
                 ..half.message()
             };
-            released.push(self, &properties, &message).map_err(failed)?;
+            released.push(self, half.properties, &message).map_err(failed)?;
         }
         released.batch.atomic();
         let (answer, appended) = turn.store(self, request, released.batch, released.places)?;

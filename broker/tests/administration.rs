@@ -152,3 +152,37 @@ fn a_reply_reaches_the_producer_that_asked() {
     assert_eq!(reply(&mut replier, &[("REPLY_TO_CLIENT", "nobody")]).code, R::SYSTEM_ERROR);
     assert_eq!(reply(&mut replier, &[]).code, R::SYSTEM_ERROR);
 }
+
+#[test]
+fn a_deleted_topic_is_gone_for_all_and_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let broker = TestBroker::start(dir.path(), false);
+        let (mut client, mut held) = (broker.client(), broker.client());
+        let mut names = Client::connect(broker.names);
+        for i in 0..3 {
+            client.send("t", 0, &i.to_string(), &[]);
+        }
+        client.heartbeat("c", "readers", "t", "TAG", "*");
+        commit(&mut client, 0, 3);
+        let (bytes, _) =
+            held.encode(C::PULL_MESSAGE, pull_header("t", 0, 3, ("TAG", "*"), 60_000).fields(), &[]);
+        held.write(&bytes);
+        let delete = |topic| request::TopicOnly { topic };
+        let refused = client.call(C::DELETE_TOPIC_IN_BROKER, delete("SCHEDULE_TOPIC_XXXX").fields(), &[]);
+        assert_eq!(refused.code, R::INVALID_PARAMETER);
+        for _ in 0..2 {
+            assert_eq!(client.call(C::DELETE_TOPIC_IN_BROKER, delete("t").fields(), &[]).code, R::SUCCESS);
+        }
+        let route = request::GetRouteInfo { topic: "t", accept_standard_json_only: None };
+        assert_eq!(names.call(C::GET_ROUTEINFO_BY_TOPIC, route.fields(), &[]).code, R::TOPIC_NOT_EXIST);
+        assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), 0).code, R::TOPIC_NOT_EXIST);
+        // It may have been told of the topic's end before it was held.
+        assert_eq!(held.read().unwrap().code, R::TOPIC_NOT_EXIST);
+        assert_eq!(client.send("t", 0, "new", &[]).field("queueOffset"), "0");
+    }
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), 0).messages(), [(0, "new".to_owned())]);
+    assert_eq!(committed(&mut client, 0), "0");
+}

@@ -104,9 +104,12 @@ fn only_a_committed_message_is_seen_and_once() {
         let record = Record::decode(&pulled.body).unwrap();
         assert_eq!((record.sys_flag & 0xC, record.prepared_transaction_offset), (8, halves[0].1));
         assert_eq!(record.born_timestamp_ms, 1_700_000_000_000);
-        for (name, value) in
-            [("UNIQ_KEY", Some("a")), ("__transactionId__", Some("a")), ("k", Some("v")), ("TRAN_MSG", None)]
-        {
+        for (name, value) in [
+            ("UNIQ_KEY", Some("a")),
+            ("__transactionId__", Some("a")),
+            ("k", Some("v")),
+            ("TRAN_MSG", Some("true")),
+        ] {
             assert_eq!(property(record.properties, name), value, "{name}");
         }
     }

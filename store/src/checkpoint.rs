@@ -115,6 +115,7 @@ impl CommitLog {
             store_timestamp_ms: state.store_timestamp_ms,
             positions: tables.positions.clone(),
             incarnations: tables.topics.incarnations.clone(),
+            deleted: tables.topics.deleted.clone(),
             ends,
         };
         let taken = tables.clone();

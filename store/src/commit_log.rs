@@ -192,6 +192,9 @@ impl CommitLog {
         }
         let mut run = self.prepare(batch, chain)?;
         let mut state = self.lock()?;
+        if let Some(gone) = run.queues.iter().find(|queue| queue.gone.load(Ordering::Acquire)) {
+            return Err(Error::NoTopic { topic: gone.topic.clone() });
+        }
         if let Some(chain) = chain {
             self.check_position(chain)?;
         }
@@ -448,6 +451,35 @@ impl CommitLog {
         drop(state);
         self.durable(ticket)?;
         Ok(topic)
+    }
+
+    /// Deletes a topic. What the log holds of it stays there until retention takes it, and is of no topic.
+    pub(crate) fn delete_topic(&self, name: &TopicName) -> Result<(), Error> {
+        // One that is under way syncs files of the topic.
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock()?;
+        let known = self.view.topics().get(name).cloned();
+        let entry = known.ok_or_else(|| Error::NoTopic { topic: name.clone() })?;
+        Self::log_change(&mut state, Change::Delete { name: name.to_string() })?;
+        let (now_ms, log) = ((self.clock)(), state.end);
+        self.view.topics_mut().remove(name);
+        let mut tables = self.view.tables();
+        tables.topics.remove(name.as_str(), log, now_ms);
+        tables.offsets.remove_topic(name.as_str(), now_ms);
+        drop(tables);
+        for queue in &entry.queues {
+            queue.gone.store(true, Ordering::Release);
+            let removed = self.view.queues.cut(&*self.disk, queue, 0, &mut state.unsynced);
+            // A topic of that name would find units that mean others.
+            removed.map_err(|error| {
+                self.poisoned("remove", self.view.dir.join(name::CONSUME_QUEUES), error.to_string())
+            })?;
+        }
+        state.stale.retain(|queue| !queue.gone.load(Ordering::Acquire));
+        state.pending.retain(|(queue, _)| !queue.gone.load(Ordering::Acquire));
+        let ticket = state.ticket;
+        drop(state);
+        self.durable(ticket)
     }
 
     /// Keeps the settings of a consumer group.

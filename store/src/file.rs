@@ -38,6 +38,10 @@ pub trait Disk: Debug + Send + Sync {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         fs::create_dir(path)
     }
+    /// Removes an empty folder.
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
     /// Gives `to` the file of `from`, replacing what was there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives the file a second name; `AlreadyExists` if that name is taken.

@@ -194,6 +194,12 @@ impl Store {
         self.log()?.set_access(topic, access)
     }
 
+    /// Deletes a topic with its messages and the offsets committed in it, durable on return in every flush mode. Its
+    /// space is free once retention drops the segments that held it.
+    pub fn delete_topic(&self, topic: &TopicName) -> Result<(), Error> {
+        self.log()?.delete_topic(topic)
+    }
+
     /// The topic of a name.
     pub fn topic(&self, topic: &TopicName) -> Option<Topic> {
         self.handle.view.topics().get(topic).map(|entry| entry.topic.clone())

@@ -66,6 +66,9 @@ pub(crate) struct Checkpoint {
     pub(crate) positions: Positions,
     /// Incarnations of the topics.
     pub(crate) incarnations: BTreeMap<String, String>,
+    /// Names of topics that were deleted, with the length of the log then, in bytes.
+    #[serde(default)]
+    pub(crate) deleted: BTreeMap<String, u64>,
     /// Where the queues ended, so that files that are lost are missed.
     #[serde(default)]
     pub(crate) ends: Ends,
@@ -117,8 +120,10 @@ pub(crate) fn read(dir: &Path) -> Result<(Tables, Option<Checkpoint>), Error> {
     let offsets = read_one(&dir.join(name::OFFSETS), ConsumerOffsets::parse)?;
     let delays = read_one(&dir.join(name::DELAYS), DelayOffsets::parse)?;
     let groups = read_one(&dir.join(name::GROUPS), GroupTable::parse)?;
+    let mut topics = topics.unwrap_or_else(|| TopicTable::new(incarnations));
+    topics.deleted = checkpoint.as_ref().map(|c| c.deleted.clone()).unwrap_or_default();
     let tables = Tables {
-        topics: topics.unwrap_or_else(|| TopicTable::new(incarnations)),
+        topics,
         offsets: offsets.unwrap_or_default(),
         delays: delays.unwrap_or_default(),
         groups: groups.unwrap_or_default(),

@@ -53,6 +53,8 @@ pub(crate) struct TailRun {
 pub(crate) enum Change {
     /// A topic was made.
     Topic { name: String, queues: u32, incarnation: String },
+    /// A topic was deleted.
+    Delete { name: String },
     /// What clients are told of a topic was set.
     Access { name: String, read_queues: u32, write_queues: u32, perm: i32 },
     /// A group's settings were set.
