@@ -8,6 +8,7 @@ pub mod audit;
 mod chain;
 pub mod compact;
 mod disk;
+pub mod estimate;
 pub mod files;
 pub mod location;
 mod name;
