@@ -49,7 +49,7 @@ fn parquet_files(folder: &Path) -> Vec<String> {
 fn a_run_is_checked_before_and_proven_after_and_small_files_are_merged() {
     let place = place(FILES);
     // Several reads of the source, so several plans.
-    let rows: String = (0..60_000).map(|id| format!("{id},{:0100}\n", id)).collect();
+    let rows: String = (0..60_000).map(|id| format!("{id},{id:0100}\n")).collect();
     fs::write(place.path().join("in.csv"), format!("id,origin\n{rows}")).unwrap();
     let out = sluice(&place, &["check", "pipeline.yaml"]);
     assert_eq!(out.status.code(), Some(0), "{out:?}");
@@ -82,6 +82,35 @@ fn a_run_is_checked_before_and_proven_after_and_small_files_are_merged() {
     let out = sluice(&place, &["audit", "lake"]);
     assert_eq!(out.status.code(), Some(1));
     assert!(said(&out).contains("NOT PROVEN: lake/lake-in.csv-0-"), "{out:?}");
+}
+
+#[test]
+fn a_limit_of_memory_is_reported_and_two_pipelines_under_one_small_limit_come_to_the_end() {
+    let place = place(FILES);
+    let rows: String = (0..60_000).map(|id| format!("{id},{id:0100}\n")).collect();
+    fs::write(place.path().join("in.csv"), format!("id,origin\n{rows}")).unwrap();
+    let two = format!(
+        "{FILES}---{}",
+        FILES.replace("name: lake", "name: pond").replace("path: lake", "path: pond")
+    );
+    fs::write(place.path().join("pipeline.yaml"), two.replace("rows: 2}", "rows: 1000000}")).unwrap();
+    let out = sluice(&place, &["run", "pipeline.yaml", "--json", "--memory", "1MiB"]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let summary: Value = serde_json::from_slice(&out.stdout).unwrap();
+    for (number, target) in ["lake", "pond"].into_iter().enumerate() {
+        assert!(summary["pipelines"][number]["memory_peak"].as_u64().unwrap() > 0, "{summary}");
+        let audit = sluice(&place, &["audit", target]);
+        assert!(said(&audit).contains("each of 60,000 offsets has one fate"), "{audit:?}");
+    }
+}
+
+#[test]
+fn a_preview_says_how_many_files_there_will_be_and_of_which_size() {
+    let place = place(&FILES.replace("rotate: {rows: 2}", "partition: [$.origin], rotate: {rows: 2}"));
+    let out = sluice(&place, &["preview", "pipeline.yaml"]);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    assert!(said(&out).contains("3 partition values seen"), "{out:?}");
+    assert!(!place.path().join("lake").exists(), "a preview writes nothing");
 }
 
 #[test]

@@ -5,6 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Encoding row groups and the allocator take about as much again as the rows that are counted: a limit allows one
+/// of so many bytes to be counted.
+const HELD_OF_COUNTED: usize = 2;
+
 /// What all pipelines of a process hold.
 #[derive(Debug)]
 pub struct Memory {
@@ -15,7 +19,7 @@ pub struct Memory {
 impl Memory {
     /// `bytes_max` is the limit of all pipelines together.
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_max, bytes: AtomicUsize::new(0) })
+        Arc::new(Self { bytes_max: bytes_max / HELD_OF_COUNTED, bytes: AtomicUsize::new(0) })
     }
 
     /// Whether all together hold more than they may: who would read more waits.
@@ -35,7 +39,7 @@ pub struct Share {
 impl Share {
     /// `bytes_max` is the pipeline's own limit.
     pub fn new(process: Arc<Memory>, bytes_max: usize) -> Self {
-        Self { process, bytes_max, bytes: AtomicUsize::new(0) }
+        Self { process, bytes_max: bytes_max / HELD_OF_COUNTED, bytes: AtomicUsize::new(0) }
     }
 
     /// What all pipelines hold.
@@ -67,8 +71,8 @@ mod tests {
 
     #[test]
     fn each_limit_says_what_is_over_it() {
-        let process = Memory::new(100);
-        let (a, b) = (Share::new(process.clone(), 60), Share::new(process.clone(), 80));
+        let process = Memory::new(200);
+        let (a, b) = (Share::new(process.clone(), 120), Share::new(process.clone(), 160));
         assert_eq!(a.hold(60), 0);
         assert_eq!(a.hold(70), 10, "its own");
         assert_eq!(b.hold(30), 0);

@@ -208,11 +208,10 @@ impl SourceHalf<'_> {
             if self.stop.is_asked() {
                 break;
             }
-            if self.memory.process().is_over() {
-                // Others may hold it: their targets let go within their next round.
+            // Others may hold it: each target lets go within its next round.
+            while self.memory.process().is_over() && !self.stop.is_asked() && !self.sender.is_closed() {
                 self.progress.state("waiting for memory");
                 self.stop.wait(MEMORY_WAIT);
-                break;
             }
             let range = Range { start: feed.next, end: feed.until.unwrap_or(i64::MAX) };
             let (topic, queue) = (Arc::clone(&feed.chain.topic), feed.chain.queue);

@@ -263,6 +263,19 @@ impl FileSink {
         Ok(())
     }
 
+    /// Ends the open plan for its files and the length of all of them, in bytes; nothing is published.
+    pub(crate) fn seal_sample(&mut self, chain: &Chain) -> Result<(Vec<PlanFile>, u64), TaskError> {
+        let open = self.open_plan(chain)?;
+        let files = self.plan_files(chain, &open, 0);
+        let mut bytes = 0;
+        for file in open.files {
+            file.writer.finish(&file.temp, &[])?;
+            let metadata = std::fs::metadata(&file.temp);
+            bytes += metadata.map_err(|e| failed("look at", file.temp.display(), e))?.len();
+        }
+        Ok((files, bytes))
+    }
+
     fn plan_files(&self, chain: &Chain, open: &OpenPlan, start: i64) -> Vec<PlanFile> {
         let columns = self.partition.columns();
         let files = open.files.iter().enumerate().map(|(number, file)| {

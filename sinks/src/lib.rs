@@ -9,6 +9,7 @@ mod chain;
 pub mod cluster;
 pub mod compact;
 mod disk;
+pub mod estimate;
 pub mod files;
 pub mod location;
 mod name;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -199,9 +200,7 @@ pub(crate) struct ParquetFile {
 impl ParquetFile {
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
         if self.writer.in_progress_rows() == 0 {
-            let batch = plain::compact(batch)?;
-            self.waiting_bytes += batch.get_array_memory_size();
-            self.waiting.push(batch);
+            self.wait(plain::compact(batch)?)?;
             if self.waiting_bytes >= self.encoders.min(self.row_group_bytes) {
                 self.encode()?;
             }
@@ -211,6 +210,17 @@ impl ParquetFile {
         if self.writer.memory_size() >= self.row_group_bytes {
             self.writer.flush()?;
         }
+        Ok(())
+    }
+
+    /// Keeps rows, in batches that halve in size: many small ones would hold more than their rows do.
+    fn wait(&mut self, mut batch: RecordBatch) -> Result<(), ParquetError> {
+        while let Some(last) = self.waiting.pop_if(|last| last.num_rows() <= 2 * batch.num_rows()) {
+            self.waiting_bytes -= last.get_array_memory_size();
+            batch = concat_batches(last.schema_ref(), [&last, &batch])?;
+        }
+        self.waiting_bytes += batch.get_array_memory_size();
+        self.waiting.push(batch);
         Ok(())
     }
 
