@@ -22,6 +22,8 @@ use crate::{timer, transaction};
 pub(crate) const TEMPLATE: &str = "TBW102";
 /// Queues of the template: no topic that a client makes has more.
 const TEMPLATE_QUEUES: u32 = 8;
+/// Where clients tell of what became of messages, if they are asked to.
+const TRACE: &str = "RMQ_SYS_TRACE_TOPIC";
 
 /// Names that no administrator may set (`RocketMQ` 5.3.3).
 pub(crate) fn is_system(topic: &str) -> bool {
@@ -30,7 +32,7 @@ pub(crate) fn is_system(topic: &str) -> bool {
         "SCHEDULE_TOPIC_XXXX",
         "BenchmarkTest",
         "RMQ_SYS_TRANS_HALF_TOPIC",
-        "RMQ_SYS_TRACE_TOPIC",
+        TRACE,
         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
         "TRANS_CHECK_MAX_TIME_TOPIC",
         "SELF_TEST_TOPIC",
@@ -45,7 +47,7 @@ pub(crate) fn own_topic(name: &'static str) -> TopicName {
     TopicName::stored(name).expect("the broker's own names are names")
 }
 
-/// Makes the topics that the broker keeps for itself, and the one of its cluster's replies, where they are not there.
+/// Makes the topics that the broker keeps for itself, and those of traces and replies, where they are not there.
 pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
     let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
     for (name, queues) in [
@@ -54,6 +56,7 @@ pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreE
         (timer::DONE, timer::QUEUES),
         (transaction::HALF, 1),
         (transaction::DONE, 1),
+        (TRACE, 1),
     ] {
         store.create_topic(&own_topic(name), queues)?;
     }
