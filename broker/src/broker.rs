@@ -92,6 +92,20 @@ impl Broker {
             C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.update_group(request)?,
             C::GET_SUBSCRIPTIONGROUP_CONFIG => self.group_config(request)?,
             C::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => Reply::body(self.group_table().encode()),
+            C::UPDATE_AND_CREATE_TOPIC_LIST => self.update_topics(request)?,
+            C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => self.update_groups(request)?,
+            C::DELETE_SUBSCRIPTIONGROUP => self.delete_group(request)?,
+            C::GET_BROKER_CONFIG => self.broker_config(),
+            C::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => self.own_topics(),
+            C::CLEAN_EXPIRED_CONSUMEQUEUE | C::CLEAN_UNUSED_TOPIC | C::DELETE_EXPIRED_COMMITLOG => {
+                self.drop_expired()?
+            }
+            C::QUERY_TOPICS_BY_CONSUMER => self.topics_of_group(request)?,
+            C::QUERY_SUBSCRIPTION_BY_CONSUMER => self.subscription(request)?,
+            C::QUERY_CONSUME_TIME_SPAN => self.time_spans(request)?,
+            C::QUERY_CONSUME_QUEUE => self.consume_queue(request)?,
+            C::GET_ALL_PRODUCER_INFO => self.all_producers()?,
+            C::GET_BROKER_CONSUME_STATS => self.all_consume_stats(),
             C::GET_BROKER_RUNTIME_INFO => Reply::body(self.runtime().encode()),
             _ => return Ok(None),
         };

@@ -9,8 +9,8 @@ use sluice_protocol::body::ConsumerList;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::header::{Header, HeaderKind, Language, ONE_WAY};
 use sluice_protocol::heartbeat::{
-    CheckClientConfig, Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData,
-    Heartbeat, MessageModel, ProducerConnection, SubscriptionData,
+    AllProducers, CheckClientConfig, Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection,
+    ConsumerData, Heartbeat, MessageModel, Producer, ProducerConnection, SubscriptionData,
 };
 use sluice_protocol::id::{GroupName, TopicName};
 use sluice_protocol::topic::{SubscriptionGroupConfig, SubscriptionGroupTable};
@@ -125,6 +125,43 @@ impl Groups {
             return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_NOT_LATEST, remark));
         }
         Ok(wanted.clone())
+    }
+
+    /// All groups that have settings.
+    pub(crate) fn names(&self) -> Vec<GroupName> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<GroupName> = settings.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Forgets the settings of a group.
+    pub(crate) fn forget(&self, group: &GroupName) {
+        self.settings.write().unwrap_or_else(PoisonError::into_inner).remove(group);
+    }
+
+    /// What a group subscribes to, by topic.
+    pub(crate) fn subscriptions(&self, group: &GroupName) -> BTreeMap<String, SubscriptionData> {
+        let tables = self.lock();
+        let subscriptions = tables.consumers.get(group).into_iter().flat_map(|c| &c.subscriptions);
+        subscriptions.map(|(topic, (data, _))| (topic.clone(), data.clone())).collect()
+    }
+
+    /// The clients of all producer groups.
+    pub(crate) fn all_producers(&self, now_ms: i64) -> AllProducers {
+        let tables = self.lock();
+        let producer = |(id, client): (&String, &Client)| Producer {
+            client_id: id.clone(),
+            language: client.language.name().unwrap_or("OTHER").to_owned(),
+            last_update_timestamp: now_ms
+                - i64::try_from(client.seen.elapsed().as_millis()).unwrap_or(i64::MAX),
+            remote_ip: client.outlet.peer.to_string(),
+            version: client.version,
+        };
+        let groups = tables.producers.iter();
+        AllProducers {
+            data: groups.map(|(group, all)| (group.clone(), all.iter().map(producer).collect())).collect(),
+        }
     }
 
     /// A client of a consumer group.
@@ -313,7 +350,7 @@ impl Broker {
         self.set_group(group, made)
     }
 
-    fn set_group(
+    pub(crate) fn set_group(
         &self,
         group: &GroupName,
         settings: SubscriptionGroupConfig,

@@ -9,6 +9,7 @@ mod dispatch;
 mod divert;
 mod flusher;
 mod group;
+mod inspect;
 mod lock;
 mod long_poll;
 mod name_server;

@@ -22,15 +22,17 @@ use crate::{timer, transaction};
 pub(crate) const TEMPLATE: &str = "TBW102";
 /// Queues of the template: no topic that a client makes has more.
 const TEMPLATE_QUEUES: u32 = 8;
+/// Where clients tell of what became of messages, if they are asked to.
+const TRACE: &str = "RMQ_SYS_TRACE_TOPIC";
 
 /// Names that no administrator may set (`RocketMQ` 5.3.3).
-fn is_system(topic: &str) -> bool {
+pub(crate) fn is_system(topic: &str) -> bool {
     const NAMES: [&str; 10] = [
         TEMPLATE,
         "SCHEDULE_TOPIC_XXXX",
         "BenchmarkTest",
         "RMQ_SYS_TRANS_HALF_TOPIC",
-        "RMQ_SYS_TRACE_TOPIC",
+        TRACE,
         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
         "TRANS_CHECK_MAX_TIME_TOPIC",
         "SELF_TEST_TOPIC",
@@ -45,7 +47,7 @@ pub(crate) fn own_topic(name: &'static str) -> TopicName {
     TopicName::stored(name).expect("the broker's own names are names")
 }
 
-/// Makes the topics that the broker keeps for itself, and the one of its cluster's replies, where they are not there.
+/// Makes the topics that the broker keeps for itself, and those of traces and replies, where they are not there.
 pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
     let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
     for (name, queues) in [
@@ -54,6 +56,7 @@ pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreE
         (timer::DONE, timer::QUEUES),
         (transaction::HALF, 1),
         (transaction::DONE, 1),
+        (TRACE, 1),
     ] {
         store.create_topic(&own_topic(name), queues)?;
     }
@@ -158,11 +161,35 @@ impl Broker {
 
     pub(crate) fn update_topic(&self, request: &Request<'_>) -> Result<Reply, Reply> {
         let asked = request::CreateTopic::parse(&request.header.fields)?;
-        if is_system(asked.topic) {
-            let remark = format!("topic {} is the broker's own", asked.topic);
+        if let Some(attributes) =
+            asked.attributes.filter(|text| !text.is_empty() && *text != "+message.type=NORMAL")
+        {
+            return Err(no_attributes(attributes));
+        }
+        self.set_topic(&TopicConfig {
+            topic_name: asked.topic.to_owned(),
+            read_queue_nums: asked.read_queue_nums,
+            write_queue_nums: asked.write_queue_nums,
+            perm: asked.perm,
+            ..TopicConfig::default()
+        })?;
+        Ok(Reply::ok())
+    }
+
+    /// Makes or changes a topic as an administrator wants it.
+    pub(crate) fn set_topic(&self, config: &TopicConfig) -> Result<(), Reply> {
+        if is_system(&config.topic_name) {
+            let remark = format!("topic {} is the broker's own", config.topic_name);
             return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
         }
-        let topic = TopicName::new(asked.topic)?;
+        let topic = TopicName::new(&config.topic_name)?;
+        if let Some((name, value)) = config
+            .attributes
+            .iter()
+            .find(|(name, value)| (name.as_str(), value.as_str()) != ("message.type", "NORMAL"))
+        {
+            return Err(no_attributes(&format!("{name}={value}")));
+        }
         let count = |what: &str, count: i32| {
             u32::try_from(count).ok().filter(|count| *count <= QUEUES_MAX).ok_or_else(|| {
                 let remark = format!("{what} is {count}, it can be 0 to {QUEUES_MAX}");
@@ -170,18 +197,11 @@ impl Broker {
             })
         };
         let access = Access {
-            read_queues: count("readQueueNums", asked.read_queue_nums)?,
-            write_queues: count("writeQueueNums", asked.write_queue_nums)?,
-            perm: asked.perm & (perm::READ | perm::WRITE | perm::INHERIT),
+            read_queues: count("readQueueNums", config.read_queue_nums)?,
+            write_queues: count("writeQueueNums", config.write_queue_nums)?,
+            perm: config.perm & (perm::READ | perm::WRITE | perm::INHERIT),
         };
-        if let Some(attributes) =
-            asked.attributes.filter(|text| !text.is_empty() && *text != "+message.type=NORMAL")
-        {
-            let remark = format!("topic attributes {attributes:?} are not taken by this broker yet");
-            return Err(Reply::refuse(ResponseCode::SYSTEM_ERROR, remark));
-        }
-        self.make_topic(&topic, access)?;
-        Ok(Reply::ok())
+        self.make_topic(&topic, access).map(drop)
     }
 
     /// Deletes a topic; one that is not there is deleted already.
@@ -237,6 +257,11 @@ impl Broker {
         let name = TopicName::new(topic)?;
         self.store.topic(&name).ok_or_else(|| no_topic(&name))
     }
+}
+
+fn no_attributes(attributes: &str) -> Reply {
+    let remark = format!("topic attributes {attributes:?} are not taken by this broker yet");
+    Reply::refuse(ResponseCode::SYSTEM_ERROR, remark)
 }
 
 fn config(name: &str, access: Access) -> TopicConfig {

@@ -3,14 +3,18 @@
 
 mod support;
 
+use sluice_protocol::body::TopicList;
 use sluice_protocol::code::{RequestCode as C, ResponseCode as R};
 use sluice_protocol::fields::Fields;
 use sluice_protocol::frame;
 use sluice_protocol::header::Header;
-use sluice_protocol::heartbeat::{Heartbeat, ProducerData};
+use sluice_protocol::heartbeat::{AllProducers, Heartbeat, ProducerData, QuerySubscription};
 use sluice_protocol::message::property;
-use sluice_protocol::queue::ResetOffsets;
+use sluice_protocol::queue::{BrokerConsumeStats, ConsumeTimeSpans, QueryConsumeQueue, ResetOffsets};
 use sluice_protocol::request;
+use sluice_protocol::topic::{
+    SubscriptionGroupConfig, SubscriptionGroupList, SubscriptionGroupTable, TopicConfig, TopicConfigList,
+};
 
 use support::{Client, Response, TestBroker, encoded, pull_header, send_header};
 
@@ -185,4 +189,99 @@ fn a_deleted_topic_is_gone_for_all_and_begins_anew() {
     let mut client = broker.client();
     assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), 0).messages(), [(0, "new".to_owned())]);
     assert_eq!(committed(&mut client, 0), "0");
+}
+
+#[test]
+fn tools_see_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    for i in 0..3 {
+        client.send("t", 0, &i.to_string(), &[("TAGS", "TagA")]);
+    }
+    client.heartbeat("c", "readers", "t", "TAG", "TagA");
+    commit(&mut client, 0, 2);
+    let producer = ProducerData { group_name: "p".to_owned() };
+    let beat =
+        Heartbeat { client_id: "c".to_owned(), producer_data_set: vec![producer], ..Heartbeat::default() };
+    client.call(C::HEART_BEAT, Fields::new(), &beat.encode());
+
+    let producers = client.call(C::GET_ALL_PRODUCER_INFO, Fields::new(), &[]);
+    let producers = AllProducers::decode(&producers.body).unwrap().data;
+    assert_eq!(producers["p"].iter().map(|p| p.client_id.as_str()).collect::<Vec<_>>(), ["c"]);
+    let subscription = |topic| request::QuerySubscription { group: "readers", topic };
+    let topics = client.call(C::QUERY_TOPICS_BY_CONSUMER, subscription(None).fields(), &[]);
+    assert_eq!(TopicList::decode(&topics.body).unwrap().topic_list, ["t"]);
+    let one = client.call(C::QUERY_SUBSCRIPTION_BY_CONSUMER, subscription(Some("t")).fields(), &[]);
+    let one = QuerySubscription::decode(&one.body).unwrap().subscription_data.unwrap();
+    assert_eq!(one.sub_string, "TagA");
+
+    let spans = request::QueryConsumeTimeSpan { topic: "t", group: "readers" };
+    let spans = client.call(C::QUERY_CONSUME_TIME_SPAN, spans.fields(), &[]);
+    let spans = ConsumeTimeSpans::decode(&spans.body).unwrap().consume_time_span_set;
+    assert_eq!(spans.len(), 4);
+    assert!(spans[0].min_time_stamp > 0 && spans[0].consume_time_stamp >= spans[0].min_time_stamp);
+    assert_eq!((spans[1].min_time_stamp, spans[1].consume_time_stamp), (-1, -1));
+
+    let queue = |index, count| request::QueryConsumeQueue {
+        topic: "t",
+        queue_id: 0,
+        index,
+        count,
+        consumer_group: Some("readers"),
+    };
+    let units = client.call(C::QUERY_CONSUME_QUEUE, queue(1, 10).fields(), &[]);
+    let units = QueryConsumeQueue::decode(&units.body).unwrap();
+    assert_eq!((units.min_queue_index, units.max_queue_index, units.queue_data.len()), (0, 3, 2));
+    assert!(units.queue_data.iter().all(|unit| unit.tags_code == 2_598_919 && unit.physic_size > 91));
+    for (index, count) in [(3, 10), (-1, 10), (0, -1)] {
+        let none = client.call(C::QUERY_CONSUME_QUEUE, queue(index, count).fields(), &[]);
+        assert_eq!(QueryConsumeQueue::decode(&none.body).unwrap().queue_data, []);
+    }
+
+    let stats = client.call(C::GET_BROKER_CONSUME_STATS, Fields::new(), &[]);
+    let stats = BrokerConsumeStats::decode(&stats.body).unwrap();
+    assert_eq!((stats.total_diff, stats.consume_stats_list[0]["readers"].len()), (1, 1));
+    let config = client.call(C::GET_BROKER_CONFIG, Fields::new(), &[]);
+    assert!(String::from_utf8(config.body).unwrap().contains("brokerName=broker-a\n"));
+    let own = client.call(C::GET_SYSTEM_TOPIC_LIST_FROM_BROKER, Fields::new(), &[]);
+    let own = TopicList::decode(&own.body).unwrap().topic_list;
+    assert!(own.iter().any(|name| name == "SCHEDULE_TOPIC_XXXX") && own.iter().all(|name| name != "t"));
+    assert_eq!(client.call(C::DELETE_EXPIRED_COMMITLOG, Fields::new(), &[]).code, R::SUCCESS);
+}
+
+#[test]
+fn topics_and_groups_are_made_in_lists_and_a_deleted_group_stays_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let broker = TestBroker::start(dir.path(), false);
+        let mut client = broker.client();
+        let topic = |name: &str| TopicConfig { topic_name: name.to_owned(), ..TopicConfig::default() };
+        let topics = TopicConfigList { topic_config_list: vec![topic("t"), topic("u")] };
+        let made = client.call(C::UPDATE_AND_CREATE_TOPIC_LIST, Fields::new(), &topics.encode());
+        assert_eq!((made.code, made.remark.as_str()), (R::SUCCESS, ""));
+        assert_eq!(client.send("u", 15, "m", &[]).code, R::SUCCESS);
+        let own = TopicConfigList { topic_config_list: vec![topic("SCHEDULE_TOPIC_XXXX")] };
+        let refused = client.call(C::UPDATE_AND_CREATE_TOPIC_LIST, Fields::new(), &own.encode());
+        assert_eq!(refused.code, R::INVALID_PARAMETER);
+        let group = |name: &str| SubscriptionGroupConfig {
+            group_name: name.to_owned(),
+            retry_max_times: 3,
+            ..SubscriptionGroupConfig::default()
+        };
+        let groups = SubscriptionGroupList { group_config_list: vec![group("readers"), group("others")] };
+        let made = client.call(C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST, Fields::new(), &groups.encode());
+        assert_eq!(made.code, R::SUCCESS);
+        commit(&mut client, 0, 0);
+        let delete = request::DeleteSubscriptionGroup { group_name: "readers", clean_offset: Some(true) };
+        assert_eq!(client.call(C::DELETE_SUBSCRIPTIONGROUP, delete.fields(), &[]).code, R::SUCCESS);
+    }
+    let broker = TestBroker::start(dir.path(), false);
+    let kept = broker.client().call(C::GET_ALL_SUBSCRIPTIONGROUP_CONFIG, Fields::new(), &[]);
+    let kept = SubscriptionGroupTable::decode(&kept.body).unwrap().subscription_group_table;
+    assert_eq!(
+        kept.into_iter().map(|(name, group)| (name, group.retry_max_times)).collect::<Vec<_>>(),
+        [("others".to_owned(), 3)]
+    );
+    assert_eq!(broker.store.groups_of(&sluice_protocol::id::TopicName::new("t").unwrap()), [] as [String; 0]);
 }

@@ -455,6 +455,7 @@ public final class Probe {
         cases.put("extra-delay-level", Probe::delayLevel);
         cases.put("extra-delay-time", Probe::delayTime);
         cases.put("extra-transaction", Probe::transaction);
+        cases.put("extra-trace", Probe::trace);
         cases.put("extra-request-reply", Probe::requestReply);
         cases.put("extra-admin-connections", Probe::adminConnections);
         cases.put("extra-admin-reset-offset", Probe::adminResetOffset);
@@ -1386,6 +1387,29 @@ public final class Probe {
         List<MessageExt> seen = sink.await(1).drain();
         run.saw("seen", bodies(seen));
         run.saw("properties", properties(seen.get(0)).keySet());
+    }
+
+    /** What the client writes of a message's life, by the message's id. */
+    static void trace(Run run) throws Exception {
+        fill(run.topic, 0, 4);
+        DefaultMQProducer p = new DefaultMQProducer(run.group + "-p", null, true, null);
+        p.setNamesrvAddr(namesrv);
+        p.setInstanceName(instance());
+        run.closers.add(p::shutdown);
+        p.start();
+        long begin = System.currentTimeMillis() - 60_000;
+        SendResult sent = p.send(message(run.topic, "t", "traced"));
+        List<MessageExt> found = new ArrayList<>();
+        until(20_000, () -> {
+            try {
+                found.addAll(sender.queryMessage("RMQ_SYS_TRACE_TOPIC", sent.getMsgId(), 32, begin, begin + 600_000).getMessageList());
+            } catch (MQClientException e) {
+                return false;
+            }
+            return !found.isEmpty();
+        });
+        run.saw("traces", found.stream().map(m -> new String(m.getBody()).split("\u0001")[0]).collect(Collectors.toList()));
+        run.saw("topic", found.isEmpty() ? "none" : found.get(0).getTopic());
     }
 
     static void requestReply(Run run) throws Exception {

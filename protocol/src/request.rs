@@ -351,6 +351,16 @@ headers! {
         topic: Option<&'a str> = "topic";
     }
 
+    /// A part of a consume queue: code 321.
+    QueryConsumeQueue<'a> {
+        topic: &'a str = "topic";
+        queue_id: i32 = "queueId";
+        /// The first queue offset wanted.
+        index: i64 = "index";
+        count: i32 = "count";
+        consumer_group: Option<&'a str> = "consumerGroup";
+    }
+
     /// A statistic of a broker: code 315.
     ViewBrokerStats<'a> {
         stats_name: &'a str = "statsName";

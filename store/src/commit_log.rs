@@ -492,6 +492,22 @@ impl CommitLog {
         self.durable(ticket)
     }
 
+    /// Forgets the settings of a consumer group, and perhaps its offsets.
+    pub(crate) fn delete_group(&self, name: &GroupName, offsets: bool) -> Result<(), Error> {
+        let mut state = self.lock()?;
+        Self::log_change(&mut state, Change::RemoveGroup { name: name.to_string(), offsets })?;
+        let now_ms = (self.clock)();
+        let mut tables = self.view.tables();
+        tables.groups.remove(name, now_ms);
+        if offsets {
+            tables.offsets.remove_group(name.as_str(), now_ms);
+        }
+        drop(tables);
+        let ticket = state.ticket;
+        drop(state);
+        self.durable(ticket)
+    }
+
     pub(crate) fn begin_chain(&self, chain: &str, origin: i64, incarnation: &str) -> Result<(), Error> {
         check_chain(chain, incarnation)?;
         if origin < 0 {

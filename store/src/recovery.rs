@@ -309,6 +309,14 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
                 tables.groups.set(&name, config.clone(), now_ms);
             }
         }
+        Change::RemoveGroup { name, offsets } => {
+            if let Ok(name) = GroupName::new(name) {
+                tables.groups.remove(&name, now_ms);
+            }
+            if *offsets {
+                tables.offsets.remove_group(name, now_ms);
+            }
+        }
         Change::Offset { .. } | Change::Delay { .. } | Change::Position { .. } if log > end => {
             tracing::warn!(
                 log_offset = log,

@@ -368,6 +368,12 @@ impl Store {
         self.log()?.set_group(group, config)
     }
 
+    /// Forgets the settings of a consumer group, and with `offsets` all that it committed; durable on return in every
+    /// flush mode.
+    pub fn delete_group(&self, group: &GroupName, offsets: bool) -> Result<(), Error> {
+        self.log()?.delete_group(group, offsets)
+    }
+
     /// The settings of a consumer group, a JSON object.
     pub fn group(&self, group: &GroupName) -> Option<String> {
         self.handle.view.tables().groups.get(group).map(serde_json::Value::to_string)

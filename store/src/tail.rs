@@ -59,6 +59,8 @@ pub(crate) enum Change {
     Access { name: String, read_queues: u32, write_queues: u32, perm: i32 },
     /// A group's settings were set.
     Group { name: String, config: serde_json::Value },
+    /// A group's settings were removed, perhaps with its offsets.
+    RemoveGroup { name: String, offsets: bool },
     /// A group committed an offset.
     Offset { group: String, topic: String, queue: i32, next: i64 },
     /// A delay level was delivered up to an offset of its queue.
