@@ -39,7 +39,7 @@ pub(crate) struct PreviewArguments {
 /// Rows that are looked at before a preview gives up finding one that passes.
 const LOOK_AT_MAX: u64 = 200_000;
 
-/// Files below this size are worth a word, in bytes.
+/// Files of a full plan below this size are worth a word, in bytes.
 const SMALL_FILE: f64 = 16.0 * 1024.0 * 1024.0;
 
 pub(crate) fn preview(arguments: &PreviewArguments) -> Result<ExitCode> {
@@ -151,8 +151,8 @@ fn layout(seen: &Seen, parsed: &ParsedPipeline) -> Result<Option<String>> {
     let rows: Vec<u64> = queues.iter().map(passing).collect();
     let (all, files) = (rows.iter().sum::<u64>(), rows.iter().map(|rows| estimate.files(*rows)).sum::<u64>());
     let file = row * all as f64 / files.max(1) as f64;
-    let advice = if files > 1 && file < SMALL_FILE {
-        "; these are small: partition by fewer values, raise `rotate`, or run `sluice compact`"
+    let advice = if row * plan as f64 / (partitions as f64) < SMALL_FILE {
+        "; also full ones are small: partition by fewer values, raise `rotate`, or run `sluice compact`"
     } else {
         ""
     };

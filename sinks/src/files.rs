@@ -16,6 +16,7 @@ use sluice_store::file::Disk;
 use crate::arrow_ipc::{ArrowConfig, ArrowFormat};
 use crate::chain::Chains;
 use crate::disk::{failed, remove};
+use crate::name::NAME_BYTES_MAX;
 use crate::parquet::{ParquetConfig, ParquetFormat};
 use crate::partition::{Part, Partition};
 use crate::place::{self, Place, parent};
@@ -399,7 +400,8 @@ impl SinkTask for FileSink {
     }
 
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
-        self.partition.unfit(slice)
+        // The file's own name comes behind the folders.
+        self.partition.unfit(slice, self.place.key_bytes_max().saturating_sub(NAME_BYTES_MAX))
     }
 
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError> {

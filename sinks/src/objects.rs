@@ -31,6 +31,9 @@ use crate::place::{Entry, Place, TAIL_BYTES, found};
 /// What S3 takes in one put, in bytes (`PutObject`; larger objects need a multipart upload).
 pub(crate) const PUT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
+/// Longest key of S3, in bytes.
+const KEY_BYTES_MAX: usize = 1024;
+
 /// A plan may rotate at so many bytes: what a slice and the footers bring over it fits one put as well.
 pub(crate) const ROTATE_BYTES_MAX: u64 = PUT_BYTES_MAX - 1024 * 1024 * 1024;
 
@@ -199,6 +202,10 @@ impl Place for Objects {
 
     fn spool(&self, folder: &str) -> PathBuf {
         self.spool.join(folder)
+    }
+
+    fn key_bytes_max(&self) -> usize {
+        KEY_BYTES_MAX.saturating_sub(self.prefix.len() + 1)
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>> {

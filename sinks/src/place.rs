@@ -38,6 +38,8 @@ pub trait Place: Debug + Send + Sync {
     fn show(&self, key: &str) -> String;
     /// Where temporary files of a folder of this place lie on this machine: from there they get their names.
     fn spool(&self, folder: &str) -> PathBuf;
+    /// What a key may have, in bytes; each of its parts has a limit of its own ([`crate::name::NAME_BYTES_MAX`]).
+    fn key_bytes_max(&self) -> usize;
     /// What lies directly below a folder, in no order; nothing if the folder is not there.
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>>;
     /// Whether something has this name.
@@ -122,6 +124,11 @@ impl Place for Folder {
 
     fn spool(&self, folder: &str) -> PathBuf {
         self.path(folder)
+    }
+
+    fn key_bytes_max(&self) -> usize {
+        // Eight folders and a file fit any path.
+        usize::MAX
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>> {

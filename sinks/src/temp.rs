@@ -116,16 +116,25 @@ fn sweep(disk: &dyn Disk, parent: &Path) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Removes a folder whose lock is held, the lock last.
+/// Removes a folder whose lock is held, the lock last. Once that is gone another sweeper may make it anew, and clear
+/// the folder as well.
 fn clear(disk: &dyn Disk, path: &Path) -> Result<(), TaskError> {
-    let list = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let list = match fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        list => list,
+    };
     for entry in list.map_err(|e| failed("list", path.display(), e))? {
         if entry.file_name() != LOCK {
             remove(disk, &entry.path())?;
         }
     }
     remove(disk, &path.join(LOCK))?;
-    fs::remove_dir(path).map_err(|e| failed("remove", path.display(), e))
+    match fs::remove_dir(path) {
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+            Err(failed("remove", path.display(), e))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -127,6 +127,19 @@ fn a_worker_that_wakes_up_after_another_finished_its_plan_doubles_nothing() {
 }
 
 #[test]
+fn a_row_whose_key_no_store_takes_is_turned_away() {
+    let spool = scratch().unwrap();
+    let store = FaultyStore::new(0, Faults::default());
+    let prefix = "p".repeat(900);
+    let place = place::on_store(Arc::new(store.clone()), "lake", &prefix, Some(spool.path())).unwrap();
+    let sink = sink_in(place, Kind::Parquet, BY_ORIGIN, Arc::new(RealDisk));
+    let unfit = sink.unfit(&support::slice(0, 6));
+    assert_eq!(unfit.len(), 6, "no folder fits: {unfit:?}");
+    assert!(unfit[0].1.contains("at most 0 fit"), "{unfit:?}");
+    assert!(open(&store, spool.path(), Kind::Parquet, BY_ORIGIN).unfit(&support::slice(0, 6)).is_empty());
+}
+
+#[test]
 fn a_store_that_replaces_what_is_there_is_refused_before_anything_is_put() {
     let spool = scratch().unwrap();
     let store = FaultyStore::new(0, Faults { replaces: true, ..Faults::default() });
