@@ -79,10 +79,11 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
   sluice broker                                   clients use the name server 127.0.0.1:9876
   sluice broker --data-dir /var/lib/sluice --flush sync
   sluice broker --listen 0.0.0.0:10911 --advertise broker.example.org:10911
-  sluice broker --namesrv ns1:9876;ns2:9876       joins name servers elsewhere
+  sluice broker --namesrv 'ns1:9876;ns2:9876'     joins name servers elsewhere
+  sluice broker --config broker.yaml              each flag is a key of the file: data_dir, listen, flush, …
 
 SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends with exit code 0.")]
-    Broker(broker::BrokerArguments),
+    Broker(Box<broker::BrokerArguments>),
     /// Serve as a name server alone
     #[command(after_help = "Example:
   sluice namesrv --listen 0.0.0.0:9876")]
@@ -142,7 +143,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Lint { files, json } => load::lint(&files, json),
         Command::Preview(arguments) => preview::preview(&arguments),
-        Command::Broker(arguments) => broker::broker(&arguments),
+        Command::Broker(arguments) => broker::broker(*arguments),
         Command::Namesrv(arguments) => broker::name_server(&arguments),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => network::group(command),

@@ -1,0 +1,122 @@
+//! What `sluice broker` is told by flags and by a file.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "a test over processes takes the machine's time")]
+
+mod served;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::json;
+
+use served::{Served, refused, sluice, sluice_with};
+
+/// Runs the command line in a folder, with one variable set.
+fn sluice_in(dir: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    command.args(arguments).current_dir(dir).env("SLUICE_TEST_PORT", "no port").output().unwrap()
+}
+
+/// What it says of a file that is not right.
+fn problems(config: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("broker.yaml"), config).unwrap();
+    for arguments in
+        [&["broker", "--config", "broker.yaml"][..], &["broker", "--config", "broker.yaml", "--check"]]
+    {
+        let out = sluice_in(dir.path(), arguments);
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "something was made");
+        if arguments.len() == 4 {
+            let text = String::from_utf8(out.stderr).unwrap();
+            return text.lines().skip(1).map(str::to_owned).collect();
+        }
+    }
+    unreachable!("both commands ran")
+}
+
+#[test]
+fn every_mistake_in_a_file_is_told_with_its_place() {
+    let config = "\
+data_dir: [a]
+lisen: 127.0.0.1:10911
+namesrv_listen: localhost
+namesrv: ns1:9876;ns2
+flush: synch
+name: ${SLUICE_TEST_NAME}
+cluster: ${SLUICE_TEST_CLUSTER:DefaultCluster}
+advertise: 127.0.0.1:${SLUICE_TEST_PORT}
+auto_create: yes
+retain_hours: -1
+flush: sync
+";
+    assert_eq!(
+        problems(config),
+        [
+            "broker.yaml:1:11: data_dir: expected a path, got a list",
+            "broker.yaml:2:1: unknown key `lisen`; did you mean `listen`?",
+            "broker.yaml:3:17: namesrv_listen: `localhost` is not HOST:PORT",
+            "broker.yaml:4:10: namesrv: `ns2` is not HOST:PORT",
+            "broker.yaml:5:8: flush: unknown name `synch`, expected one of: async, sync; did you mean `sync`?",
+            "broker.yaml:6:7: variable `SLUICE_TEST_NAME` is not set; set it, or write ${SLUICE_TEST_NAME:default}",
+            "broker.yaml:8:12: advertise: expected another value, got the value of a variable",
+            "broker.yaml:9:14: auto_create: expected true or false, got the text \"yes\"",
+            "broker.yaml:10:15: retain_hours: expected a whole number from 0, got the number -1",
+            "broker.yaml:11:1: key `flush` stands here a second time",
+        ]
+    );
+    let both = problems("namesrv: ns1:9876\nnamesrv_listen: 127.0.0.1:9876\n");
+    assert_eq!(
+        both,
+        [
+            "broker.yaml:2:17: namesrv_listen: stands beside `namesrv`: name servers elsewhere are joined, or one is \
+          started here"
+        ]
+    );
+    assert_eq!(
+        problems("name: a\n---\nname: b\n"),
+        ["broker.yaml:3:1: a second document: these settings stand in one"]
+    );
+    assert!(
+        refused(&["broker", "--config", "/nowhere.yaml"]).contains("/nowhere.yaml:1:1: cannot read the file")
+    );
+}
+
+#[test]
+fn a_file_that_is_right_is_checked_without_opening_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/broker.yaml");
+    fs::write(dir.path().join("empty.yaml"), "# nothing is said\n").unwrap();
+    for file in [example.to_str().unwrap(), "empty.yaml"] {
+        let out = sluice_in(dir.path(), &["broker", "--config", file, "--check"]);
+        assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("ok: {file}\n"));
+        assert!(out.status.success());
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something was made");
+    assert_eq!(sluice_with("", &["broker", "--check"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_flag_wins_over_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("broker.yaml");
+    let store = dir.path().join("store");
+    let config = format!(
+        "data_dir: {}\nlisten: 127.0.0.1:0\nnamesrv: 127.0.0.1:1\nname: of-file\nflush: sync\nauto_create: false\n",
+        store.display()
+    );
+    fs::write(&file, config).unwrap();
+    let file = file.to_str().unwrap();
+    let broker =
+        Served::start(&["broker", "--config", file, "--namesrv-listen", "127.0.0.1:0", "--name", "of-flag"]);
+    assert_eq!((&broker.ready["flush"], &broker.ready["data_dir"]), (&json!("sync"), &json!(store)));
+    assert_eq!(broker.ready["name_servers"], json!([]), "a name server of its own is not one elsewhere");
+    let names = broker.names();
+    let refused = refused(&["topic", "send", "orders", "--whole", "--file", file, "--namesrv", &names]);
+    assert!(refused.contains("orders"), "{refused}");
+    sluice(&["topic", "create", "orders", "--namesrv", &names]);
+    let shown = served::json(&["topic", "describe", "orders", "--namesrv", &names]);
+    assert_eq!(shown["queues"][0]["broker"], "of-flag");
+}
