@@ -140,8 +140,23 @@ fn run<T>(namesrv: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let client = Client::new(ClientSettings::new(namesrv))?;
-        work(client).await
+        work(client).await.map_err(|error| explained(error, namesrv))
     })
+}
+
+/// Says where the address of a broker that can not be reached came from.
+fn explained(error: anyhow::Error, namesrv: &str) -> anyhow::Error {
+    let unreached = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(sluice_client::Error::Connect { address, .. }) => Some(address.to_string()),
+        _ => None,
+    });
+    match unreached.filter(|address| !namesrv.split(';').any(|name_server| name_server.trim() == address)) {
+        Some(address) => error.context(format!(
+            "{namesrv} sends clients to a broker at {address}, which can not be reached from here; behind NAT or in a \
+             container a broker is started with the address that clients reach: --advertise HOST:PORT"
+        )),
+        None => error,
+    }
 }
 
 pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
