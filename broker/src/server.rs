@@ -68,8 +68,7 @@ impl Server {
             Some(addr) => Some(server.serve_names(addr).await?),
             None => None,
         };
-        let advertised = settings.advertise.as_ref().and_then(|addr| addr.parse().ok());
-        let host = record_host(addr, advertised);
+        let host = record_host(&settings).await;
         let long_poll = Arc::new(LongPoll::default());
         let flusher =
             Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());

@@ -1,4 +1,4 @@
-//! What `sluice broker` is told by flags and by a file.
+//! What `sluice broker` is told by flags and by a file, and what it tells clients.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test over processes takes the machine's time")]
 
@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use served::{Served, refused, sluice, sluice_with};
+use served::{Served, refused, sluice, sluice_with, until};
 
 /// Runs the command line in a folder, with one variable set.
 fn sluice_in(dir: &Path, arguments: &[&str]) -> Output {
@@ -119,4 +119,51 @@ fn a_flag_wins_over_its_key() {
     sluice(&["topic", "create", "orders", "--namesrv", &names]);
     let shown = served::json(&["topic", "describe", "orders", "--namesrv", &names]);
     assert_eq!(shown["queues"][0]["broker"], "of-flag");
+}
+
+#[test]
+fn clients_are_told_the_address_by_which_they_came_or_the_one_that_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let anywhere = ["--listen", "0.0.0.0:0", "--namesrv-listen", "0.0.0.0:0"];
+    let start = |name: &str, more: &[&str]| {
+        let store = dir.path().join(name);
+        Served::start(&[&["broker", "--data-dir", store.to_str().unwrap()], more].concat())
+    };
+    let port = |addr: String| addr.rsplit_once(':').unwrap().1.to_owned();
+    let told = |names: &str| {
+        let shown = served::json(&["topic", "describe", "orders", "--namesrv", names]);
+        shown["brokers"][0].as_str().unwrap().to_owned()
+    };
+    let broker = start("every", &anywhere);
+    let (names, own) = (port(broker.names()), port(broker.text("broker")));
+    sluice(&["topic", "create", "orders", "--namesrv", &format!("127.0.0.1:{names}")]);
+    for host in ["127.0.0.1", "127.0.0.2"] {
+        assert_eq!(told(&format!("{host}:{names}")), format!("{host}:{own}"));
+    }
+
+    // Elsewhere the name server's own connection shows the address.
+    let names = Served::start(&["namesrv", "--listen", "127.0.0.1:0"]);
+    let joins = start("joins", &["--listen", "0.0.0.0:0", "--namesrv", &names.names()]);
+    until("it has joined", || {
+        sluice_with("", &["topic", "create", "orders", "--namesrv", &names.names()]).status.success()
+    });
+    until("the topic is known", || {
+        sluice_with("", &["topic", "describe", "orders", "--namesrv", &names.names()]).status.success()
+    });
+    assert_eq!(told(&names.names()), format!("127.0.0.1:{}", port(joins.text("broker"))));
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = format!("0.0.0.0:{}", free.port());
+    let advertised = format!("localhost:{}", free.port());
+    let given =
+        start("given", &["--listen", &listen, "--namesrv-listen", "127.0.0.1:0", "--advertise", &advertised]);
+    sluice(&["topic", "create", "orders", "--namesrv", &given.names()]);
+    assert_eq!(told(&given.names()), advertised);
+    sluice_with("hello\n", &["topic", "send", "orders", "--namesrv", &given.names()]);
+    let row: Value =
+        serde_json::from_str(&sluice(&["topic", "tail", "orders", "--namesrv", &given.names()])).unwrap();
+    // The id of a message holds the address that clients ask for it.
+    let id = row["offset_id"].as_str().unwrap();
+    assert_eq!(id[..16], format!("7F000001{:08X}", free.port()));
+    assert_eq!(served::json(&["message", "show", id, "--namesrv", &given.names()])["body"], "hello");
 }
