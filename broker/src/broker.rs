@@ -18,6 +18,7 @@ use crate::dispatch::{Answer, Request, Turn};
 use crate::flusher::Flusher;
 use crate::group::Groups;
 use crate::long_poll::LongPoll;
+use crate::metrics::Metrics;
 use crate::name_server::NameServer;
 use crate::reply::Reply;
 use crate::send::UniqueKeys;
@@ -34,6 +35,7 @@ pub(crate) struct Broker {
     pub(crate) filters: Expressions,
     pub(crate) long_poll: Arc<LongPoll>,
     pub(crate) flusher: Flusher,
+    pub(crate) metrics: Metrics,
     /// The address that stands in records and message ids.
     pub(crate) host: SocketAddr,
     pub(crate) unique_keys: UniqueKeys,

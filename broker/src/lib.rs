@@ -9,6 +9,7 @@ mod dispatch;
 mod flusher;
 mod group;
 mod long_poll;
+mod metrics;
 mod name_server;
 mod offset;
 mod outlet;

@@ -88,12 +88,14 @@ pub(crate) struct Outlet {
     closed: AtomicBool,
     /// Wakes the reading side when the connection is to end.
     pub(crate) ended: Notify,
+    /// Wakes whoever waits on behalf of the connection then.
+    pub(crate) gone: Notify,
 }
 
 impl Outlet {
     pub(crate) fn new(id: u64, peer: SocketAddr, local: SocketAddr, writer: OwnedWriteHalf) -> Self {
-        let (writer, closed, ended) = (Mutex::new(writer), AtomicBool::new(false), Notify::new());
-        Self { id, peer, local, writer, closed, ended }
+        let (writer, closed) = (Mutex::new(writer), AtomicBool::new(false));
+        Self { id, peer, local, writer, closed, ended: Notify::new(), gone: Notify::new() }
     }
 
     /// Whether the connection has ended.
@@ -105,6 +107,7 @@ impl Outlet {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.ended.notify_one();
+        self.gone.notify_waiters();
     }
 
     /// Sends frames; an error ends the connection.

@@ -18,6 +18,7 @@ use crate::dispatch::Service;
 use crate::flusher::Flusher;
 use crate::group::Groups;
 use crate::long_poll::LongPoll;
+use crate::metrics::Metrics;
 use crate::name_server::NameServer;
 use crate::register;
 use crate::send::UniqueKeys;
@@ -78,6 +79,7 @@ impl Server {
             filters: Default::default(),
             long_poll,
             flusher: flusher.map_err(|source| Error::Thread { source })?,
+            metrics: Metrics::new(),
             host,
             unique_keys: UniqueKeys::new(host, now_ms),
             name_server: names.clone(),

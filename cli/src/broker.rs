@@ -1,5 +1,6 @@
 //! `sluice broker | namesrv`: serves RocketMQ's clients on the network.
 
+mod metrics;
 mod settings;
 
 use std::io::Write;
@@ -105,6 +106,10 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
         auto_create_topics: arguments.auto_create.unwrap_or(defaults.auto_create_topics),
     };
     let runtime = runtime()?;
+    let metrics = match &arguments.metrics {
+        Some(HostPort(addr)) => Some(runtime.block_on(metrics::serve(resolve(addr)?))?),
+        None => None,
+    };
     let server = runtime.block_on(Server::broker(settings, store.clone(), sync, own_names, started))?;
     let took = clock() - started;
     let (flush, names) = (if sync { "sync" } else { "async" }, server.name_server_addr());
@@ -112,12 +117,16 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
     let line = if json {
         serde_json::json!({
             "broker": broker, "name_server": names, "name_servers": elsewhere, "data_dir": dir, "flush": flush,
-            "ready_ms": took,
+            "metrics": metrics, "ready_ms": took,
         })
         .to_string()
     } else {
         let names = names.map_or(format!("joins {}", elsewhere.join(";")), |a| format!("name server {a}"));
-        format!("broker {broker}, {names}, store {}, flush {flush}: ready in {took} ms", dir.display())
+        let metrics = metrics.map_or(String::new(), |addr| format!(", metrics http://{addr}/metrics"));
+        format!(
+            "broker {broker}, {names}, store {}, flush {flush}{metrics}: ready in {took} ms",
+            dir.display()
+        )
     };
     wait(&line, signals)?;
     runtime.block_on(server.stop());

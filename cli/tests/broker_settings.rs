@@ -1,4 +1,4 @@
-//! What `sluice broker` is told by flags and by a file, and what it tells clients.
+//! What `sluice broker` is told by flags and by a file, and what it tells clients and Prometheus.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test over processes takes the machine's time")]
 
@@ -7,10 +7,12 @@ mod served;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use sluice_client::{Consumer, ConsumerSettings, Filter, Subscription, TopicName};
 
-use served::{Served, refused, sluice, sluice_with, until};
+use served::{Served, client, get, refused, sluice, sluice_with, until};
 
 /// Runs the command line in a folder, with one variable set.
 fn sluice_in(dir: &Path, arguments: &[&str]) -> Output {
@@ -47,7 +49,7 @@ namesrv: ns1:9876;ns2
 flush: synch
 name: ${SLUICE_TEST_NAME}
 cluster: ${SLUICE_TEST_CLUSTER:DefaultCluster}
-advertise: 127.0.0.1:${SLUICE_TEST_PORT}
+metrics: 127.0.0.1:${SLUICE_TEST_PORT}
 auto_create: yes
 retain_hours: -1
 flush: sync
@@ -61,7 +63,7 @@ flush: sync
             "broker.yaml:4:10: namesrv: `ns2` is not HOST:PORT",
             "broker.yaml:5:8: flush: unknown name `synch`, expected one of: async, sync; did you mean `sync`?",
             "broker.yaml:6:7: variable `SLUICE_TEST_NAME` is not set; set it, or write ${SLUICE_TEST_NAME:default}",
-            "broker.yaml:8:12: advertise: expected another value, got the value of a variable",
+            "broker.yaml:8:10: metrics: expected another value, got the value of a variable",
             "broker.yaml:9:14: auto_create: expected true or false, got the text \"yes\"",
             "broker.yaml:10:15: retain_hours: expected a whole number from 0, got the number -1",
             "broker.yaml:11:1: key `flush` stands here a second time",
@@ -166,4 +168,69 @@ fn clients_are_told_the_address_by_which_they_came_or_the_one_that_is_given() {
     let id = row["offset_id"].as_str().unwrap();
     assert_eq!(id[..16], format!("7F000001{:08X}", free.port()));
     assert_eq!(served::json(&["message", "show", id, "--namesrv", &given.names()])["body"], "hello");
+}
+
+/// The value of a series.
+fn value(text: &str, series: &str) -> f64 {
+    let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+    line.unwrap_or_else(|| panic!("no {series} in\n{text}")).rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn what_goes_through_is_counted_for_prometheus() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Served::broker(dir.path(), &["--metrics", "127.0.0.1:0"]);
+    let (names, metrics) = (broker.names(), broker.text("metrics"));
+    let scrape = || {
+        let (head, text) = get(&metrics, "/metrics");
+        assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+        assert!(head.contains("text/plain"), "{head}");
+        text
+    };
+    assert!(get(&metrics, "/other").0.starts_with("HTTP/1.1 404"));
+    let series = |name: &str| value(&scrape(), name);
+    assert_eq!(series("sluice_broker_messages_in_total"), 0.0);
+    sluice(&["topic", "create", "orders", "--queues", "1", "--namesrv", &names]);
+    let lines: String = (0..100).map(|i| format!("message {i}\n")).collect();
+    sluice_with(&lines, &["topic", "send", "orders", "--namesrv", &names]);
+    assert_eq!(series("sluice_broker_messages_in_total"), 100.0);
+    let bytes = series("sluice_broker_bytes_in_total");
+    sluice(&["topic", "tail", "orders", "--namesrv", &names]);
+    assert_eq!(series("sluice_broker_messages_out_total"), 100.0);
+    assert_eq!(series("sluice_broker_bytes_out_total"), bytes);
+    let requests = |request: &str, outcome: &str| {
+        format!("sluice_broker_requests_total{{request=\"{request}\",outcome=\"{outcome}\"}}")
+    };
+    assert_eq!(series(&requests("UPDATE_AND_CREATE_TOPIC", "SUCCESS")), 1.0);
+    refused(&["topic", "describe", "none", "--namesrv", &names]);
+    assert_eq!(series(&requests("GET_ROUTEINFO_BY_TOPIC", "TOPIC_NOT_EXIST")), 1.0);
+
+    let conflicts = || series("sluice_broker_subscription_conflicts_total");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let member = async |topics: &[&str], tags: &str| {
+        let settings =
+            ConsumerSettings { hold: Duration::from_millis(200), ..ConsumerSettings::new("billing") };
+        let wants = topics
+            .iter()
+            .map(|topic| Subscription { topic: TopicName::new(topic).unwrap(), filter: Filter::tags(tags) });
+        Consumer::subscribe(&client(&names), settings, wants).await.unwrap()
+    };
+    sluice(&["topic", "create", "other", "--namesrv", &names]);
+    runtime.block_on(async {
+        let one = member(&["orders"], "a").await;
+        let same = member(&["orders"], "a").await;
+        assert_eq!(conflicts(), 0.0);
+        until("pulls are held", || series("sluice_broker_pulls_held") > 0.0);
+        assert!(series("sluice_broker_connections{to=\"broker\"}") >= 2.0);
+        let more_topics = member(&["orders", "other"], "a").await;
+        let before = conflicts();
+        assert!(before > 0.0);
+        more_topics.close().await.unwrap();
+        let other_tags = member(&["orders"], "b").await;
+        assert!(conflicts() > before);
+        drop((one, same, other_tags));
+    });
+    drop(runtime);
+    until("all are gone", || series("sluice_broker_pulls_held") == 0.0);
+    until("all are gone", || series("sluice_broker_connections{to=\"broker\"}") == 0.0);
 }

@@ -1,4 +1,4 @@
-//! The client over `sluice broker`: members that read everything.
+//! The client over `sluice broker`: members that read everything, and bodies that are compressed.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test over processes takes the machine's time")]
 
@@ -13,7 +13,7 @@ use sluice_client::{
 };
 use sluice_protocol::heartbeat::MessageModel;
 
-use served::{Served, json, sluice};
+use served::{Served, get, json, sluice, sluice_with, until};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -117,4 +117,27 @@ fn a_function_that_fails_in_a_broadcast_is_not_called_again() {
         consumer.close().await.unwrap();
         assert_eq!(*seen.lock().unwrap(), ["0", "1", "2", "3", "4"]);
     });
+}
+
+#[test]
+fn large_bodies_travel_compressed_and_come_out_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Served::broker(dir.path(), &["--metrics", "127.0.0.1:0"]);
+    let names = &*broker.names();
+    let line = format!("{{\"text\": \"{}\"}}", "region=EU;".repeat(10_000));
+    let out = sluice_with(&line, &["topic", "send", "orders", "--compress-from", "4KiB", "--namesrv", names]);
+    assert!(out.status.success(), "{out:?}");
+    let metrics = broker.text("metrics");
+    let stored = || -> usize {
+        let (_, text) = get(&metrics, "/metrics");
+        let line = text.lines().find(|line| line.starts_with("sluice_broker_bytes_in_total ")).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
+    };
+    until("the bytes are counted", || stored() > 0);
+    assert!(stored() < line.len() / 20, "{} bytes of {}", stored(), line.len());
+    let row: serde_json::Value =
+        serde_json::from_str(&sluice(&["topic", "tail", "orders", "--namesrv", names])).unwrap();
+    assert_eq!(row["body"].to_string(), line.replace(": ", ":"));
+    let id = row["offset_id"].as_str().unwrap();
+    assert_eq!(json(&["message", "show", id, "--namesrv", names])["body"], row["body"]);
 }

@@ -41,6 +41,9 @@ pub(crate) struct BrokerSettings {
     /// Whether a send makes a topic that does not exist, instead of being refused [default: true]
     #[arg(long, value_name = "BOOL")]
     pub(crate) auto_create: Option<bool>,
+    /// Serve what is counted for Prometheus, at http://HOST:PORT/metrics [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<HostPort>,
     /// Drop segments whose messages are older than this many hours [default: keep all]
     #[arg(long, value_name = "HOURS")]
     pub(crate) retain_hours: Option<u32>,
@@ -132,6 +135,7 @@ impl BrokerSettings {
             cluster: self.cluster.or(file.cluster),
             flush: self.flush.or(file.flush),
             auto_create: self.auto_create.or(file.auto_create),
+            metrics: self.metrics.or(file.metrics),
             retain_hours: self.retain_hours.or(file.retain_hours),
         }
     }
