@@ -1,8 +1,9 @@
 //! The broker's state, and which of its handlers takes which request.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_protocol::body::KvTable;
 use sluice_protocol::code::{RequestCode, ResponseCode};
@@ -10,12 +11,14 @@ use sluice_protocol::id::LogOffset;
 use sluice_protocol::request;
 use sluice_store::Store;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::Settings;
 use crate::dispatch::{Answer, Request, Turn};
 use crate::flusher::Flusher;
 use crate::group::Groups;
 use crate::long_poll::LongPoll;
+use crate::metrics::Metrics;
 use crate::name_server::NameServer;
 use crate::reply::Reply;
 use crate::reset::Resets;
@@ -23,6 +26,9 @@ use crate::send::UniqueKeys;
 use crate::subscription::Expressions;
 use crate::timer::Timers;
 use crate::transaction::Transactions;
+
+/// How long the advertised name is looked up.
+const LOOKUP_MAX: Duration = Duration::from_secs(3);
 
 /// One broker.
 pub(crate) struct Broker {
@@ -35,6 +41,7 @@ pub(crate) struct Broker {
     pub(crate) transactions: Transactions,
     pub(crate) timers: Timers,
     pub(crate) resets: Resets,
+    pub(crate) metrics: Metrics,
     /// The address that stands in records and message ids.
     pub(crate) host: SocketAddr,
     pub(crate) unique_keys: UniqueKeys,
@@ -161,10 +168,31 @@ impl Broker {
     }
 }
 
-/// The address for records where the broker listens at every address.
-pub(crate) fn record_host(listen: SocketAddr, advertise: Option<SocketAddr>) -> SocketAddr {
-    advertise.unwrap_or_else(|| {
-        let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
-        SocketAddr::new(ip, listen.port())
-    })
+/// The address that stands in records and message ids, which clients ask for a message by: what they are told, or
+/// where the broker listens at every address, this machine's.
+pub(crate) async fn record_host(settings: &Settings) -> SocketAddr {
+    if let Some(advertised) = &settings.advertise {
+        match timeout(LOOKUP_MAX, tokio::net::lookup_host(advertised)).await {
+            // Clients of all versions read the ids of four-byte addresses.
+            Ok(Ok(found)) => match found.min_by_key(SocketAddr::is_ipv6) {
+                Some(addr) => return addr,
+                None => tracing::warn!(advertised, "has no address; message ids name another one"),
+            },
+            Ok(Err(error)) => {
+                tracing::warn!(advertised, %error, "not found; message ids name another address")
+            }
+            Err(_) => tracing::warn!(advertised, "not found in time; message ids name another address"),
+        }
+    }
+    let ip = settings.listen.ip();
+    let ip = if ip.is_unspecified() { own_ip().unwrap_or(Ipv4Addr::LOCALHOST.into()) } else { ip };
+    SocketAddr::new(ip, settings.listen.port())
+}
+
+/// The address that this machine has towards others; asks the system, sends nothing.
+fn own_ip() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // An address of nobody (RFC 5737): the way to it is the way to anybody.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }

@@ -10,6 +10,7 @@ use sluice_protocol::header::{Header, HeaderKind};
 use sluice_store::{Appended, Batch};
 
 use crate::broker::Broker;
+use crate::metrics::Tally;
 use crate::name_server::NameServer;
 use crate::outlet::{Outlet, Replies};
 use crate::reply::Reply;
@@ -60,11 +61,12 @@ pub(crate) struct Turn<'a> {
     pub(crate) outlet: &'a Arc<Outlet>,
     pub(crate) replies: Replies,
     sends: Sends,
+    tally: &'a mut Tally,
 }
 
 impl<'a> Turn<'a> {
-    pub(crate) fn new(service: &'a Arc<Service>, outlet: &'a Arc<Outlet>) -> Self {
-        Self { service, outlet, replies: Replies::default(), sends: Sends::default() }
+    pub(crate) fn new(service: &'a Arc<Service>, outlet: &'a Arc<Outlet>, tally: &'a mut Tally) -> Self {
+        Self { service, outlet, replies: Replies::default(), sends: Sends::default(), tally }
     }
 
     /// Handles one frame.
@@ -81,10 +83,17 @@ impl<'a> Turn<'a> {
             return self.outlet.answered(&header, frame.body);
         }
         let request = Request { kind: frame.kind, header, body: frame.body };
+        let code = request.header.request_code();
         let answer = match self.dispatch(&request) {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                // A send is counted when it is stored.
+                if !is_send(code) {
+                    self.tally.add(code, ResponseCode::SUCCESS);
+                }
+                answer
+            }
             Err(reply) => {
-                let code = request.header.request_code();
+                self.tally.add(code, reply.code);
                 tracing::debug!(peer = %self.outlet.peer, request = %code, response = %reply.code, remark = ?reply.remark, "refused");
                 Answer::Now(reply)
             }
@@ -97,15 +106,13 @@ impl<'a> Turn<'a> {
     }
 
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Answer, Reply> {
-        use RequestCode as C;
         let code = request.header.request_code();
-        let sends = matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE);
         if let Some(broker) = &self.service.broker {
-            let reply = matches!(code, C::SEND_REPLY_MESSAGE | C::SEND_REPLY_MESSAGE_V2);
+            let reply = matches!(code, RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2);
             if reply {
                 broker.push_reply(request, self)?;
             }
-            if sends || reply {
+            if is_send(code) || reply {
                 return self.sends.add(broker, self.outlet, request).map(|()| Answer::Elsewhere);
             }
             // What follows sees what came before it.
@@ -149,7 +156,7 @@ impl<'a> Turn<'a> {
         let Some(broker) = self.service.broker.as_ref().filter(|_| !self.sends.is_empty()) else { return };
         let sends = std::mem::take(&mut self.sends);
         let mut replies = Replies::default();
-        match sends.append(broker, &mut replies) {
+        match sends.append(broker, &mut replies, self.tally) {
             // They go out when they are durable; what is read meanwhile need not wait for them.
             Some((ticket, places)) => {
                 broker.flusher.when_durable(ticket, replies, Arc::clone(self.outlet), places);
@@ -162,7 +169,13 @@ impl<'a> Turn<'a> {
     /// Appends and answers all that is left.
     pub(crate) async fn end(mut self) -> io::Result<()> {
         self.append();
+        self.tally.flush();
         let Self { outlet, replies, .. } = self;
         outlet.send(replies).await
     }
+}
+
+fn is_send(code: RequestCode) -> bool {
+    use RequestCode as C;
+    matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE)
 }

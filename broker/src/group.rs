@@ -1,6 +1,7 @@
 //! Who is there: clients with their producer and consumer groups, from heartbeats; codes 34, 35, 38, 46, 203, 204.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use crate::broker::Broker;
 use crate::dispatch::Request;
 use crate::lock::Locks;
+use crate::metrics;
 use crate::outlet::{Outlet, Replies};
 use crate::pull::Wanted;
 use crate::reply::Reply;
@@ -34,6 +36,11 @@ const CLIENTS_MAX: usize = 10_000;
 const ENTRIES_MAX: usize = 10_000;
 /// Longest client id, in bytes.
 const CLIENT_ID_BYTES_MAX: usize = 1024;
+
+/// Longest list of subscriptions in a log line, in characters.
+const SHOWN_CHARS_MAX: usize = 300;
+/// Hashes of subscriptions are compared within this process alone.
+const FIXED: BuildHasherDefault<DefaultHasher> = BuildHasherDefault::new();
 
 /// Groups of tools and of clients' own, which need no settings (`RocketMQ` 5.3.3).
 const SYSTEM: [&str; 10] = [
@@ -68,6 +75,8 @@ struct Client {
     language: Language,
     version: i32,
     seen: Instant,
+    /// A consumer's subscriptions, hashed.
+    wants: u64,
 }
 
 /// The clients of a consumer group and what they want.
@@ -79,8 +88,8 @@ struct Consumers {
     from: Option<ConsumeFromWhere>,
     /// By topic, as the client that changed it last said.
     subscriptions: BTreeMap<String, (SubscriptionData, Wanted)>,
-    /// Who was told that the group's clients want different things, to say it once.
-    told: Option<String>,
+    /// Whether it was said that the group's clients want different things.
+    told: bool,
 }
 
 impl Groups {
@@ -248,7 +257,7 @@ impl Groups {
     fn join(
         &self,
         client_id: &str,
-        client: Client,
+        mut client: Client,
         group: &GroupName,
         data: &ConsumerData,
         expressions: &Expressions,
@@ -266,9 +275,8 @@ impl Groups {
                     || known.sub_string == subscription.sub_string
                         && known.expression_type == subscription.expression_type)
             {
-                if known.sub_string != subscription.sub_string {
-                    consumers.tell(client_id, group, &subscription.topic);
-                } else if known.sub_version < subscription.sub_version
+                if known.sub_string == subscription.sub_string
+                    && known.sub_version < subscription.sub_version
                     && let Some((known, _)) = consumers.subscriptions.get_mut(&subscription.topic)
                 {
                     known.sub_version = subscription.sub_version;
@@ -276,9 +284,6 @@ impl Groups {
                 continue;
             }
             let wanted = expressions.compile(&subscription.expression_type, &subscription.sub_string)?;
-            if known.is_some() && consumers.clients.keys().any(|other| other != client_id) {
-                consumers.tell(client_id, group, &subscription.topic);
-            }
             changed = true;
             consumers.subscriptions.insert(subscription.topic.clone(), (subscription.clone(), wanted));
         }
@@ -294,6 +299,9 @@ impl Groups {
             let remark = format!("group {group} has {CLIENTS_MAX} clients already");
             return Err(Reply::refuse(ResponseCode::SYSTEM_BUSY, remark));
         }
+        let wants: BTreeSet<_> = data.subscription_data_set.iter().map(wants).collect();
+        client.wants = FIXED.hash_one(&wants);
+        consumers.compare(client_id, client.wants, group, &wants);
         let outlet = client.outlet.id;
         let before = consumers.clients.insert(client_id.to_owned(), client);
         changed |= before.is_none_or(|before| before.outlet.id != outlet);
@@ -301,22 +309,34 @@ impl Groups {
     }
 }
 
+/// Topic, kind and expression of a subscription.
+fn wants(subscription: &SubscriptionData) -> [&str; 3] {
+    let SubscriptionData { topic, expression_type, sub_string, .. } = subscription;
+    [topic, expression_type, sub_string]
+}
+
 impl Consumers {
     fn outlets(&self) -> Vec<Arc<Outlet>> {
         self.clients.values().map(|client| Arc::clone(&client.outlet)).collect()
     }
 
-    /// Says once that the clients of a group want different things: each message goes to one of them, and
-    /// that one may not want it.
-    fn tell(&mut self, client_id: &str, group: &GroupName, topic: &str) {
-        let told = format!("{client_id} {topic}");
-        if self.told.as_ref() != Some(&told) {
+    /// Tells when a client wants something else than another one: each message goes to one of them, and that one
+    /// may not want it. It is counted each time, and logged once until they agree.
+    fn compare(&mut self, client_id: &str, hash: u64, group: &GroupName, wants: &BTreeSet<[&str; 3]>) {
+        let differs = |(id, other): &(&String, &Client)| *id != client_id && other.wants != hash;
+        let Some((other, _)) = self.clients.iter().find(differs) else {
+            self.told = false;
+            return;
+        };
+        metrics::subscriptions_conflict();
+        if !std::mem::replace(&mut self.told, true) {
+            let wants: Vec<String> = wants.iter().map(|wants| wants.join(" ")).collect();
+            let wants: String = wants.join("; ").chars().take(SHOWN_CHARS_MAX).collect();
             tracing::warn!(
-                %group, topic, client = client_id,
-                "clients of one group subscribe differently: messages are filtered by the newest subscription only; \
-                 give them the same subscription, or groups of their own"
+                %group, client = client_id, other, wants,
+                "clients of one group subscribe differently: a message may go to one that does not want it, and is \
+                 lost to the group; give them the same subscriptions, or groups of their own"
             );
-            self.told = Some(told);
         }
     }
 }
@@ -412,6 +432,7 @@ impl Broker {
             language: request.header.language,
             version: request.header.version,
             seen: Instant::now(),
+            wants: 0,
         };
         for producer in &heartbeat.producer_data_set {
             GroupName::new(&producer.group_name)?;

@@ -12,6 +12,7 @@ mod group;
 mod inspect;
 mod lock;
 mod long_poll;
+mod metrics;
 mod name_server;
 mod offset;
 mod outlet;

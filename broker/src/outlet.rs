@@ -97,12 +97,14 @@ pub(crate) struct Outlet {
     pub(crate) ended: Notify,
     /// Who waits for the client's answers to requests of ours, by their numbers.
     calls: std::sync::Mutex<HashMap<i32, oneshot::Sender<Reply>>>,
+    /// Wakes whoever waits on behalf of the connection then.
+    pub(crate) gone: Notify,
 }
 
 impl Outlet {
     pub(crate) fn new(id: u64, peer: SocketAddr, local: SocketAddr, writer: OwnedWriteHalf) -> Self {
-        let (writer, closed, ended) = (Mutex::new(writer), AtomicBool::new(false), Notify::new());
-        Self { id, peer, local, writer, closed, ended, calls: std::sync::Mutex::default() }
+        let (writer, closed, calls) = (Mutex::new(writer), AtomicBool::new(false), std::sync::Mutex::default());
+        Self { id, peer, local, writer, closed, ended: Notify::new(), calls, gone: Notify::new() }
     }
 
     fn calls(&self) -> std::sync::MutexGuard<'_, HashMap<i32, oneshot::Sender<Reply>>> {
@@ -150,6 +152,7 @@ impl Outlet {
         self.closed.store(true, Ordering::Release);
         self.calls().clear();
         self.ended.notify_one();
+        self.gone.notify_waiters();
     }
 
     /// Sends frames; an error ends the connection.

@@ -185,10 +185,11 @@ impl Broker {
             let deadline = tokio::time::Instant::now() + hold;
             let mut replies = Replies::default();
             loop {
-                let arrived = arrivals.notified();
-                tokio::pin!(arrived);
+                let (arrived, gone) = (arrivals.notified(), outlet.gone.notified());
+                tokio::pin!(arrived, gone);
                 // Listen before looking, or what comes between is missed.
                 arrived.as_mut().enable();
+                gone.as_mut().enable();
                 let found = match broker.find(&pull) {
                     Ok(found) => found,
                     Err(reply) => {
@@ -209,6 +210,7 @@ impl Broker {
                 }
                 tokio::select! {
                     () = arrived => {}
+                    () = gone => {}
                     () = tokio::time::sleep_until(deadline) => {}
                 }
             }
@@ -283,6 +285,8 @@ impl Broker {
         }
         if messages == 0 {
             found.code = ResponseCode::PULL_RETRY_IMMEDIATELY;
+        } else {
+            self.metrics.pulled(messages, found.body.iter().map(Bytes::len).sum());
         }
         Ok(found)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sluice_protocol::batch::{self, BatchItem};
-use sluice_protocol::code::ResponseCode;
+use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::delay::TIMER_TOPIC;
 use sluice_protocol::header::{Header, HeaderKind};
 use sluice_protocol::id::{LogOffset, QueueId, TopicName};
@@ -18,6 +18,7 @@ use sluice_store::{Access, BODY_BYTES_MAX, Batch, Ticket};
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
+use crate::metrics::Tally;
 use crate::outlet::{Outlet, Replies};
 use crate::reply::Reply;
 
@@ -51,6 +52,7 @@ pub(crate) type Place = (TopicName, QueueId);
 
 /// A request that is answered once its messages are stored.
 struct Waiting {
+    code: RequestCode,
     opaque: i32,
     kind: HeaderKind,
     one_way: bool,
@@ -157,6 +159,7 @@ impl Sends {
         let (opaque, one_way) = (request.header.opaque, request.header.is_one_way());
         let messages = first..self.starts.len();
         self.waiting.push(Waiting {
+            code: request.header.request_code(),
             opaque,
             kind: request.kind,
             one_way,
@@ -238,13 +241,19 @@ impl Sends {
 
     /// Appends the batch and answers each request; gives the ticket that the answers wait for, if they do, and the
     /// queues in which messages arrive then.
-    pub(crate) fn append(self, broker: &Broker, replies: &mut Replies) -> Option<(Ticket, Vec<Place>)> {
+    pub(crate) fn append(
+        self,
+        broker: &Broker,
+        replies: &mut Replies,
+        tally: &mut Tally,
+    ) -> Option<(Ticket, Vec<Place>)> {
         let bytes = self.batch.bytes();
         let (appended, ticket) = match broker.store.append_ahead(self.batch) {
             Ok(appended) => appended,
             Err(error) => {
                 tracing::warn!(%error, bytes, "sends are refused");
                 let reply = Reply::from(error);
+                self.waiting.iter().for_each(|waiting| tally.add(waiting.code, reply.code));
                 for waiting in self.waiting.iter().filter(|w| !w.one_way) {
                     replies.push(waiting.kind, &reply.header(waiting.opaque), &[]);
                 }
@@ -256,7 +265,9 @@ impl Sends {
             let log_offset = LogOffset::new(appended.log_offset.get() + start);
             MessageId { store_host: broker.host, log_offset }.to_string()
         };
+        broker.metrics.stored(self.starts.len(), bytes);
         for waiting in &self.waiting {
+            tally.add(waiting.code, ResponseCode::SUCCESS);
             if !waiting.one_way {
                 let ids: Vec<String> = waiting.messages.clone().map(id).collect();
                 let ids = ids.join(",");

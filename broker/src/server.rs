@@ -18,6 +18,7 @@ use crate::dispatch::Service;
 use crate::flusher::Flusher;
 use crate::group::Groups;
 use crate::long_poll::LongPoll;
+use crate::metrics::Metrics;
 use crate::name_server::NameServer;
 use crate::register;
 use crate::schedule;
@@ -75,8 +76,7 @@ impl Server {
             Some(addr) => Some(server.serve_names(addr).await?),
             None => None,
         };
-        let advertised = settings.advertise.as_ref().and_then(|addr| addr.parse().ok());
-        let host = record_host(addr, advertised);
+        let host = record_host(&settings).await;
         let long_poll = Arc::new(LongPoll::default());
         let flusher =
             Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
@@ -95,6 +95,7 @@ impl Server {
             timers,
             resets: Default::default(),
             transactions,
+            metrics: Metrics::new(),
             host,
             unique_keys: UniqueKeys::new(host, now_ms),
             name_server: names.clone(),

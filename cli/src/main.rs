@@ -105,10 +105,11 @@ offset. Only plans that are done are touched, and not the last of each chain.")]
   sluice broker                                   clients use the name server 127.0.0.1:9876
   sluice broker --data-dir /var/lib/sluice --flush sync
   sluice broker --listen 0.0.0.0:10911 --advertise broker.example.org:10911
-  sluice broker --namesrv ns1:9876;ns2:9876       joins name servers elsewhere
+  sluice broker --namesrv 'ns1:9876;ns2:9876'     joins name servers elsewhere
+  sluice broker --config broker.yaml              each flag is a key of the file: data_dir, listen, flush, …
 
 SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends with exit code 0.")]
-    Broker(broker::BrokerArguments),
+    Broker(Box<broker::BrokerArguments>),
     /// Serve as a name server alone
     #[command(after_help = "Example:
   sluice namesrv --listen 0.0.0.0:9876")]
@@ -171,7 +172,7 @@ fn main() -> ExitCode {
         Command::Audit(arguments) => audit::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Preview(arguments) => preview::preview(&arguments),
-        Command::Broker(arguments) => broker::broker(&arguments),
+        Command::Broker(arguments) => broker::broker(*arguments),
         Command::Namesrv(arguments) => broker::name_server(&arguments),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => network::group(command),

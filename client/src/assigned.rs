@@ -103,12 +103,15 @@ impl Assigned {
         self.revoked.load(Ordering::Relaxed)
     }
 
+    /// Up to where messages are consumed, once some are.
+    pub(crate) fn done(&self) -> Option<i64> {
+        Some(self.done.load(Ordering::Relaxed)).filter(|done| *done != NONE)
+    }
+
     /// Commits what is consumed, if it is not yet.
     pub(crate) async fn commit(&self, client: &Client, group: &str) -> Result<(), Error> {
-        let done = self.done.load(Ordering::Relaxed);
-        if done == NONE || done == self.committed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+        let committed = self.committed.load(Ordering::Relaxed);
+        let Some(done) = self.done().filter(|done| *done != committed) else { return Ok(()) };
         commit(client, group, &self.queue, done).await?;
         self.committed.store(done, Ordering::Relaxed);
         Ok(())

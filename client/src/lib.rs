@@ -14,6 +14,8 @@ mod error;
 mod group;
 mod lane;
 mod message;
+mod offsets;
+mod presence;
 mod producer;
 mod pull;
 mod push;

@@ -15,11 +15,14 @@ use sluice_protocol::response;
 use crate::client::Client;
 use crate::connection::Request;
 use crate::error::Error;
-use crate::record::{Record, records};
+use crate::record::{Record, inflate, records};
 use crate::route::Queue;
 
 /// How much longer than the broker may hold a pull its response is waited for.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Inflated bodies of one pull, in bytes; one body may be longer. What is beyond is pulled again.
+pub(crate) const INFLATED_BYTES_MAX: usize = 16 << 20;
 
 /// Which messages of a topic are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,7 +108,7 @@ pub(crate) struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Pulled {
     pub(crate) records: Vec<Record>,
-    /// Bytes of the response's body.
+    /// Bytes of the response's body, and of the bodies that were inflated.
     pub(crate) bytes: usize,
     /// Where the next pull starts.
     pub(crate) next_offset: i64,
@@ -191,10 +194,13 @@ pub(crate) async fn pull(
     if let Some(tags) = &wanted.tags {
         found.retain(|record| record.tag().is_some_and(|tag| tags.contains(tag)));
     }
+    let (inflated_bytes, done) = inflate(&mut found, INFLATED_BYTES_MAX);
+    let next_offset = found.get(done).map_or(fetched.next_offset, |record| record.queue_offset);
+    found.truncate(done);
     Ok(Pulled {
         records: found,
-        bytes: fetched.bytes.len(),
-        next_offset: fetched.next_offset,
+        bytes: fetched.bytes.len() + inflated_bytes,
+        next_offset,
         max_offset: fetched.max_offset,
         broker_id: fetched.broker_id,
         moved: fetched.moved,
