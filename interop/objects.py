@@ -80,6 +80,11 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A worker that was killed hears no answer."""
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -105,7 +110,7 @@ def main() -> None:
             except (ConnectionError, urllib.error.URLError):
                 assert server.poll() is None, "moto_server ended"
                 time.sleep(0.05)
-        proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+        proxy = Server(("127.0.0.1", 0), Proxy)
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         for number in range(arguments.rounds):
             one_round(number, chance, port, proxy.server_address[1])

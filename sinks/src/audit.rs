@@ -130,7 +130,14 @@ fn one(
             named.insert(file.name.clone());
             match merges.of.get(&file.name) {
                 Some(&merge) => merges.take(place, merge, file, &mut found)?,
-                None => one_file(place, &plan, file, is_done, &mut found)?,
+                None => {
+                    let why = match (is_done, merges.pending.contains(&file.name)) {
+                        (false, _) => "; the plan is not finished: run the pipeline",
+                        (true, true) => "; a merge of it is not finished: run `sluice compact` again",
+                        (true, false) => "",
+                    };
+                    one_file(place, &plan, file, why, &mut found)?;
+                }
             }
         }
     }
@@ -144,6 +151,8 @@ struct Merges {
     files: Vec<Merge>,
     /// Place in `files` by the name of each file that is gone.
     of: BTreeMap<String, usize>,
+    /// Parts of merges that are recorded and have not taken place.
+    pending: BTreeSet<String>,
 }
 
 struct Merge {
@@ -166,6 +175,7 @@ impl Merges {
             for merged in compaction.files {
                 // Without the merged file its parts must be there, as if nothing had begun.
                 if footer(place, &merged.name)?.is_none() {
+                    merges.pending.extend(merged.of);
                     continue;
                 }
                 merges.of.extend(merged.of.iter().map(|name| (name.clone(), merges.files.len())));
@@ -223,13 +233,13 @@ fn one_file(
     place: &dyn Place,
     plan: &Plan,
     file: &PlanFile,
-    is_done: bool,
+    why_missing: &str,
     found: &mut ChainAudit,
 ) -> Result<(), TaskError> {
     let (shown, start) = (place.show(&file.name), plan.start);
     let Some(footer) = footer(place, &file.name)? else {
-        let why = if is_done { "" } else { "; the plan is not finished: run the pipeline" };
-        found.problems.push(format!("{shown} of plan {start} is missing with its {} rows{why}", file.rows));
+        let rows = file.rows;
+        found.problems.push(format!("{shown} of plan {start} is missing with its {rows} rows{why_missing}"));
         return Ok(());
     };
     found.files += 1;

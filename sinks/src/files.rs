@@ -3,7 +3,7 @@
 //! Rows go to temporary files at once; a plan gives them their names. It never decides when a plan ends (it
 //! says when one is full), and never in which order the steps come.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,8 @@ use crate::parquet::{ParquetConfig, ParquetFormat};
 use crate::partition::{Part, Partition};
 use crate::place::{self, Place, parent};
 use crate::rotate::{FILES_MAX, Rotate, file_name};
-use crate::writer::{Format, Found, PLAN_KEY, Writer, find};
+use crate::work::{OpenFile, OpenPlan, Work, Works, broken};
+use crate::writer::{Format, Found, PLAN_KEY, find};
 
 /// Writes one pipeline's rows into files below one target.
 pub struct FileSink {
@@ -36,52 +37,9 @@ pub struct FileSink {
     /// Slices that were put.
     slices: u64,
     chains: Chains,
-    work: HashMap<Chain, Work>,
+    works: Works,
     /// Folders of files whose names are durable.
     durable: HashSet<String>,
-}
-
-/// What is not published yet of one chain.
-enum Work {
-    Open(OpenPlan),
-    /// Finished files of the plan that starts here, in the order of their numbers.
-    Sealed {
-        start: i64,
-        temps: Vec<PathBuf>,
-    },
-    /// Files that could not be written: only `discard` goes on from here.
-    Failed {
-        temps: Vec<PathBuf>,
-    },
-}
-
-#[derive(Default)]
-struct OpenPlan {
-    /// End of the last slice.
-    end: Option<i64>,
-    /// Of the rows as they came, partition columns and all.
-    schema: Option<SchemaRef>,
-    rows: u64,
-    files: Vec<OpenFile>,
-    /// Place in `files` by partition values.
-    places: HashMap<Vec<Option<String>>, usize>,
-}
-
-struct OpenFile {
-    temp: PathBuf,
-    writer: Writer,
-    values: Vec<Option<String>>,
-    first: i64,
-    last: i64,
-    rows: u64,
-    /// The slice that it was written to last, counted over all chains.
-    used: u64,
-}
-
-impl OpenPlan {
-    fn temps(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.temp.clone()).collect()
-    }
 }
 
 impl FileSink {
@@ -136,7 +94,7 @@ impl FileSink {
             rotate: rotate.clone(),
             open_max,
             slices: 0,
-            work: HashMap::new(),
+            works: Works::default(),
             durable: HashSet::new(),
         })
     }
@@ -209,64 +167,9 @@ impl FileSink {
         Ok(place)
     }
 
-    /// What the open files of all chains hold, in bytes.
-    fn held(&self) -> usize {
-        self.open_files().map(|(_, _, file)| file.writer.memory()).sum()
-    }
-
-    fn open_files(&self) -> impl Iterator<Item = (&Chain, usize, &OpenFile)> {
-        self.work.iter().flat_map(|(chain, work)| {
-            let files = if let Work::Open(open) = work { &open.files[..] } else { &[] };
-            files.iter().enumerate().map(move |(place, file)| (chain, place, file))
-        })
-    }
-
-    /// Writes out the fullest files until all together hold at most `bytes_max`.
-    fn bound_memory(&mut self, bytes_max: usize) -> Result<(), TaskError> {
-        let mut excess = self.held().saturating_sub(bytes_max);
-        if excess == 0 {
-            return Ok(());
-        }
-        let held = self.open_files().map(|(chain, place, file)| (file.writer.memory(), chain.clone(), place));
-        let mut held: Vec<_> = held.collect();
-        held.sort_unstable_by(|a, b| b.cmp(a));
-        for (memory, chain, place) in held {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(memory);
-            self.write_out(&chain, place)?;
-        }
-        Ok(())
-    }
-
-    /// Writes out the files that were written to longest ago, until as few are open as asked for.
-    fn bound_open(&mut self) -> Result<(), TaskError> {
-        let open = self.open_files().filter(|(_, _, file)| file.writer.memory() > 0);
-        let mut open: Vec<_> = open.map(|(chain, place, file)| (file.used, chain.clone(), place)).collect();
-        let excess = open.len().saturating_sub(self.open_max);
-        if excess > 0 {
-            open.sort_unstable();
-            open.into_iter().take(excess).try_for_each(|(_, chain, place)| self.write_out(&chain, place))?;
-        }
-        Ok(())
-    }
-
-    /// Leaves nothing of an open file in memory.
-    fn write_out(&mut self, chain: &Chain, place: usize) -> Result<(), TaskError> {
-        let Some(Work::Open(open)) = self.work.get_mut(chain) else { return Ok(()) };
-        let Some(file) = open.files.get_mut(place) else { return Ok(()) };
-        if let Err(e) = file.writer.flush(&file.temp) {
-            let temps = open.temps();
-            self.work.insert(chain.clone(), Work::Failed { temps });
-            return Err(e);
-        }
-        Ok(())
-    }
-
     /// Ends the open plan for its files and the length of all of them, in bytes; nothing is published.
     pub(crate) fn seal_sample(&mut self, chain: &Chain) -> Result<(Vec<PlanFile>, u64), TaskError> {
-        let open = self.open_plan(chain)?;
+        let open = self.works.open_plan(chain)?;
         let files = self.plan_files(chain, &open, 0);
         let mut bytes = 0;
         for file in open.files {
@@ -286,24 +189,6 @@ impl FileSink {
             PlanFile { name, partition, first: file.first, last: file.last, rows: file.rows }
         });
         files.collect()
-    }
-
-    /// The open plan's files; none if nothing was put.
-    fn open_plan(&mut self, chain: &Chain) -> Result<OpenPlan, TaskError> {
-        match self.work.remove(chain) {
-            None => Ok(OpenPlan::default()),
-            Some(Work::Open(open)) => Ok(open),
-            Some(work) => {
-                let error = match &work {
-                    Work::Failed { .. } => {
-                        TaskError::new(Class::Retry, format!("the open plan of {chain} failed before"))
-                    }
-                    _ => broken(chain, "a sealed plan is neither published nor discarded"),
-                };
-                self.work.insert(chain.clone(), work);
-                Err(error)
-            }
-        }
     }
 
     fn make_folders(&self, plan: &Plan) -> Result<(), TaskError> {
@@ -406,31 +291,31 @@ impl SinkTask for FileSink {
 
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError> {
         self.slices += 1;
-        let mut open = self.open_plan(chain)?;
+        let mut open = self.works.open_plan(chain)?;
         let cut = match self.write(chain, &mut open, slice) {
             Ok(cut) => cut,
             Err(e) => {
-                self.work.insert(chain.clone(), Work::Failed { temps: open.temps() });
+                self.works.insert(chain.clone(), Work::Failed { temps: open.temps() });
                 return Err(e);
             }
         };
         let bytes = open.files.iter().map(|file| file.writer.encoded()).sum();
         let full = self.rotate.is_full(bytes, open.rows, open.files.len());
-        self.work.insert(chain.clone(), Work::Open(open));
-        self.bound_open()?;
-        if self.held() >= self.format.memory_max() {
+        self.works.insert(chain.clone(), Work::Open(open));
+        self.works.bound_open(self.open_max)?;
+        if self.works.held() >= self.format.memory_max() {
             // Down to the half, so that row groups do not come out small at each slice from here on.
-            self.bound_memory(self.format.memory_max() / 2)?;
+            self.works.bound_memory(self.format.memory_max() / 2)?;
         }
         Ok(Fill { bytes, full, cut })
     }
 
     fn memory(&self) -> usize {
-        self.held()
+        self.works.held()
     }
 
     fn shrink(&mut self, bytes_max: usize) -> Result<(), TaskError> {
-        self.bound_memory(bytes_max)
+        self.works.bound_memory(bytes_max)
     }
 
     fn age_max(&self) -> Duration {
@@ -438,9 +323,9 @@ impl SinkTask for FileSink {
     }
 
     fn files(&mut self, chain: &Chain, start: i64) -> Result<Vec<PlanFile>, TaskError> {
-        let open = self.open_plan(chain)?;
+        let open = self.works.open_plan(chain)?;
         let files = self.plan_files(chain, &open, start);
-        self.work.insert(chain.clone(), Work::Open(open));
+        self.works.insert(chain.clone(), Work::Open(open));
         Ok(files)
     }
 
@@ -449,7 +334,7 @@ impl SinkTask for FileSink {
     }
 
     fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
-        let open = self.open_plan(chain)?;
+        let open = self.works.open_plan(chain)?;
         let files = self.plan_files(chain, &open, plan.start);
         if files != plan.files {
             let at = files.iter().zip(&plan.files).find(|(found, planned)| found != planned);
@@ -457,7 +342,7 @@ impl SinkTask for FileSink {
                 || format!("{} files where the plan has {}", files.len(), plan.files.len()),
                 |(found, planned)| format!("{found:?} where the plan has {planned:?}"),
             );
-            self.work.insert(chain.clone(), Work::Open(open));
+            self.works.insert(chain.clone(), Work::Open(open));
             let message = format!("the rows read again for plan {} of {chain} make {what}", plan.start);
             return Err(TaskError::new(Class::Fatal, message));
         }
@@ -475,11 +360,11 @@ impl SinkTask for FileSink {
                 ("sluice.rows", file.rows.to_string()),
             ];
             if let Err(e) = file.writer.finish(&file.temp, &metadata) {
-                self.work.insert(chain.clone(), Work::Failed { temps });
+                self.works.insert(chain.clone(), Work::Failed { temps });
                 return Err(e);
             }
         }
-        self.work.insert(chain.clone(), Work::Sealed { start: plan.start, temps });
+        self.works.insert(chain.clone(), Work::Sealed { start: plan.start, temps });
         Ok(())
     }
 
@@ -495,7 +380,7 @@ impl SinkTask for FileSink {
     }
 
     fn publish(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
-        let temps = match self.work.get(chain) {
+        let temps = match self.works.get(chain) {
             Some(Work::Sealed { start, temps }) if *start == plan.start => temps.clone(),
             None => Vec::new(),
             Some(_) => return Err(broken(chain, "a plan is published that is not the sealed one")),
@@ -517,7 +402,7 @@ impl SinkTask for FileSink {
     }
 
     fn discard(&mut self, chain: &Chain) -> Result<(), TaskError> {
-        let temps = match self.work.remove(chain) {
+        let temps = match self.works.remove(chain) {
             None => return Ok(()),
             Some(Work::Open(open)) => open.temps(),
             Some(Work::Sealed { temps, .. } | Work::Failed { temps }) => temps,
@@ -527,8 +412,4 @@ impl SinkTask for FileSink {
         }
         Ok(())
     }
-}
-
-fn broken(chain: &Chain, what: &str) -> TaskError {
-    TaskError::new(Class::Fatal, format!("{what}, in {chain}"))
 }

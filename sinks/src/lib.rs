@@ -23,6 +23,7 @@ pub mod rotate;
 pub mod stdout;
 mod temp;
 pub mod topic;
+mod work;
 mod writer;
 
 use std::sync::Arc;

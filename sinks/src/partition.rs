@@ -235,7 +235,8 @@ impl Partition {
         let columns: Vec<_> =
             self.columns.iter().filter_map(|column| Some((column, values(column, slice).ok()?))).collect();
         let mut found = Vec::new();
-        for row in 0..slice.envelope.num_rows() {
+        let rows = if columns.is_empty() { 0 } else { slice.envelope.num_rows() };
+        for row in 0..rows {
             let folders = columns.iter().map(|(column, values)| (*column, value(values, row)));
             // Encoding makes at most three bytes of one; nearly all rows need no exact look.
             let most = |(column, value): (&PartitionColumn, Option<&str>)| {

@@ -44,8 +44,18 @@ fn check(store: &FaultyStore, spool: &Path, kind: Kind, partition: &[&str]) -> R
 
 #[test]
 fn whatever_answer_is_lost_every_row_comes_out_once() {
+    lose_answers(0..150);
+}
+
+#[test]
+#[ignore = "takes minutes; `cargo test --release -p sluice-sinks --test objects -- --ignored`"]
+fn whatever_answer_is_lost_every_row_comes_out_once_by_2000_seeds() {
+    lose_answers(150..2150);
+}
+
+fn lose_answers(seeds: std::ops::Range<u64>) {
     let mut failed = 0;
-    for seed in 0..600 {
+    for seed in seeds {
         let (kind, partition) = (KINDS[seed as usize % 2], [&[][..], BY_ORIGIN][seed as usize / 2 % 2]);
         let spool = scratch().unwrap();
         let store = FaultyStore::new(seed, FAULTS);
@@ -75,12 +85,12 @@ fn whatever_answer_is_lost_every_row_comes_out_once() {
         check(&store, spool.path(), kind, partition)
             .unwrap_or_else(|e| panic!("seed {seed} {kind:?} {partition:?}: {e}"));
     }
-    assert!(failed > 1000, "only {failed} operations failed");
+    assert!(failed > 500, "only {failed} operations failed");
 }
 
 #[test]
 fn two_workers_that_race_on_a_failing_store_leave_every_row_once() {
-    for seed in 0..60 {
+    for seed in 0..20 {
         let kind = KINDS[seed as usize % 2];
         let spool = scratch().unwrap();
         let store = FaultyStore::new(seed, FAULTS);
