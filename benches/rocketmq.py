@@ -1,6 +1,6 @@
 """Sluice's broker beside a real RocketMQ 5.3.3, on this machine, in turns: the same load generator drives both.
 
-  benches/rocketmq.py [--rounds 3] [--messages 300000] [--backlog 2000000] [--only sluice|real]
+  benches/rocketmq.py [--rounds 3] [--messages 300000] [--backlog 5000000] [--only sluice|real]
 
 Needs a JDK 17 and Maven for the real broker (tuned as its documentation says: 4 GiB of heap, --heap to change it).
 Builds what SLUICE and LOAD do not name. Prints medians and their ratios.
@@ -15,6 +15,7 @@ import socket
 import statistics
 import subprocess
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -87,7 +88,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--messages", type=int, default=300_000, help="of each produce run")
-    arguments.add_argument("--backlog", type=int, default=2_000_000, help="messages of 256 B that are consumed")
+    arguments.add_argument("--backlog", type=int, default=5_000_000, help="messages of 256 B that are consumed")
     arguments.add_argument("--heap", default="4g")
     arguments.add_argument("--only", choices=["sluice", "real"])
     arguments = arguments.parse_args()
@@ -101,6 +102,13 @@ def main() -> None:
         command = [load, mode, "--namesrv", broker.namesrv, *options]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
+    jars = subprocess.run([ROOT / "interop/peers", "classpath", "client"], check=True, capture_output=True, text=True).stdout.strip()
+
+    def java(broker, messages: int) -> dict:
+        """RocketMQ's own client as the driver: 64 threads that send 1 KiB each and wait."""
+        command = ["java", "-Xmx1g", "-cp", jars, ROOT / "benches/java/Produce.java", broker.namesrv, "java", "64", str(messages), "1024"]
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
     rate = 8000
     for number in range(arguments.rounds):
         for kind in [Real, Sluice]:
@@ -108,8 +116,11 @@ def main() -> None:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 folder = pathlib.Path(folder)
+                begun = time.monotonic()
                 broker = kind(folder, arguments.heap) if kind is Real else kind(folder, program)
                 try:
+                    run(broker, "produce", "--topic", "first", "--messages", "1", "--in-flight", "1")
+                    keep("start to first message acknowledged, s", kind.name, time.monotonic() - begun)
                     keep("idle, RssAnon MiB", kind.name, anonymous_mib(broker.pid))
                     n = str(arguments.messages)
                     run(broker, "produce", "--topic", "warm", "--messages", "100000", "--in-flight", "64")
@@ -118,12 +129,14 @@ def main() -> None:
                     keep("produce 1 KiB, 64 in flight, msg/s", kind.name, sent["messages_per_second"])
                     sent = run(broker, "produce", "--topic", "batch", "--messages", n, "--in-flight", "64", "--batch", "32", "--bytes", "256")
                     keep("produce 256 B in batches of 32, msg/s", kind.name, sent["messages_per_second"])
+                    sent = java(broker, arguments.messages)
+                    keep("the same driven by the Java client, msg/s", kind.name, sent["messages_per_second"])
                     run(broker, "produce", "--topic", "back", "--messages", str(arguments.backlog), "--in-flight", "16",
                         "--batch", "100", "--bytes", "256", "--modulo", "100")
                     read = run(broker, "consume", "--topic", "back", "--group", "all", "--pull", "1024")
                     keep("consume a backlog of 256 B, msg/s", kind.name, read["messages_per_second"])
                     after = cpu_seconds(broker.pid)
-                    count = 2 * arguments.messages + arguments.backlog
+                    count = 3 * arguments.messages + arguments.backlog
                     keep("broker CPU s per million produced + consumed", kind.name, (after - before) / count * 1e6)
                     read = run(broker, "consume", "--topic", "back", "--group", "few", "--sql", "n = 7", "--pull", "1024")
                     assert read["messages"] * 100 == arguments.backlog, read
@@ -135,10 +148,10 @@ def main() -> None:
                 finally:
                     broker.stop()
             print(f"round {number + 1}: {kind.name} done", flush=True)
-    print(f"\n{'medians of ' + str(arguments.rounds):48}  {'real':>12}  {'sluice':>12}  {'ratio':>8}")
+    print(f"\n{'medians of ' + str(arguments.rounds):52}  {'real':>12}  {'sluice':>12}  {'ratio':>8}")
     for what, by in found.items():
         real, ours = (statistics.median(by[k]) if k in by else float("nan") for k in ("real", "sluice"))
-        print(f"{what:48}  {real:>12,.1f}  {ours:>12,.1f}  {ours / real:>8.2f}")
+        print(f"{what:52}  {real:>12,.1f}  {ours:>12,.1f}  {ours / real:>8.2f}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 //! The broker's state, and which of its handlers takes which request.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_protocol::body::KvTable;
 use sluice_protocol::code::{RequestCode, ResponseCode};
@@ -10,16 +11,24 @@ use sluice_protocol::id::LogOffset;
 use sluice_protocol::request;
 use sluice_store::Store;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::Settings;
 use crate::dispatch::{Answer, Request, Turn};
 use crate::flusher::Flusher;
 use crate::group::Groups;
 use crate::long_poll::LongPoll;
+use crate::metrics::Metrics;
 use crate::name_server::NameServer;
 use crate::reply::Reply;
+use crate::reset::Resets;
 use crate::send::UniqueKeys;
 use crate::subscription::Expressions;
+use crate::timer::Timers;
+use crate::transaction::Transactions;
+
+/// How long the advertised name is looked up.
+const LOOKUP_MAX: Duration = Duration::from_secs(3);
 
 /// One broker.
 pub(crate) struct Broker {
@@ -29,6 +38,10 @@ pub(crate) struct Broker {
     pub(crate) filters: Expressions,
     pub(crate) long_poll: Arc<LongPoll>,
     pub(crate) flusher: Flusher,
+    pub(crate) transactions: Transactions,
+    pub(crate) timers: Timers,
+    pub(crate) resets: Resets,
+    pub(crate) metrics: Metrics,
     /// The address that stands in records and message ids.
     pub(crate) host: SocketAddr,
     pub(crate) unique_keys: UniqueKeys,
@@ -53,8 +66,12 @@ impl Broker {
             C::PULL_MESSAGE | C::LITE_PULL_MESSAGE => {
                 return self.pull(request, turn).map(Some);
             }
+            C::CONSUMER_SEND_MSG_BACK => return self.send_back(request, turn).map(Some),
+            C::END_TRANSACTION => return self.end_transaction(request, turn).map(Some),
             C::HEART_BEAT => self.heartbeat(request, turn.outlet, &mut turn.replies)?,
             C::UNREGISTER_CLIENT => self.unregister(request)?,
+            C::LOCK_BATCH_MQ => self.lock_queues(request)?,
+            C::UNLOCK_BATCH_MQ => self.unlock_queues(request)?,
             C::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(request)?,
             C::CHECK_CLIENT_CONFIG => self.check_client(request)?,
             C::GET_CONSUMER_CONNECTION_LIST => self.consumer_connection(request)?,
@@ -66,8 +83,15 @@ impl Broker {
             C::SEARCH_OFFSET_BY_TIMESTAMP => self.search_offset(request)?,
             C::GET_EARLIEST_MSG_STORETIME => self.earliest_time(request)?,
             C::GET_CONSUME_STATS => self.consume_stats(request)?,
+            C::GET_CONSUMER_RUNNING_INFO | C::CONSUME_MESSAGE_DIRECTLY => {
+                return self.relay(request, turn).map(Some);
+            }
+            C::INVOKE_BROKER_TO_RESET_OFFSET => self.reset_offset(request)?,
+            C::RECALL_MESSAGE => return self.recall(request, turn).map(Some),
+            C::QUERY_MESSAGE => return self.query_message(request, turn).map(Some),
             C::VIEW_MESSAGE_BY_ID => self.view_message(request)?,
             C::UPDATE_AND_CREATE_TOPIC => self.update_topic(request)?,
+            C::DELETE_TOPIC_IN_BROKER => self.delete_topic(request)?,
             C::GET_TOPIC_CONFIG => self.topic_config(request)?,
             C::GET_ALL_TOPIC_CONFIG => Reply::body(self.topic_table().encode()),
             C::GET_TOPIC_STATS_INFO => self.topic_stats(request)?,
@@ -75,6 +99,20 @@ impl Broker {
             C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP => self.update_group(request)?,
             C::GET_SUBSCRIPTIONGROUP_CONFIG => self.group_config(request)?,
             C::GET_ALL_SUBSCRIPTIONGROUP_CONFIG => Reply::body(self.group_table().encode()),
+            C::UPDATE_AND_CREATE_TOPIC_LIST => self.update_topics(request)?,
+            C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP_LIST => self.update_groups(request)?,
+            C::DELETE_SUBSCRIPTIONGROUP => self.delete_group(request)?,
+            C::GET_BROKER_CONFIG => self.broker_config(),
+            C::GET_SYSTEM_TOPIC_LIST_FROM_BROKER => self.own_topics(),
+            C::CLEAN_EXPIRED_CONSUMEQUEUE | C::CLEAN_UNUSED_TOPIC | C::DELETE_EXPIRED_COMMITLOG => {
+                self.drop_expired()?
+            }
+            C::QUERY_TOPICS_BY_CONSUMER => self.topics_of_group(request)?,
+            C::QUERY_SUBSCRIPTION_BY_CONSUMER => self.subscription(request)?,
+            C::QUERY_CONSUME_TIME_SPAN => self.time_spans(request)?,
+            C::QUERY_CONSUME_QUEUE => self.consume_queue(request)?,
+            C::GET_ALL_PRODUCER_INFO => self.all_producers()?,
+            C::GET_BROKER_CONSUME_STATS => self.all_consume_stats(),
             C::GET_BROKER_RUNTIME_INFO => Reply::body(self.runtime().encode()),
             _ => return Ok(None),
         };
@@ -130,10 +168,31 @@ impl Broker {
     }
 }
 
-/// The address for records where the broker listens at every address.
-pub(crate) fn record_host(listen: SocketAddr, advertise: Option<SocketAddr>) -> SocketAddr {
-    advertise.unwrap_or_else(|| {
-        let ip = if listen.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { listen.ip() };
-        SocketAddr::new(ip, listen.port())
-    })
+/// The address that stands in records and message ids, which clients ask for a message by: what they are told, or
+/// where the broker listens at every address, this machine's.
+pub(crate) async fn record_host(settings: &Settings) -> SocketAddr {
+    if let Some(advertised) = &settings.advertise {
+        match timeout(LOOKUP_MAX, tokio::net::lookup_host(advertised)).await {
+            // Clients of all versions read the ids of four-byte addresses.
+            Ok(Ok(found)) => match found.min_by_key(SocketAddr::is_ipv6) {
+                Some(addr) => return addr,
+                None => tracing::warn!(advertised, "has no address; message ids name another one"),
+            },
+            Ok(Err(error)) => {
+                tracing::warn!(advertised, %error, "not found; message ids name another address")
+            }
+            Err(_) => tracing::warn!(advertised, "not found in time; message ids name another address"),
+        }
+    }
+    let ip = settings.listen.ip();
+    let ip = if ip.is_unspecified() { own_ip().unwrap_or(Ipv4Addr::LOCALHOST.into()) } else { ip };
+    SocketAddr::new(ip, settings.listen.port())
+}
+
+/// The address that this machine has towards others; asks the system, sends nothing.
+fn own_ip() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // An address of nobody (RFC 5737): the way to it is the way to anybody.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }

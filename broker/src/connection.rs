@@ -12,6 +12,7 @@ use sluice_protocol::frame::Frame;
 use tokio::net::TcpStream;
 
 use crate::dispatch::{Service, Turn};
+use crate::metrics::{Present, Tally};
 use crate::outlet::Outlet;
 
 /// A client that says nothing for this long is gone: they send a heartbeat every 30 s.
@@ -27,6 +28,7 @@ pub(crate) async fn serve(service: Arc<Service>, stream: TcpStream, peer: Socket
         Ok(local) => local,
         Err(error) => return tracing::debug!(%peer, %error, "connection ended before it began"),
     };
+    let _present = Present::connection(service.broker.is_some());
     let (reader, writer) = stream.into_split();
     let outlet = Arc::new(Outlet::new(id, peer, local, writer));
     let ended = run(&service, &reader, &outlet).await;
@@ -45,6 +47,7 @@ async fn run(
 ) -> Result<&'static str, Box<dyn std::error::Error + Send + Sync>> {
     let mut buffer = BytesMut::new();
     let mut want = *READ_BYTES.start();
+    let mut tally = Tally::default();
     let mut closed = outlet.closed();
     loop {
         tokio::select! {
@@ -70,7 +73,7 @@ async fn run(
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok("reset"),
             Err(error) => return Err(error.into()),
         }
-        let mut turn = Turn::new(service, outlet);
+        let mut turn = Turn::new(service, outlet, &mut tally);
         let mut at = 0;
         let mut fault = None;
         while let Some(rest) = buffer.get(at..) {
@@ -79,7 +82,8 @@ async fn run(
                     turn.handle(&frame);
                     at += len;
                     if turn.is_full() {
-                        std::mem::replace(&mut turn, Turn::new(service, outlet)).end().await?;
+                        turn.end().await?;
+                        turn = Turn::new(service, outlet, &mut tally);
                     }
                 }
                 Ok(None) => break,

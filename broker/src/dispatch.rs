@@ -7,14 +7,16 @@ use std::sync::Arc;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::frame::Frame;
 use sluice_protocol::header::{Header, HeaderKind};
+use sluice_store::{Appended, Batch};
 
 use crate::broker::Broker;
 use crate::flusher::Unflushed;
+use crate::metrics::Tally;
 use crate::name_server::NameServer;
 use crate::outlet::{Outlet, Replies};
 use crate::pull::{ANSWER_BYTES_MAX, Pull};
 use crate::reply::Reply;
-use crate::send::Sends;
+use crate::send::{Place, Sends};
 
 /// A turn with answers of more bytes sends them before it goes on.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
@@ -67,12 +69,13 @@ pub(crate) struct Turn<'a> {
     pub(crate) cold: Vec<Pull>,
     sends: Sends,
     unflushed: Option<Unflushed>,
+    tally: &'a mut Tally,
 }
 
 impl<'a> Turn<'a> {
-    pub(crate) fn new(service: &'a Arc<Service>, outlet: &'a Arc<Outlet>) -> Self {
+    pub(crate) fn new(service: &'a Arc<Service>, outlet: &'a Arc<Outlet>, tally: &'a mut Tally) -> Self {
         let (replies, sends) = (Replies::default(), Sends::default());
-        Self { service, outlet, replies, cold: Vec::new(), sends, unflushed: None }
+        Self { service, outlet, replies, cold: Vec::new(), sends, unflushed: None, tally }
     }
 
     /// Whether it is to be ended before more is handled.
@@ -92,13 +95,20 @@ impl<'a> Turn<'a> {
             }
         };
         if header.is_response() {
-            return;
+            return self.outlet.answered(&header, frame.body);
         }
         let request = Request { kind: frame.kind, header, body: frame.body };
+        let code = request.header.request_code();
         let answer = match self.dispatch(&request) {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                // A send is counted when it is stored.
+                if !is_send(code) {
+                    self.tally.add(code, ResponseCode::SUCCESS);
+                }
+                answer
+            }
             Err(reply) => {
-                let code = request.header.request_code();
+                self.tally.add(code, reply.code);
                 tracing::debug!(peer = %self.outlet.peer, request = %code, response = %reply.code, remark = ?reply.remark, "refused");
                 Answer::Now(reply)
             }
@@ -111,11 +121,13 @@ impl<'a> Turn<'a> {
     }
 
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Answer, Reply> {
-        use RequestCode as C;
         let code = request.header.request_code();
-        let sends = matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE);
         if let Some(broker) = &self.service.broker {
-            if sends {
+            let reply = matches!(code, RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2);
+            if reply {
+                broker.push_reply(request, self)?;
+            }
+            if is_send(code) || reply {
                 return self.sends.add(broker, self.outlet, request).map(|()| Answer::Elsewhere);
             }
             // What follows sees what came before it.
@@ -133,28 +145,55 @@ impl<'a> Turn<'a> {
         Err(Reply::refuse(ResponseCode::REQUEST_CODE_NOT_SUPPORTED, remark))
     }
 
+    /// Appends messages on behalf of a request, which is answered with success once they are durable.
+    pub(crate) fn store(
+        &mut self,
+        broker: &Broker,
+        request: &Request<'_>,
+        batch: Batch,
+        places: Vec<Place>,
+    ) -> Result<(Answer, Appended), Reply> {
+        let (appended, ticket) = broker.store.append_ahead(batch)?;
+        if !broker.sync {
+            places.iter().for_each(|(topic, queue)| broker.long_poll.arrived(topic, *queue));
+            return Ok((Reply::ok().into(), appended));
+        }
+        let mut replies = Replies::default();
+        if !request.header.is_one_way() {
+            replies.push(request.kind, &Reply::ok().header(request.header.opaque), &[]);
+        }
+        self.wait(Unflushed { ticket, replies, places });
+        Ok((Answer::Elsewhere, appended))
+    }
+
     /// Appends the sends so far, and answers them.
     fn append(&mut self) {
         let Some(broker) = self.service.broker.as_ref().filter(|_| !self.sends.is_empty()) else { return };
         let sends = std::mem::take(&mut self.sends);
         let mut replies = Replies::default();
-        match (sends.append(broker, &mut replies), &mut self.unflushed) {
-            (Some((ticket, places)), None) => {
-                self.unflushed = Some(Unflushed { ticket, replies, places });
+        match sends.append(broker, &mut replies, self.tally) {
+            Some((ticket, places)) => self.wait(Unflushed { ticket, replies, places }),
+            None if self.replies.is_empty() => self.replies = replies,
+            None => self.replies.extend(replies),
+        }
+    }
+
+    /// Keeps answers until the turn ends, which hands them to who waits for the disk.
+    fn wait(&mut self, more: Unflushed) {
+        match &mut self.unflushed {
+            None => self.unflushed = Some(more),
+            Some(unflushed) => {
+                unflushed.ticket = more.ticket;
+                unflushed.replies.extend(more.replies);
+                unflushed.places.extend(more.places);
             }
-            (Some((ticket, places)), Some(unflushed)) => {
-                unflushed.ticket = ticket;
-                unflushed.replies.extend(replies);
-                unflushed.places.extend(places);
-            }
-            (None, _) if self.replies.is_empty() => self.replies = replies,
-            (None, _) => self.replies.extend(replies),
         }
     }
 
     /// Appends and answers all that is left. Waits while the client leaves too many answers unread.
     pub(crate) async fn end(mut self) -> io::Result<()> {
         self.append();
+        self.tally.flush();
         let Self { service, outlet, replies, cold, unflushed, .. } = self;
         if let Some(broker) = &service.broker {
             if let Some(unflushed) = unflushed {
@@ -169,4 +208,9 @@ impl<'a> Turn<'a> {
         }
         outlet.send(replies).await
     }
+}
+
+fn is_send(code: RequestCode) -> bool {
+    use RequestCode as C;
+    matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE)
 }

@@ -1,6 +1,8 @@
 //! Who is there: clients with their producer and consumer groups, from heartbeats; codes 34, 35, 38, 46, 203, 204.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -8,8 +10,8 @@ use sluice_protocol::body::ConsumerList;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::header::{Header, HeaderKind, Language, ONE_WAY};
 use sluice_protocol::heartbeat::{
-    CheckClientConfig, Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection, ConsumerData,
-    Heartbeat, MessageModel, ProducerConnection, SubscriptionData,
+    AllProducers, CheckClientConfig, Connection, ConsumeFromWhere, ConsumeType, ConsumerConnection,
+    ConsumerData, Heartbeat, MessageModel, Producer, ProducerConnection, SubscriptionData,
 };
 use sluice_protocol::id::{GroupName, TopicName};
 use sluice_protocol::topic::{SubscriptionGroupConfig, SubscriptionGroupTable};
@@ -19,6 +21,8 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
+use crate::lock::Locks;
+use crate::metrics;
 use crate::outlet::{Outlet, Replies};
 use crate::pull::Wanted;
 use crate::reply::Reply;
@@ -32,6 +36,11 @@ const CLIENTS_MAX: usize = 10_000;
 const ENTRIES_MAX: usize = 10_000;
 /// Longest client id, in bytes.
 const CLIENT_ID_BYTES_MAX: usize = 1024;
+
+/// Longest list of subscriptions in a log line, in characters.
+const SHOWN_CHARS_MAX: usize = 300;
+/// Hashes of subscriptions are compared within this process alone.
+const FIXED: BuildHasherDefault<DefaultHasher> = BuildHasherDefault::new();
 
 /// Groups of tools and of clients' own, which need no settings (`RocketMQ` 5.3.3).
 const SYSTEM: [&str; 10] = [
@@ -49,6 +58,7 @@ const SYSTEM: [&str; 10] = [
 
 /// The groups that have clients now, and the settings of all.
 pub(crate) struct Groups {
+    pub(crate) locks: Locks,
     tables: Mutex<Tables>,
     settings: RwLock<HashMap<GroupName, Arc<SubscriptionGroupConfig>>>,
 }
@@ -65,6 +75,8 @@ struct Client {
     language: Language,
     version: i32,
     seen: Instant,
+    /// A consumer's subscriptions, hashed.
+    wants: u64,
 }
 
 /// The clients of a consumer group and what they want.
@@ -76,8 +88,8 @@ struct Consumers {
     from: Option<ConsumeFromWhere>,
     /// By topic, as the client that changed it last said.
     subscriptions: BTreeMap<String, (SubscriptionData, Wanted)>,
-    /// Who was told that the group's clients want different things, to say it once.
-    told: Option<String>,
+    /// Whether it was said that the group's clients want different things.
+    told: bool,
 }
 
 impl Groups {
@@ -88,7 +100,7 @@ impl Groups {
             Some((group, Arc::new(settings)))
         };
         let settings = store.groups().into_iter().filter_map(of_group).collect();
-        Self { tables: Mutex::default(), settings: RwLock::new(settings) }
+        Self { locks: Locks::default(), tables: Mutex::default(), settings: RwLock::new(settings) }
     }
 
     /// The settings of a group, if it is known.
@@ -124,6 +136,65 @@ impl Groups {
         Ok(wanted.clone())
     }
 
+    /// All groups that have settings.
+    pub(crate) fn names(&self) -> Vec<GroupName> {
+        let settings = self.settings.read().unwrap_or_else(PoisonError::into_inner);
+        let mut names: Vec<GroupName> = settings.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Forgets the settings of a group.
+    pub(crate) fn forget(&self, group: &GroupName) {
+        self.settings.write().unwrap_or_else(PoisonError::into_inner).remove(group);
+    }
+
+    /// What a group subscribes to, by topic.
+    pub(crate) fn subscriptions(&self, group: &GroupName) -> BTreeMap<String, SubscriptionData> {
+        let tables = self.lock();
+        let subscriptions = tables.consumers.get(group).into_iter().flat_map(|c| &c.subscriptions);
+        subscriptions.map(|(topic, (data, _))| (topic.clone(), data.clone())).collect()
+    }
+
+    /// The clients of all producer groups.
+    pub(crate) fn all_producers(&self, now_ms: i64) -> AllProducers {
+        let tables = self.lock();
+        let producer = |(id, client): (&String, &Client)| Producer {
+            client_id: id.clone(),
+            language: client.language.name().unwrap_or("OTHER").to_owned(),
+            last_update_timestamp: now_ms
+                - i64::try_from(client.seen.elapsed().as_millis()).unwrap_or(i64::MAX),
+            remote_ip: client.outlet.peer.to_string(),
+            version: client.version,
+        };
+        let groups = tables.producers.iter();
+        AllProducers {
+            data: groups.map(|(group, all)| (group.clone(), all.iter().map(producer).collect())).collect(),
+        }
+    }
+
+    /// A client of a consumer group.
+    pub(crate) fn consumer(&self, group: &GroupName, client_id: &str) -> Option<Arc<Outlet>> {
+        let tables = self.lock();
+        tables.consumers.get(group)?.clients.get(client_id).map(|client| Arc::clone(&client.outlet))
+    }
+
+    /// A client of any producer group.
+    pub(crate) fn producer_client(&self, client_id: &str) -> Option<Arc<Outlet>> {
+        let tables = self.lock();
+        let client = tables.producers.values().find_map(|clients| clients.get(client_id));
+        client.map(|client| Arc::clone(&client.outlet))
+    }
+
+    /// A client of a producer group, each in turn.
+    pub(crate) fn producer(&self, group: &str) -> Option<Arc<Outlet>> {
+        static TURN: AtomicUsize = AtomicUsize::new(0);
+        let tables = self.lock();
+        let clients = tables.producers.get(group)?;
+        let turn = TURN.fetch_add(1, Ordering::Relaxed).checked_rem(clients.len())?;
+        clients.values().nth(turn).map(|client| Arc::clone(&client.outlet))
+    }
+
     /// A connection ended: its clients left all of their groups.
     pub(crate) fn left(&self, outlet: &Arc<Outlet>) {
         self.remove(|_, client| client.outlet.id == outlet.id);
@@ -132,6 +203,7 @@ impl Groups {
     /// Drops the clients that are silent.
     pub(crate) fn expire(&self) {
         self.remove(|_, client| client.seen.elapsed() > SILENCE_MAX);
+        self.locks.expire(Instant::now());
     }
 
     fn remove(&self, gone: impl Fn(&str, &Client) -> bool) {
@@ -139,7 +211,13 @@ impl Groups {
         let mut changed = Vec::new();
         for (group, consumers) in &mut tables.consumers {
             let before = consumers.clients.len();
-            consumers.clients.retain(|id, client| !gone(id, client));
+            consumers.clients.retain(|id, client| {
+                let gone = gone(id, client);
+                if gone {
+                    self.locks.release(group, id, None);
+                }
+                !gone
+            });
             if consumers.clients.len() < before {
                 changed.push((group.clone(), consumers.outlets()));
             }
@@ -169,6 +247,7 @@ impl Groups {
             tables.consumers.remove(&group);
         }
         drop(tables);
+        self.locks.release(&group, client_id, None);
         if left {
             notify(&group, outlets);
         }
@@ -178,7 +257,7 @@ impl Groups {
     fn join(
         &self,
         client_id: &str,
-        client: Client,
+        mut client: Client,
         group: &GroupName,
         data: &ConsumerData,
         expressions: &Expressions,
@@ -196,9 +275,8 @@ impl Groups {
                     || known.sub_string == subscription.sub_string
                         && known.expression_type == subscription.expression_type)
             {
-                if known.sub_string != subscription.sub_string {
-                    consumers.tell(client_id, group, &subscription.topic);
-                } else if known.sub_version < subscription.sub_version
+                if known.sub_string == subscription.sub_string
+                    && known.sub_version < subscription.sub_version
                     && let Some((known, _)) = consumers.subscriptions.get_mut(&subscription.topic)
                 {
                     known.sub_version = subscription.sub_version;
@@ -206,9 +284,6 @@ impl Groups {
                 continue;
             }
             let wanted = expressions.compile(&subscription.expression_type, &subscription.sub_string)?;
-            if known.is_some() && consumers.clients.keys().any(|other| other != client_id) {
-                consumers.tell(client_id, group, &subscription.topic);
-            }
             changed = true;
             consumers.subscriptions.insert(subscription.topic.clone(), (subscription.clone(), wanted));
         }
@@ -224,6 +299,9 @@ impl Groups {
             let remark = format!("group {group} has {CLIENTS_MAX} clients already");
             return Err(Reply::refuse(ResponseCode::SYSTEM_BUSY, remark));
         }
+        let wants: BTreeSet<_> = data.subscription_data_set.iter().map(wants).collect();
+        client.wants = FIXED.hash_one(&wants);
+        consumers.compare(client_id, client.wants, group, &wants);
         let outlet = client.outlet.id;
         let before = consumers.clients.insert(client_id.to_owned(), client);
         changed |= before.is_none_or(|before| before.outlet.id != outlet);
@@ -231,22 +309,34 @@ impl Groups {
     }
 }
 
+/// Topic, kind and expression of a subscription.
+fn wants(subscription: &SubscriptionData) -> [&str; 3] {
+    let SubscriptionData { topic, expression_type, sub_string, .. } = subscription;
+    [topic, expression_type, sub_string]
+}
+
 impl Consumers {
     fn outlets(&self) -> Vec<Arc<Outlet>> {
         self.clients.values().map(|client| Arc::clone(&client.outlet)).collect()
     }
 
-    /// Says once that the clients of a group want different things: each message goes to one of them, and
-    /// that one may not want it.
-    fn tell(&mut self, client_id: &str, group: &GroupName, topic: &str) {
-        let told = format!("{client_id} {topic}");
-        if self.told.as_ref() != Some(&told) {
+    /// Tells when a client wants something else than another one: each message goes to one of them, and that one
+    /// may not want it. It is counted each time, and logged once until they agree.
+    fn compare(&mut self, client_id: &str, hash: u64, group: &GroupName, wants: &BTreeSet<[&str; 3]>) {
+        let differs = |(id, other): &(&String, &Client)| *id != client_id && other.wants != hash;
+        let Some((other, _)) = self.clients.iter().find(differs) else {
+            self.told = false;
+            return;
+        };
+        metrics::subscriptions_conflict();
+        if !std::mem::replace(&mut self.told, true) {
+            let wants: Vec<String> = wants.iter().map(|wants| wants.join(" ")).collect();
+            let wants: String = wants.join("; ").chars().take(SHOWN_CHARS_MAX).collect();
             tracing::warn!(
-                %group, topic, client = client_id,
-                "clients of one group subscribe differently: messages are filtered by the newest subscription only; \
-                 give them the same subscription, or groups of their own"
+                %group, client = client_id, other, wants,
+                "clients of one group subscribe differently: a message may go to one that does not want it, and is \
+                 lost to the group; give them the same subscriptions, or groups of their own"
             );
-            self.told = Some(told);
         }
     }
 }
@@ -280,7 +370,7 @@ impl Broker {
         self.set_group(group, made)
     }
 
-    fn set_group(
+    pub(crate) fn set_group(
         &self,
         group: &GroupName,
         settings: SubscriptionGroupConfig,
@@ -342,6 +432,7 @@ impl Broker {
             language: request.header.language,
             version: request.header.version,
             seen: Instant::now(),
+            wants: 0,
         };
         for producer in &heartbeat.producer_data_set {
             GroupName::new(&producer.group_name)?;

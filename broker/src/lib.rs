@@ -6,25 +6,37 @@
 mod broker;
 mod connection;
 mod dispatch;
+mod divert;
 mod flusher;
 mod group;
+mod inspect;
+mod lock;
 mod long_poll;
+mod metrics;
 mod name_server;
 mod offset;
 mod open_files;
 mod outlet;
 mod pull;
+mod query;
 mod register;
+mod relay;
 mod reply;
+mod reset;
+mod retry;
+mod schedule;
 mod send;
 mod server;
 mod subscription;
+mod timer;
 mod topic;
+mod transaction;
 
 use std::net::SocketAddr;
 
 pub use open_files::raise_open_files;
 pub use server::{Error, Server};
+pub use transaction::TransactionCheck;
 
 /// Port of a name server, as `RocketMQ`'s clients expect it.
 pub const NAME_SERVER_PORT: u16 = 9876;
@@ -46,6 +58,8 @@ pub struct Settings {
     pub name_servers: Vec<String>,
     /// Whether a send to a topic that is not there makes it.
     pub auto_create_topics: bool,
+    /// When producers are asked how their transactions end.
+    pub transaction_check: TransactionCheck,
 }
 
 impl Settings {
@@ -58,6 +72,7 @@ impl Settings {
             advertise: None,
             name_servers: Vec::new(),
             auto_create_topics: true,
+            transaction_check: TransactionCheck::default(),
         }
     }
 

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use sluice_protocol::id::{QueueId, TopicName};
 use tokio::sync::Notify;
 
+use crate::metrics::Present;
+
 /// Pulls that are held for one connection; a client holds one for each queue.
 const HELD_MAX: usize = 20_000;
 
@@ -20,6 +22,7 @@ pub(crate) struct LongPoll {
 pub(crate) struct Held {
     outlet: u64,
     counts: Arc<Mutex<HashMap<u64, usize>>>,
+    _present: Present,
 }
 
 impl Drop for Held {
@@ -41,7 +44,7 @@ impl LongPoll {
             return None;
         }
         *count += 1;
-        Some(Held { outlet, counts: Arc::clone(&self.held) })
+        Some(Held { outlet, counts: Arc::clone(&self.held), _present: Present::held_pull() })
     }
 
     /// What tells of messages that arrive in a queue.

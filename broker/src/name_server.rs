@@ -335,7 +335,7 @@ fn reachable(broker: &BrokerData, outlet: &Outlet) -> BrokerData {
         if let Ok(anywhere) = addr.parse::<SocketAddr>()
             && anywhere.ip().is_unspecified()
         {
-            *addr = SocketAddr::new(outlet.local.ip(), anywhere.port()).to_string();
+            *addr = SocketAddr::new(outlet.local.ip().to_canonical(), anywhere.port()).to_string();
         }
     }
     broker

@@ -57,6 +57,9 @@ impl Broker {
             return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
         }
         let queue = QueueId::new(asked.queue_id)?;
+        if self.resets.is_pending(&group, &topic, queue) {
+            return Ok(Reply::ok());
+        }
         self.commit(&group, &topic, queue, QueueOffset::new(asked.commit_offset))?;
         Ok(Reply::ok())
     }
@@ -134,11 +137,20 @@ impl Broker {
             }
             _ => topics.extend(self.store.topics().into_iter().map(|topic| topic.name)),
         }
+        Ok(Reply::body(self.stats_of(&group, topics).encode()))
+    }
+
+    /// How far a group is in some topics, as far as it committed offsets there.
+    pub(crate) fn stats_of(
+        &self,
+        group: &GroupName,
+        topics: impl IntoIterator<Item = TopicName>,
+    ) -> ConsumeStats {
         let mut offset_table = BTreeMap::new();
         for topic in topics {
             let Some(known) = self.store.topic(&topic) else { continue };
             for queue in QueueId::all(known.access.read_queues) {
-                let Some(committed) = self.store.committed_offset(&group, &topic, queue) else { continue };
+                let Some(committed) = self.store.committed_offset(group, &topic, queue) else { continue };
                 let end = self.store.offsets(&topic, queue).map_or(0, |(_, end)| end.get());
                 let last = QueueOffset::new((committed.get() - 1).max(0));
                 let state = ConsumeOffset {
@@ -150,6 +162,6 @@ impl Broker {
                 offset_table.insert(self.named(&topic, queue), state);
             }
         }
-        Ok(Reply::body(ConsumeStats { consume_tps: 0.0, offset_table }.encode()))
+        ConsumeStats { consume_tps: 0.0, offset_table }
     }
 }

@@ -1,19 +1,24 @@
-//! The sending side of a connection: replies collected into one write, from whichever task has them.
+//! The sending side of a connection: replies collected into one write, from whichever task has them, and requests to
+//! the client with its answers.
 //!
 //! A client that does not read stops its own connection and nobody else's, and holds so much memory at most as it has
 //! room: answers that are made beside its connection's task take of it first. Never reads a socket.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sluice_protocol::code::RequestCode;
+use sluice_protocol::fields::Fields;
 use sluice_protocol::frame::{self, Frame};
 use sluice_protocol::header::{Header, HeaderKind};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::reply::Reply;
 
@@ -118,12 +123,50 @@ pub(crate) struct Outlet {
     closed: watch::Sender<bool>,
     /// A permit a byte.
     room: Arc<Semaphore>,
+    /// Who waits for the client's answers to requests of ours, by their numbers.
+    calls: std::sync::Mutex<HashMap<i32, oneshot::Sender<Reply>>>,
 }
 
 impl Outlet {
     pub(crate) fn new(id: u64, peer: SocketAddr, local: SocketAddr, writer: OwnedWriteHalf) -> Self {
         let (writer, closed) = (Mutex::new(writer), watch::Sender::new(false));
-        Self { id, peer, local, writer, closed, room: Arc::new(Semaphore::new(ROOM_BYTES)) }
+        let room = Arc::new(Semaphore::new(ROOM_BYTES));
+        Self { id, peer, local, writer, closed, room, calls: std::sync::Mutex::default() }
+    }
+
+    fn calls(&self) -> std::sync::MutexGuard<'_, HashMap<i32, oneshot::Sender<Reply>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the client something; `None` if it does not answer in time.
+    pub(crate) async fn call(
+        &self,
+        code: RequestCode,
+        fields: Fields<'_>,
+        body: &[Bytes],
+        wait: Duration,
+    ) -> Option<Reply> {
+        static NUMBER: AtomicI32 = AtomicI32::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mut request = Replies::default();
+        request.push(HeaderKind::Json, &Header::request(code, number, fields), body);
+        let (sender, answer) = oneshot::channel();
+        self.calls().insert(number, sender);
+        let answer = tokio::time::timeout(wait, async {
+            self.send(request).await.ok()?;
+            answer.await.ok()
+        });
+        let answer = answer.await.ok().flatten();
+        self.calls().remove(&number);
+        answer
+    }
+
+    /// The client answered a request of ours; nobody waits for an answer that comes late.
+    pub(crate) fn answered(&self, header: &Header<'_>, body: &[u8]) {
+        let Some(waiting) = self.calls().remove(&header.opaque) else { return };
+        let remark = header.remark.as_ref().map(|remark| remark.to_string().into());
+        let body = vec![Bytes::copy_from_slice(body)];
+        let _ = waiting.send(Reply { code: header.response_code(), remark, body, ..Reply::ok() });
     }
 
     /// Changes once, when the connection is to end.
@@ -135,6 +178,7 @@ impl Outlet {
     pub(crate) fn close(&self) {
         // In this order: who does not see the change finds no room.
         self.room.close();
+        self.calls().clear();
         self.closed.send_replace(true);
     }
 

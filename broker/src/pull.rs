@@ -110,6 +110,10 @@ impl Broker {
         } else {
             self.groups.wanted(&group, &topic, pull.sub_version)?
         };
+        if let Some(next) = self.resets.take(&group, &topic, queue).filter(|next| *next != pull.queue_offset)
+        {
+            return Ok(self.go_on_at(&topic, queue, next).into());
+        }
         if pull.sys_flag & pull_flag::COMMIT != 0 && pull.commit_offset >= 0 {
             let offset = QueueOffset::new(pull.commit_offset);
             if let Err(error) = self.commit(&group, &topic, queue, offset) {
@@ -147,6 +151,21 @@ impl Broker {
             None => found.answer(&asked, &mut turn.replies),
         }
         Ok(Answer::Elsewhere)
+    }
+
+    /// Tells a member where to go on after its group's offsets were reset.
+    fn go_on_at(&self, topic: &TopicName, queue: QueueId, next: i64) -> Reply {
+        let (first, end) = self.store.offsets(topic, queue).unwrap_or_default();
+        let fields = response::PullMessage {
+            suggest_which_broker_id: 0,
+            group_sys_flag: None,
+            next_begin_offset: next,
+            max_offset: end.get(),
+            min_offset: first.get(),
+            topic_sys_flag: None,
+        };
+        let code = ResponseCode::PULL_OFFSET_MOVED;
+        Reply { code, remark: Some("OFFSET_RESET".into()), ..Reply::fields(&fields.fields()) }
     }
 
     /// Answers a pull by a thread that may wait for the disk.
@@ -285,6 +304,8 @@ impl Broker {
         }
         if messages == 0 {
             found.code = ResponseCode::PULL_RETRY_IMMEDIATELY;
+        } else {
+            self.metrics.pulled(messages, found.body.iter().map(Bytes::len).sum());
         }
         Ok(found)
     }

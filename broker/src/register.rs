@@ -1,7 +1,7 @@
 //! Tells name servers elsewhere of this broker: every 30 s, at once when topics change, and at the end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,17 +57,21 @@ async fn tell(
     connection: &mut Option<TcpStream>,
     leave: bool,
 ) -> io::Result<()> {
+    let settings = &broker.settings;
+    let is_new = connection.is_none();
     let stream = match connection {
         Some(stream) => stream,
         None => connection.insert(timeout(ANSWER_MAX, TcpStream::connect(name_server)).await??),
     };
-    let settings = &broker.settings;
-    // Where it names no address, the one by which the name server sees us is the best guess.
-    let here = stream.local_addr()?.ip();
-    let address = match settings.address().parse::<SocketAddr>() {
-        Ok(addr) if addr.ip().is_unspecified() => SocketAddr::new(here, addr.port()).to_string(),
-        _ => settings.address(),
-    };
+    let address = address(&settings.address(), stream.local_addr()?.ip());
+    if is_new && misleads(&address, stream.peer_addr()?.ip()) {
+        tracing::warn!(
+            name_server,
+            address,
+            "clients on other machines are told an address of this machine alone: listen at 0.0.0.0:PORT, or give the \
+             address that they can reach by --advertise HOST:PORT"
+        );
+    }
     let mut bytes = Vec::new();
     let written = if leave {
         let fields = request::UnregisterBroker {
@@ -98,6 +102,22 @@ async fn tell(
     timeout(ANSWER_MAX, exchange(stream, &bytes)).await?
 }
 
+/// What clients are told: where no address is named, the one by which the name server sees us is the best guess.
+fn address(told: &str, here: IpAddr) -> String {
+    match told.parse::<SocketAddr>() {
+        Ok(addr) if addr.ip().is_unspecified() => {
+            SocketAddr::new(here.to_canonical(), addr.port()).to_string()
+        }
+        _ => told.to_owned(),
+    }
+}
+
+/// Whether a name server of another machine tells clients an address that is good on this one only.
+fn misleads(address: &str, name_server: IpAddr) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|addr| addr.ip().is_loopback())
+        && !name_server.to_canonical().is_loopback()
+}
+
 /// Sends a request and reads its response.
 async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<()> {
     stream.write_all(request).await?;
@@ -114,5 +134,31 @@ async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<()> {
             let remark = header.remark.unwrap_or_default();
             return Err(io::Error::other(format!("response {}: {remark}", ResponseCode(header.code))));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_names_no_address_is_where_the_name_server_sees_it() {
+        let check = |told: &str, here: &str, address: &str| {
+            assert_eq!(super::address(told, here.parse().unwrap()), address);
+        };
+        check("0.0.0.0:10911", "10.0.0.7", "10.0.0.7:10911");
+        check("[::]:10911", "::ffff:10.0.0.7", "10.0.0.7:10911");
+        check("127.0.0.1:10911", "10.0.0.7", "127.0.0.1:10911");
+        check("broker.example.org:10911", "10.0.0.7", "broker.example.org:10911");
+    }
+
+    #[test]
+    fn a_loopback_address_misleads_clients_of_another_machines_name_server() {
+        let check = |address: &str, name_server: &str| misleads(address, name_server.parse().unwrap());
+        assert!(check("127.0.0.1:10911", "10.0.0.9"));
+        assert!(!check("127.0.0.1:10911", "127.0.0.1"));
+        assert!(!check("127.0.0.1:10911", "::ffff:127.0.0.1"));
+        assert!(!check("10.0.0.7:10911", "10.0.0.9"));
+        assert!(!check("broker.example.org:10911", "10.0.0.9"));
     }
 }

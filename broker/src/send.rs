@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sluice_protocol::batch::{self, BatchItem};
-use sluice_protocol::code::ResponseCode;
+use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::delay::TIMER_TOPIC;
 use sluice_protocol::header::{Header, HeaderKind};
 use sluice_protocol::id::{LogOffset, QueueId, TopicName};
 use sluice_protocol::message::{self, DELAY, Message, PROPERTIES_BYTES_MAX, UNIQ_KEY};
@@ -17,6 +18,7 @@ use sluice_store::{Access, BODY_BYTES_MAX, Batch, Ticket};
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
+use crate::metrics::Tally;
 use crate::outlet::{Outlet, Replies};
 use crate::reply::Reply;
 
@@ -29,9 +31,6 @@ const CLOSED_TOPICS: [&str; 6] = [
     "SELF_TEST_TOPIC",
     "OFFSET_MOVED_EVENT",
 ];
-
-/// Properties that ask for a delivery at a time, which is not done yet.
-const TIMERS: [&str; 4] = [DELAY, "TIMER_DELIVER_MS", "TIMER_DELAY_MS", "TIMER_DELAY_SEC"];
 
 /// Most messages of one client batch: as many as 4 MiB hold of empty ones, about.
 const BATCH_MESSAGES_MAX: usize = 65_536;
@@ -53,13 +52,18 @@ pub(crate) type Place = (TopicName, QueueId);
 
 /// A request that is answered once its messages are stored.
 struct Waiting {
+    code: RequestCode,
     opaque: i32,
     kind: HeaderKind,
     one_way: bool,
-    topic: TopicName,
+    /// The queue that was asked for, or picked.
     queue: QueueId,
+    /// Where it is stored: another one for a message that comes later.
+    place: Place,
     messages: Range<usize>,
     unique_key: String,
+    /// By which a message that waits for its time can be taken back.
+    recall: Option<String>,
 }
 
 impl Sends {
@@ -75,6 +79,11 @@ impl Sends {
         request: &Request<'_>,
     ) -> Result<(), Reply> {
         let send = request::SendMessage::parse(&request.header.fields)?;
+        let dead = broker.dead_letter_topic(&send)?;
+        let send = match &dead {
+            Some(topic) => request::SendMessage { topic: topic.as_str(), queue_id: -1, ..send },
+            None => send,
+        };
         let (topic, access) = self.topic(broker, &send)?;
         if request.body.is_empty() {
             return Err(illegal("the message has no body"));
@@ -94,14 +103,19 @@ impl Sends {
             body: request.body,
             properties: &[],
             flag: send.flag,
-            sys_flag: send.sys_flag & !(message::sys_flag::BORN_HOST_V6 | message::sys_flag::STORE_HOST_V6),
+            // Whether it is part of a transaction its properties say.
+            sys_flag: send.sys_flag
+                & !(message::sys_flag::BORN_HOST_V6
+                    | message::sys_flag::STORE_HOST_V6
+                    | message::sys_flag::TRANSACTION),
             born_timestamp_ms: send.born_timestamp,
             born_host: outlet.peer,
             store_host: broker.host,
             reconsume_times: send.reconsume_times.unwrap_or(0),
             prepared_transaction_offset: 0,
         };
-        let mut unique_key = String::new();
+        let (mut unique_key, mut recall) = (String::new(), None);
+        let mut place = (topic, queue);
         if is_batch {
             let items = batch::items(request.body)
                 .take(BATCH_MESSAGES_MAX + 1)
@@ -113,6 +127,9 @@ impl Sends {
             let mut encoded = Vec::with_capacity(items.len());
             for item in &items {
                 self.complete(broker, item.properties, properties.as_bytes())?;
+                if broker.divert(&place, &mut self.properties)?.is_some() {
+                    return Err(illegal("a message of a batch can not be delayed, timed or transactional"));
+                }
                 if !unique_key.is_empty() {
                     unique_key.push(',');
                 }
@@ -121,34 +138,45 @@ impl Sends {
             }
             for (item, properties) in items.iter().zip(&encoded) {
                 (message.body, message.flag, message.properties) = (item.body, item.flag, properties);
-                self.push(&topic, queue, &message)?;
+                self.push(&place, &message)?;
             }
         } else {
             self.complete(broker, properties.as_bytes(), &[])?;
             let own = message::property(&self.properties, UNIQ_KEY).unwrap_or_default();
             own.clone_into(&mut unique_key);
-            let properties = std::mem::take(&mut self.properties);
+            if dead.is_some() {
+                // It was to come back after a while; now it never does.
+                message::set_property(&mut self.properties, DELAY, "0")
+                    .map_err(|e| illegal(e.to_string()))?;
+            }
+            let mut properties = std::mem::take(&mut self.properties);
+            if let Some(first) = broker.divert(&place, &mut properties)? {
+                recall = broker.recall_handle(send.topic, &properties);
+                place = first;
+            }
             message.properties = &properties;
-            self.push(&topic, queue, &message)?;
+            self.push(&place, &message)?;
             self.properties = properties;
         }
         let (opaque, one_way) = (request.header.opaque, request.header.is_one_way());
         let messages = first..self.starts.len();
         self.waiting.push(Waiting {
+            code: request.header.request_code(),
             opaque,
             kind: request.kind,
             one_way,
-            topic,
             queue,
+            place,
             messages,
             unique_key,
+            recall,
         });
         Ok(())
     }
 
-    fn push(&mut self, topic: &TopicName, queue: QueueId, message: &Message<'_>) -> Result<(), Reply> {
+    fn push(&mut self, (topic, queue): &Place, message: &Message<'_>) -> Result<(), Reply> {
         let start = self.batch.bytes();
-        self.batch.push(topic, queue, message)?;
+        self.batch.push(topic, *queue, message)?;
         self.starts.push(start);
         Ok(())
     }
@@ -162,7 +190,7 @@ impl Sends {
         if let Some((topic, access)) = self.topic.as_ref().filter(|(topic, _)| topic.as_str() == send.topic) {
             return Ok((topic.clone(), *access));
         }
-        if CLOSED_TOPICS.contains(&send.topic) {
+        if CLOSED_TOPICS.contains(&send.topic) || send.topic.starts_with(TIMER_TOPIC) {
             let remark = format!("topic {} is the broker's own", send.topic);
             return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
         }
@@ -213,27 +241,24 @@ impl Sends {
                 "the properties have {len} bytes, the limit is {PROPERTIES_BYTES_MAX}"
             )));
         }
-        if message::property(properties, "TRAN_MSG").is_some_and(|v| v.eq_ignore_ascii_case("true")) {
-            let remark = "transactional messages are not taken by this broker yet";
-            return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
-        }
-        if let Some(name) = TIMERS.iter().find(|name| message::property(properties, name).is_some()) {
-            return Err(illegal(format!(
-                "property {name}: delayed messages are not taken by this broker yet, and would come at once"
-            )));
-        }
         Ok(())
     }
 
     /// Appends the batch and answers each request; gives the ticket that the answers wait for, if they do, and the
     /// queues in which messages arrive then.
-    pub(crate) fn append(self, broker: &Broker, replies: &mut Replies) -> Option<(Ticket, Vec<Place>)> {
+    pub(crate) fn append(
+        self,
+        broker: &Broker,
+        replies: &mut Replies,
+        tally: &mut Tally,
+    ) -> Option<(Ticket, Vec<Place>)> {
         let bytes = self.batch.bytes();
         let (appended, ticket) = match broker.store.append_ahead(self.batch) {
             Ok(appended) => appended,
             Err(error) => {
                 tracing::warn!(%error, bytes, "sends are refused");
                 let reply = Reply::from(error);
+                self.waiting.iter().for_each(|waiting| tally.add(waiting.code, reply.code));
                 for waiting in self.waiting.iter().filter(|w| !w.one_way) {
                     replies.push(waiting.kind, &reply.header(waiting.opaque), &[]);
                 }
@@ -245,7 +270,9 @@ impl Sends {
             let log_offset = LogOffset::new(appended.log_offset.get() + start);
             MessageId { store_host: broker.host, log_offset }.to_string()
         };
+        broker.metrics.stored(self.starts.len(), bytes);
         for waiting in &self.waiting {
+            tally.add(waiting.code, ResponseCode::SUCCESS);
             if !waiting.one_way {
                 let ids: Vec<String> = waiting.messages.clone().map(id).collect();
                 let ids = ids.join(",");
@@ -257,12 +284,13 @@ impl Sends {
                     trace_on: Some(true),
                     region: Some("DefaultRegion"),
                     queue_offset: first.get(),
+                    recall_handle: waiting.recall.as_deref(),
                 };
                 let header = Header::response(ResponseCode::SUCCESS, waiting.opaque, fields.fields());
                 replies.push(waiting.kind, &header, &[]);
             }
         }
-        let mut places: Vec<Place> = self.waiting.into_iter().map(|w| (w.topic, w.queue)).collect();
+        let mut places: Vec<Place> = self.waiting.into_iter().map(|w| w.place).collect();
         places.dedup();
         if broker.sync {
             return Some((ticket, places));
@@ -272,12 +300,12 @@ impl Sends {
     }
 }
 
-fn illegal(remark: impl Into<std::borrow::Cow<'static, str>>) -> Reply {
+pub(crate) fn illegal(remark: impl Into<std::borrow::Cow<'static, str>>) -> Reply {
     Reply::refuse(ResponseCode::MESSAGE_ILLEGAL, remark)
 }
 
 /// The queue of a send: the client's choice, or any writable one.
-fn pick_queue(topic: &TopicName, access: Access, wanted: i32) -> Result<QueueId, Reply> {
+pub(crate) fn pick_queue(topic: &TopicName, access: Access, wanted: i32) -> Result<QueueId, Reply> {
     static TURN: AtomicU32 = AtomicU32::new(0);
     if wanted < 0 {
         let turn = TURN.fetch_add(1, Ordering::Relaxed);

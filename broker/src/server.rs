@@ -18,10 +18,15 @@ use crate::dispatch::Service;
 use crate::flusher::Flusher;
 use crate::group::Groups;
 use crate::long_poll::LongPoll;
+use crate::metrics::Metrics;
 use crate::name_server::NameServer;
 use crate::open_files::connections_max;
 use crate::register;
+use crate::schedule;
 use crate::send::UniqueKeys;
+use crate::timer::{self, Timers};
+use crate::topic::make_own_topics;
+use crate::transaction::{self, Transactions};
 
 /// How often silent clients and brokers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -35,6 +40,9 @@ pub enum Error {
     /// It can not listen there.
     #[error("cannot listen at {addr}")]
     Listen { addr: SocketAddr, source: io::Error },
+    /// The store refuses what the broker needs itself.
+    #[error("cannot make and read the broker's own topics")]
+    Own { source: sluice_store::Error },
     /// A thread can not be started.
     #[error("cannot start a thread")]
     Thread { source: io::Error },
@@ -71,17 +79,26 @@ impl Server {
             Some(addr) => Some(server.serve_names(addr).await?),
             None => None,
         };
-        let advertised = settings.advertise.as_ref().and_then(|addr| addr.parse().ok());
-        let host = record_host(addr, advertised);
+        let host = record_host(&settings).await;
         let long_poll = Arc::new(LongPoll::default());
         let flusher =
             Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
+        let own = || {
+            make_own_topics(&store, &settings.cluster)?;
+            store.start_key_index()?;
+            Ok((Timers::load(&store)?, Transactions::load(&store, &settings.transaction_check)?))
+        };
+        let (timers, transactions) = own().map_err(|source| Error::Own { source })?;
         let broker = Arc::new(Broker {
             groups: Groups::new(&store),
             store,
             filters: Default::default(),
             long_poll,
             flusher: flusher.map_err(|source| Error::Thread { source })?,
+            timers,
+            resets: Default::default(),
+            transactions,
+            metrics: Metrics::new(),
             host,
             unique_keys: UniqueKeys::new(host, now_ms),
             name_server: names.clone(),
@@ -90,6 +107,9 @@ impl Server {
             sync,
             settings,
         });
+        schedule::start(&broker, &server.stop.subscribe(), &mut server.tasks);
+        timer::start(&broker, &server.stop.subscribe(), &mut server.tasks);
+        transaction::start(&broker, &server.stop.subscribe(), &mut server.tasks);
         broker.tell_name_servers();
         for elsewhere in &broker.settings.name_servers {
             let (broker, stop) = (Arc::clone(&broker), server.stop.subscribe());

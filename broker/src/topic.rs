@@ -1,33 +1,38 @@
-//! Topics and groups: made by clients or administrators, and told to name servers; codes 17, 202, 300, 351.
+//! Topics and groups: made by clients or administrators, and told to name servers; codes 17, 202, 215, 300, 351.
 
 use std::collections::BTreeMap;
 
 use sluice_protocol::body::{DataVersion, GroupList};
 use sluice_protocol::code::ResponseCode;
+use sluice_protocol::delay::{self, Level};
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::queue::{TopicOffset, TopicStats};
 use sluice_protocol::registration::Registration;
 use sluice_protocol::request;
 use sluice_protocol::topic::{TopicConfig, TopicConfigTable, perm};
-use sluice_store::{Access, QUEUES_MAX, Topic};
+use sluice_store::{Access, Error as StoreError, QUEUES_MAX, Store, Topic};
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
 use crate::reply::{Reply, no_topic};
+use crate::retry::{DEAD, RETRY};
+use crate::{timer, transaction};
 
 /// The topic whose settings topics get that clients make (`RocketMQ` 4.x and 5.x).
 pub(crate) const TEMPLATE: &str = "TBW102";
 /// Queues of the template: no topic that a client makes has more.
 const TEMPLATE_QUEUES: u32 = 8;
+/// Where clients tell of what became of messages, if they are asked to.
+const TRACE: &str = "RMQ_SYS_TRACE_TOPIC";
 
 /// Names that no administrator may set (`RocketMQ` 5.3.3).
-fn is_system(topic: &str) -> bool {
+pub(crate) fn is_system(topic: &str) -> bool {
     const NAMES: [&str; 10] = [
         TEMPLATE,
         "SCHEDULE_TOPIC_XXXX",
         "BenchmarkTest",
         "RMQ_SYS_TRANS_HALF_TOPIC",
-        "RMQ_SYS_TRACE_TOPIC",
+        TRACE,
         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
         "TRANS_CHECK_MAX_TIME_TOPIC",
         "SELF_TEST_TOPIC",
@@ -35,6 +40,31 @@ fn is_system(topic: &str) -> bool {
         "CHECKPOINT_TOPIC",
     ];
     NAMES.contains(&topic) || topic.starts_with("rmq_sys_")
+}
+
+/// The name of a topic that the broker keeps for itself.
+pub(crate) fn own_topic(name: &'static str) -> TopicName {
+    TopicName::stored(name).expect("the broker's own names are names")
+}
+
+/// Makes the topics that the broker keeps for itself, and those of traces and replies, where they are not there.
+pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
+    let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
+    for (name, queues) in [
+        (delay::TOPIC, levels),
+        (delay::TIMER_TOPIC, timer::QUEUES),
+        (timer::DONE, timer::QUEUES),
+        (transaction::HALF, 1),
+        (transaction::DONE, 1),
+        (TRACE, 1),
+    ] {
+        store.create_topic(&own_topic(name), queues)?;
+    }
+    // A cluster may have a name that no topic can have.
+    if let Ok(replies) = TopicName::new(&format!("{cluster}_REPLY_TOPIC")) {
+        store.create_topic(&replies, 1)?;
+    }
+    Ok(())
 }
 
 impl Broker {
@@ -45,7 +75,7 @@ impl Broker {
         template: &str,
         queues: i32,
     ) -> Result<Access, Reply> {
-        let retry = topic.as_str().starts_with("%RETRY%") || topic.as_str().starts_with("%DLQ%");
+        let retry = topic.as_str().starts_with(RETRY) || topic.as_str().starts_with(DEAD);
         let made = if retry {
             Some(Access::all(1))
         } else if template == TEMPLATE && self.settings.auto_create_topics {
@@ -65,11 +95,16 @@ impl Broker {
     }
 
     pub(crate) fn make_retry_topic(&self, group: &GroupName) -> Result<(), Reply> {
-        let topic = TopicName::stored(&format!("%RETRY%{group}"))?;
-        if self.store.topic(&topic).is_none() {
-            self.make_topic(&topic, Access::all(1))?;
+        let topic = TopicName::stored(&format!("{RETRY}{group}"))?;
+        self.topic_or_make(&topic, Access::all(1)).map(drop)
+    }
+
+    /// What may be done with a topic that the broker needs; it is made if it is not there.
+    pub(crate) fn topic_or_make(&self, topic: &TopicName, access: Access) -> Result<Access, Reply> {
+        match self.store.topic(topic) {
+            Some(known) => Ok(known.access),
+            None => self.make_topic(topic, access).map(|made| made.access),
         }
-        Ok(())
     }
 
     /// Makes or changes a topic, and tells the name servers.
@@ -126,11 +161,35 @@ impl Broker {
 
     pub(crate) fn update_topic(&self, request: &Request<'_>) -> Result<Reply, Reply> {
         let asked = request::CreateTopic::parse(&request.header.fields)?;
-        if is_system(asked.topic) {
-            let remark = format!("topic {} is the broker's own", asked.topic);
+        if let Some(attributes) =
+            asked.attributes.filter(|text| !text.is_empty() && *text != "+message.type=NORMAL")
+        {
+            return Err(no_attributes(attributes));
+        }
+        self.set_topic(&TopicConfig {
+            topic_name: asked.topic.to_owned(),
+            read_queue_nums: asked.read_queue_nums,
+            write_queue_nums: asked.write_queue_nums,
+            perm: asked.perm,
+            ..TopicConfig::default()
+        })?;
+        Ok(Reply::ok())
+    }
+
+    /// Makes or changes a topic as an administrator wants it.
+    pub(crate) fn set_topic(&self, config: &TopicConfig) -> Result<(), Reply> {
+        if is_system(&config.topic_name) {
+            let remark = format!("topic {} is the broker's own", config.topic_name);
             return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
         }
-        let topic = TopicName::new(asked.topic)?;
+        let topic = TopicName::new(&config.topic_name)?;
+        if let Some((name, value)) = config
+            .attributes
+            .iter()
+            .find(|(name, value)| (name.as_str(), value.as_str()) != ("message.type", "NORMAL"))
+        {
+            return Err(no_attributes(&format!("{name}={value}")));
+        }
         let count = |what: &str, count: i32| {
             u32::try_from(count).ok().filter(|count| *count <= QUEUES_MAX).ok_or_else(|| {
                 let remark = format!("{what} is {count}, it can be 0 to {QUEUES_MAX}");
@@ -138,17 +197,31 @@ impl Broker {
             })
         };
         let access = Access {
-            read_queues: count("readQueueNums", asked.read_queue_nums)?,
-            write_queues: count("writeQueueNums", asked.write_queue_nums)?,
-            perm: asked.perm & (perm::READ | perm::WRITE | perm::INHERIT),
+            read_queues: count("readQueueNums", config.read_queue_nums)?,
+            write_queues: count("writeQueueNums", config.write_queue_nums)?,
+            perm: config.perm & (perm::READ | perm::WRITE | perm::INHERIT),
         };
-        if let Some(attributes) =
-            asked.attributes.filter(|text| !text.is_empty() && *text != "+message.type=NORMAL")
-        {
-            let remark = format!("topic attributes {attributes:?} are not taken by this broker yet");
-            return Err(Reply::refuse(ResponseCode::SYSTEM_ERROR, remark));
+        self.make_topic(&topic, access).map(drop)
+    }
+
+    /// Deletes a topic; one that is not there is deleted already.
+    pub(crate) fn delete_topic(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+        let asked = request::TopicOnly::parse(&request.header.fields)?;
+        if is_system(asked.topic) {
+            let remark = format!("topic {} is the broker's own", asked.topic);
+            return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
         }
-        self.make_topic(&topic, access)?;
+        let name = TopicName::new(asked.topic)?;
+        let Some(topic) = self.store.topic(&name) else { return Ok(Reply::ok()) };
+        // It waits for the disk.
+        match tokio::task::block_in_place(|| self.store.delete_topic(&name)) {
+            Err(StoreError::NoTopic { .. }) => return Ok(Reply::ok()),
+            deleted => deleted?,
+        }
+        tracing::info!(topic = %name, "topic deleted");
+        self.tell_name_servers();
+        // Who waits there is told that it is gone.
+        QueueId::all(topic.queues).for_each(|queue| self.long_poll.arrived(&name, queue));
         Ok(Reply::ok())
     }
 
@@ -184,6 +257,11 @@ impl Broker {
         let name = TopicName::new(topic)?;
         self.store.topic(&name).ok_or_else(|| no_topic(&name))
     }
+}
+
+fn no_attributes(attributes: &str) -> Reply {
+    let remark = format!("topic attributes {attributes:?} are not taken by this broker yet");
+    Reply::refuse(ResponseCode::SYSTEM_ERROR, remark)
 }
 
 fn config(name: &str, access: Access) -> TopicConfig {

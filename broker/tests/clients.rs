@@ -331,7 +331,6 @@ fn what_can_not_be_done_is_refused_in_codes_that_clients_know() {
     assert_eq!(client.send(&"t".repeat(200), 0, "m", &[]).code, R::INVALID_PARAMETER);
     assert_eq!(client.send("t", 0, &"m".repeat((4 << 20) + 1), &[]).code, R::MESSAGE_ILLEGAL);
     assert_eq!(client.send("t", 0, "m", &[("a", &"v".repeat(32_700))]).code, R::MESSAGE_ILLEGAL);
-    assert_eq!(client.send("t", 0, "m", &[("DELAY", "3")]).code, R::MESSAGE_ILLEGAL);
     let missing = client.call(C::SEND_MESSAGE_V2, Fields::new(), b"m");
     assert_eq!(missing.code, R::SYSTEM_ERROR);
     assert!(missing.remark.contains("missing"), "{}", missing.remark);

@@ -1,18 +1,24 @@
 //! `sluice broker | namesrv`: serves RocketMQ's clients on the network.
 
+mod metrics;
+mod settings;
+
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result};
+use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_broker::{NAME_SERVER_PORT, Server};
 use sluice_store::file::RealDisk;
 use sluice_store::{Flush, Retention, Store};
+
+use self::settings::{BrokerSettings, FlushMode, HostPort, NameServers};
 
 /// Length of a new store's segments, in bytes: RocketMQ's, so that the store can change hands.
 const SEGMENT_BYTES: u64 = 1 << 30;
@@ -20,34 +26,13 @@ const SEGMENT_BYTES: u64 = 1 << 30;
 #[derive(Args)]
 pub(crate) struct BrokerArguments {
     #[command(flatten)]
-    store: crate::StoreArguments,
-    /// Where the broker listens; every interface by 0.0.0.0:PORT, any free port by port 0
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:10911")]
-    listen: String,
-    /// Where its name server listens [default: the same host, port 9876]
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "namesrv")]
-    namesrv_listen: Option<String>,
-    /// Name servers elsewhere to join; then none is started here
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ';')]
-    namesrv: Vec<String>,
-    /// The address that clients are told, where it is not the one that the broker listens at
-    #[arg(long, value_name = "HOST:PORT")]
-    advertise: Option<String>,
-    /// The broker's name; unique among the brokers of its name servers
-    #[arg(long, default_value = "broker-a")]
-    name: String,
-    /// The name of its cluster
-    #[arg(long, default_value = "DefaultCluster")]
-    cluster: String,
-    /// When messages are acknowledged: written (async), or durable against power loss (sync)
-    #[arg(long, value_enum, default_value = "async")]
-    flush: FlushMode,
-    /// Refuse sends to topics that do not exist, instead of making them
-    #[arg(long)]
-    no_auto_create: bool,
-    /// Drop segments whose messages are older than this many hours
-    #[arg(long, value_name = "HOURS")]
-    retain_hours: Option<u64>,
+    settings: BrokerSettings,
+    /// Read settings from this YAML file; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the file, and end; opens nothing
+    #[arg(long, requires = "config", conflicts_with = "json")]
+    check: bool,
     /// Print what is ready as JSON
     #[arg(long)]
     json: bool,
@@ -63,40 +48,48 @@ pub(crate) struct NameServerArguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FlushMode {
-    /// Acknowledged when written; a power loss can take the last half second
-    Async,
-    /// Acknowledged when durable
-    Sync,
+pub(crate) fn broker(arguments: BrokerArguments) -> Result<ExitCode> {
+    let BrokerArguments { mut settings, config, check, json } = arguments;
+    if let Some(file) = &config {
+        settings = settings.or(BrokerSettings::read(file)?);
+        if check {
+            writeln!(std::io::stdout(), "ok: {}", file.display())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    serve(settings, json)
 }
 
-pub(crate) fn broker(arguments: &BrokerArguments) -> Result<ExitCode> {
+fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
     let signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
     sluice_broker::raise_open_files();
     let clock = crate::clock();
     let started = clock();
-    let listen = resolve(&arguments.listen)?;
+    let defaults = sluice_broker::Settings::local();
+    let listen = match &arguments.listen {
+        Some(HostPort(addr)) => resolve(addr)?,
+        None => defaults.listen,
+    };
+    let NameServers(elsewhere) = arguments.namesrv.unwrap_or_default();
     let own_names = match &arguments.namesrv_listen {
-        Some(addr) => Some(resolve(addr)?),
-        None if arguments.namesrv.is_empty() => Some(SocketAddr::new(listen.ip(), NAME_SERVER_PORT)),
+        Some(HostPort(addr)) => Some(resolve(addr)?),
+        None if elsewhere.is_empty() => Some(SocketAddr::new(listen.ip(), NAME_SERVER_PORT)),
         None => None,
     };
-    if let Some(addr) = arguments.advertise.iter().chain(&arguments.namesrv).find(|addr| !has_port(addr)) {
-        bail!("`{addr}` is not HOST:PORT");
-    }
-    if listen.ip().is_unspecified() && arguments.advertise.is_none() {
+    let advertise = arguments.advertise.map(|HostPort(addr)| addr);
+    if listen.ip().is_unspecified() && advertise.is_none() {
         tracing::warn!(
             "clients are told the address by which they reached the name server; where they can not reach that one (a \
              container, NAT), give the one that they can by --advertise HOST:PORT"
         );
     }
-    let dir = &arguments.store.data_dir;
-    let mut settings = sluice_store::Settings::embedded(dir);
+    let dir = arguments.data_dir.unwrap_or_else(|| crate::DATA_DIR.into());
+    let sync = arguments.flush == Some(FlushMode::Sync);
+    let mut settings = sluice_store::Settings::embedded(&dir);
     settings.segment_bytes = SEGMENT_BYTES;
-    settings.retention =
-        Retention { age: arguments.retain_hours.map(|h| Duration::from_secs(h * 3600)), bytes: None };
-    if arguments.flush == FlushMode::Sync {
+    let age = arguments.retain_hours.map(|hours| Duration::from_secs(u64::from(hours) * 3600));
+    settings.retention = Retention { age, bytes: None };
+    if sync {
         settings.flush = Flush::Sync;
     }
     let store = Store::open(settings, Arc::new(RealDisk), Arc::clone(&clock))
@@ -106,29 +99,36 @@ pub(crate) fn broker(arguments: &BrokerArguments) -> Result<ExitCode> {
         tracing::warn!(bytes = recovery.cut_bytes, "the end of the log was torn, and is cut");
     }
     let settings = sluice_broker::Settings {
-        name: arguments.name.clone(),
-        cluster: arguments.cluster.clone(),
+        name: arguments.name.unwrap_or(defaults.name),
+        cluster: arguments.cluster.unwrap_or(defaults.cluster),
         listen,
-        advertise: arguments.advertise.clone(),
-        name_servers: arguments.namesrv.clone(),
-        auto_create_topics: !arguments.no_auto_create,
+        advertise,
+        name_servers: elsewhere.clone(),
+        auto_create_topics: arguments.auto_create.unwrap_or(defaults.auto_create_topics),
+        transaction_check: sluice_broker::TransactionCheck::default(),
     };
-    let sync = arguments.flush == FlushMode::Sync;
     let runtime = runtime()?;
+    let metrics = match &arguments.metrics {
+        Some(HostPort(addr)) => Some(runtime.block_on(metrics::serve(resolve(addr)?))?),
+        None => None,
+    };
     let server = runtime.block_on(Server::broker(settings, store.clone(), sync, own_names, started))?;
     let took = clock() - started;
     let (flush, names) = (if sync { "sync" } else { "async" }, server.name_server_addr());
     let broker = server.broker_addr().unwrap_or(listen);
-    let line = if arguments.json {
+    let line = if json {
         serde_json::json!({
-            "broker": broker, "name_server": names, "name_servers": arguments.namesrv, "data_dir": dir, "flush": flush,
-            "ready_ms": took,
+            "broker": broker, "name_server": names, "name_servers": elsewhere, "data_dir": dir, "flush": flush,
+            "metrics": metrics, "ready_ms": took,
         })
         .to_string()
     } else {
-        let names =
-            names.map_or(format!("joins {}", arguments.namesrv.join(";")), |a| format!("name server {a}"));
-        format!("broker {broker}, {names}, store {}, flush {flush}: ready in {took} ms", dir.display())
+        let names = names.map_or(format!("joins {}", elsewhere.join(";")), |a| format!("name server {a}"));
+        let metrics = metrics.map_or(String::new(), |addr| format!(", metrics http://{addr}/metrics"));
+        format!(
+            "broker {broker}, {names}, store {}, flush {flush}{metrics}: ready in {took} ms",
+            dir.display()
+        )
     };
     wait(&line, signals)?;
     runtime.block_on(server.stop());
@@ -163,10 +163,6 @@ fn wait(line: &str, mut signals: Signals) -> Result<()> {
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
-}
-
-fn has_port(addr: &str) -> bool {
-    addr.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 fn resolve(addr: &str) -> Result<SocketAddr> {

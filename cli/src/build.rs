@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow, bail};
+use bytesize::ByteSize;
 use sluice_connect::config::Then;
+use sluice_connect::memory::{Memory, Share};
 use sluice_connect::pipeline::{Clock, Pipeline};
 use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::steps::Steps;
@@ -58,16 +60,22 @@ pub(crate) struct Shared {
     pub(crate) embedded: Embedded,
     pub(crate) clock: Clock,
     pub(crate) stop: Arc<Stop>,
+    pub(crate) memory: Arc<Memory>,
 }
+
+/// A topic, with its cluster unless it is the embedded broker's.
+pub(crate) type Address<'a> = (Option<&'a str>, &'a str);
 
 /// Whether a pipeline writes a topic, be it as its dead letters.
-pub(crate) fn writes(parsed: &ParsedPipeline, topic: &str) -> bool {
+pub(crate) fn writes(parsed: &ParsedPipeline, topic: Address<'_>) -> bool {
     let document = &parsed.document;
-    document.sink.topic() == Some(topic) || document.errors.dead_letter.as_deref() == Some(topic)
+    let dead_letter = document.errors.dead_letter.as_deref().map(|name| (None, name));
+    document.sink.topic() == Some(topic) || dead_letter == Some(topic)
 }
 
-/// The pipelines of a run that write a topic, with their progress.
-pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], topic: &str) -> Feeders {
+/// The pipelines of a run that write what a pipeline reads, with their progress.
+pub(crate) fn feeders(all: &[(ParsedPipeline, Arc<Progress>)], reader: &ParsedPipeline) -> Feeders {
+    let Some(topic) = reader.document.source.topic() else { return Vec::new() };
     all.iter().filter(|(p, _)| writes(p, topic)).map(|(_, progress)| progress.clone()).collect()
 }
 
@@ -127,7 +135,8 @@ fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pi
             }
             _ => None,
         };
-    let in_flight = usize::try_from(document.limits.in_flight.as_u64()).unwrap_or(usize::MAX);
+    let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+    let in_flight = bytes(document.limits.in_flight);
     Ok(Pipeline {
         name: document.name.as_str().into(),
         config: (parsed.text.clone(), parsed.hash()),
@@ -138,5 +147,6 @@ fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pi
         dead_letters,
         then: document.errors.then,
         in_flight,
+        memory: Share::new(Arc::clone(&shared.memory), bytes(document.limits.memory)),
     })
 }

@@ -1,11 +1,12 @@
-//! Reads pipeline files; `sluice lint`.
+//! Reads pipeline files and other settings; `sluice lint`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use sluice_connect::config::{self, Delivery, Document, Parsed, Problem, tree::Place, vars};
+use anyhow::{Result, anyhow};
+use serde::de::DeserializeOwned;
+use sluice_connect::config::{self, Delivery, Document, Parsed, Problem, tree::Node, tree::Place, vars};
 use sluice_sinks::SinkConfig;
 use sluice_sources::SourceConfig;
 
@@ -16,12 +17,21 @@ pub(crate) type ParsedPipeline = Parsed<SourceConfig, SinkConfig>;
 
 /// Reads all documents of one text, with the environment's variables.
 pub(crate) fn parse(text: &str) -> Result<Vec<ParsedPipeline>, Vec<Problem>> {
-    #[expect(clippy::disallowed_methods, reason = "cli is where the environment comes in")]
-    let env = |name: &str| std::env::var(name).ok();
-    let lookup = vars::lookup(env, |path| std::fs::read_to_string(path));
-    let parsed: Vec<ParsedPipeline> = config::parse(text, &lookup)?;
+    let parsed: Vec<ParsedPipeline> = config::parse(text, &lookup())?;
     let problems: Vec<Problem> = parsed.iter().flat_map(problems).collect();
     if problems.is_empty() { Ok(parsed) } else { Err(problems) }
+}
+
+/// Reads a file of settings by the rules of pipeline files.
+pub(crate) fn settings<T: DeserializeOwned>(file: &Path) -> Result<(T, Node), Vec<Problem>> {
+    config::parse_settings(&read_text(file)?, &lookup())
+}
+
+/// The environment's variables, and files.
+fn lookup() -> impl Fn(&str) -> Result<String, String> {
+    #[expect(clippy::disallowed_methods, reason = "cli is where the environment comes in")]
+    let env = |name: &str| std::env::var(name).ok();
+    vars::lookup(env, |path| std::fs::read_to_string(path))
 }
 
 /// What is wrong between a document's parts, as far as it shows without opening anything.
@@ -35,21 +45,40 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
     if let Some(properties) = &properties {
         found.extend(parsed.unknown_properties(properties));
     }
-    if let SourceConfig::Topic(config) = source {
-        let loops = |topic: Option<&str>| topic == Some(&config.name);
+    found.extend(open_secrets(parsed));
+    if let Some(read) = source.topic() {
+        let loops = |topic: Option<(Option<&str>, &str)>| topic == Some(read);
         let message = "the pipeline would read what it writes, for ever: name another topic";
         if loops(sink.topic()) {
             found.push(parsed.problem(&["sink", "topic", "name"], message));
         }
-        if loops(errors.dead_letter.as_deref()) {
+        if loops(errors.dead_letter.as_deref().map(|name| (None, name))) {
             found.push(parsed.problem(&["errors", "dead_letter"], message));
         }
     }
     if *delivery == Delivery::ExactlyOnce && !sink.keeps_positions() {
-        let message = "this sink keeps no positions: write `delivery: at_least_once`";
+        let message = match sink.topic() {
+            Some(_) => {
+                "RocketMQ's protocol has no act that stores messages and a position together, so rows may come twice after a failure: write `delivery: at_least_once`"
+            }
+            None => "this sink keeps no positions: write `delivery: at_least_once`",
+        };
         found.push(parsed.problem(&["sink"], message));
     }
     found
+}
+
+/// Keys of an object store that stand in the file: its text is kept in the target.
+fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
+    let kind = match &parsed.document.sink {
+        SinkConfig::Parquet(_) => "parquet",
+        SinkConfig::Arrow(_) => "arrow",
+        _ => return Vec::new(),
+    };
+    let keys = ["secret_access_key", "session_token"].map(|key| ["sink", kind, "store", key]);
+    let is_open = |path: &[&str; 4]| parsed.tree.find(path).is_some_and(|node| !node.secret);
+    let told = "the text of this file is kept in the target: write it as ${VAR}";
+    keys.iter().filter(|path| is_open(path)).map(|path| parsed.problem(&path[..], told)).collect()
 }
 
 fn at(parsed: &ParsedPipeline, root: &str, path: &[&str], message: String) -> Problem {
@@ -64,8 +93,13 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<ParsedPipeline>> {
     if problems.is_empty() {
         return Ok(pipelines.into_iter().map(|(_, pipeline)| pipeline).collect());
     }
+    Err(not_right(&problems))
+}
+
+/// The error that holds every problem, each on a line.
+pub(crate) fn not_right(problems: &[(PathBuf, Problem)]) -> anyhow::Error {
     let lines: Vec<String> = problems.iter().map(|(file, p)| format!("{}:{p}", file.display())).collect();
-    bail!("the config is not right\n{}", lines.join("\n"))
+    anyhow!("the config is not right\n{}", lines.join("\n"))
 }
 
 /// What was found in some files, each with its file.

@@ -2,8 +2,11 @@
 //!
 //! Exit codes: 0 done, 1 a config or the work failed, 2 wrong usage, 130 ended by Ctrl-C.
 
+mod audit;
 mod broker;
 mod build;
+mod check;
+mod compact;
 mod filter;
 mod load;
 mod network;
@@ -23,6 +26,7 @@ use clap::{Parser, Subcommand};
 const EXAMPLES: &str = "Examples:
   sluice run examples/flights.yaml               run the pipelines of a file, with the embedded broker
   sluice lint examples/flights.yaml              tell all that is wrong in it; opens nothing
+  sluice check examples/flights.yaml             try connections, permissions and guarantees
   sluice preview examples/flights.yaml --rows 5  show rows, rejects, schema and files; writes nothing
   sluice topic tail flights --where \"origin = 'JFK' AND dep_delay > 60\"";
 
@@ -70,6 +74,28 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
         #[arg(long)]
         json: bool,
     },
+    /// Try what pipelines need: connections, permissions, schemas, and what their targets guarantee; stores no row
+    #[command(after_help = "Example:
+  sluice check examples/flights.yaml
+
+A file target is written to and read back below its folder `_sluice`, and asked to give one name twice: it must
+refuse the second time. Exit code 1 if anything does not hold.")]
+    Check(check::CheckArguments),
+    /// Prove that each source offset has one fate in a target of files, from its plans and footers alone
+    #[command(after_help = "Examples:
+  sluice audit ./lake/late_flights
+  AWS_REGION=eu-central-1 sluice audit s3://lake/late_flights --json
+
+Prints the numbers of each chain, and each gap, overlap, missing file and difference; exit code 1 if there is
+any. An object store takes its settings from the standard variables AWS_*.")]
+    Audit(audit::AuditArguments),
+    /// Merge the small published Parquet files of a folder
+    #[command(after_help = "Example:
+  sluice compact ./lake/late_flights --allow-reader-gap
+
+Goes on where an earlier one was ended; the pipelines may run meanwhile, and `sluice audit` still proves every
+offset. Only plans that are done are touched, and not the last of each chain.")]
+    Compact(compact::CompactArguments),
     /// Show what a pipeline would do with its first rows; writes nothing
     #[command(after_help = "Example:
   sluice preview examples/flights.yaml --pipeline load-flights --rows 3")]
@@ -79,10 +105,11 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
   sluice broker                                   clients use the name server 127.0.0.1:9876
   sluice broker --data-dir /var/lib/sluice --flush sync
   sluice broker --listen 0.0.0.0:10911 --advertise broker.example.org:10911
-  sluice broker --namesrv ns1:9876;ns2:9876       joins name servers elsewhere
+  sluice broker --namesrv 'ns1:9876;ns2:9876'     joins name servers elsewhere
+  sluice broker --config broker.yaml              each flag is a key of the file: data_dir, listen, flush, …
 
 SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends with exit code 0.")]
-    Broker(broker::BrokerArguments),
+    Broker(Box<broker::BrokerArguments>),
     /// Serve as a name server alone
     #[command(after_help = "Example:
   sluice namesrv --listen 0.0.0.0:9876")]
@@ -141,8 +168,11 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Lint { files, json } => load::lint(&files, json),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
+        Command::Compact(arguments) => compact::run(&arguments),
         Command::Preview(arguments) => preview::preview(&arguments),
-        Command::Broker(arguments) => broker::broker(&arguments),
+        Command::Broker(arguments) => broker::broker(*arguments),
         Command::Namesrv(arguments) => broker::name_server(&arguments),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => network::group(command),

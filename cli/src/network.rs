@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sluice_client::{
@@ -14,7 +15,7 @@ use sluice_client::{
     Producer, ProducerSettings, Record, Start, TopicName,
 };
 use sluice_filters::{Dialect, Filter, Name};
-use sluice_sources::topic::{Asked, inflate, passes};
+use sluice_sources::topic::{Asked, passes};
 use sluice_store::BODY_BYTES_MAX;
 
 use crate::show::{count, time_text};
@@ -82,6 +83,9 @@ pub(crate) struct SendArguments {
     /// Properties of the messages
     #[arg(long, value_name = "NAME=VALUE")]
     prop: Vec<String>,
+    /// Compress bodies of at least this size, such as 4KiB; consumers get them as they were
+    #[arg(long, value_name = "SIZE")]
+    compress_from: Option<ByteSize>,
     #[command(flatten)]
     network: NetworkArguments,
 }
@@ -136,8 +140,23 @@ fn run<T>(namesrv: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let client = Client::new(ClientSettings::new(namesrv))?;
-        work(client).await
+        work(client).await.map_err(|error| explained(error, namesrv))
     })
+}
+
+/// Says where the address of a broker that can not be reached came from.
+fn explained(error: anyhow::Error, namesrv: &str) -> anyhow::Error {
+    let unreached = error.chain().find_map(|cause| match cause.downcast_ref() {
+        Some(sluice_client::Error::Connect { address, .. }) => Some(address.to_string()),
+        _ => None,
+    });
+    match unreached.filter(|address| !namesrv.split(';').any(|name_server| name_server.trim() == address)) {
+        Some(address) => error.context(format!(
+            "{namesrv} sends clients to a broker at {address}, which can not be reached from here; behind NAT or in a \
+             container a broker is started with the address that clients reach: --advertise HOST:PORT"
+        )),
+        None => error,
+    }
 }
 
 pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
@@ -246,7 +265,9 @@ fn send(arguments: &SendArguments) -> Result<()> {
     };
     let mut sent = 0_u64;
     run(&arguments.network.namesrv, async |client| {
-        let producer = Producer::new(&client, ProducerSettings::default())?;
+        let compress_from_bytes = arguments.compress_from.map(|size| size.as_u64().try_into()).transpose()?;
+        let settings = ProducerSettings { compress_from_bytes, ..ProducerSettings::default() };
+        let producer = Producer::new(&client, settings)?;
         let mut receipts = std::collections::VecDeque::new();
         while let Some(body) = next_body(&mut *input, arguments.whole)? {
             receipts.push_back(producer.submit(&message(body)?).await?);
@@ -442,15 +463,8 @@ fn asked(record: &Record) -> Asked<'_> {
 
 /// One message as JSON: the body as JSON where it is some, else as text.
 fn shown(record: &Record) -> Value {
-    let inflated;
-    let body: &[u8] = if record.is_compressed() {
-        inflated = inflate(&record.body, record.sys_flag);
-        inflated.as_deref().unwrap_or(&record.body)
-    } else {
-        &record.body
-    };
-    let body: Value = serde_json::from_slice(body)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()));
+    let body: Value = serde_json::from_slice(&record.body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&record.body).into_owned()));
     let properties: serde_json::Map<String, Value> =
         record.properties().map(|(n, v)| (n.to_owned(), Value::String(v.to_owned()))).collect();
     json!({

@@ -7,16 +7,19 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
+use bytesize::ByteSize;
 use sluice_connect::config::Then;
+use sluice_connect::memory::Memory;
 use sluice_connect::steps::{Next, Steps};
-use sluice_connect::task::{Range, Read, Reject, SourceTask};
+use sluice_connect::task::{Range, Read, Reject, Slice, SourceTask};
 use sluice_protocol::id::TopicName;
+use sluice_sinks::estimate::estimate;
 use sluice_sources::SourceConfig;
 use sluice_store::Store;
 
 use crate::build::{self, Embedded, Shared};
 use crate::load::{self, ParsedPipeline};
-use crate::show::count;
+use crate::show::{count, plural};
 
 #[derive(clap::Args)]
 pub(crate) struct PreviewArguments {
@@ -35,6 +38,9 @@ pub(crate) struct PreviewArguments {
 
 /// Rows that are looked at before a preview gives up finding one that passes.
 const LOOK_AT_MAX: u64 = 200_000;
+
+/// Files of a full plan below this size are worth a word, in bytes.
+const SMALL_FILE: f64 = 16.0 * 1024.0 * 1024.0;
 
 pub(crate) fn preview(arguments: &PreviewArguments) -> Result<ExitCode> {
     let all = load::load(std::slice::from_ref(&arguments.file))?;
@@ -65,6 +71,10 @@ struct Seen {
     read: u64,
     filtered: u64,
     rejects: Vec<Reject>,
+    /// What passed of the first queue.
+    sample: Vec<Slice>,
+    /// Rows of each queue, where the source knows them.
+    queues: Option<Vec<u64>>,
 }
 
 fn one(
@@ -76,7 +86,7 @@ fn one(
     let document = &parsed.document;
     writeln!(out, "pipeline {}", document.name)?;
     let mut source = match &document.source {
-        SourceConfig::Topic(config) => {
+        SourceConfig::Topic(config) if config.cluster.is_none() => {
             let dir = &arguments.store.data_dir;
             let store = dir.exists().then(|| Store::open_read_only(dir)).transpose();
             let store = store.with_context(|| format!("cannot open the store {}", dir.display()))?;
@@ -89,7 +99,7 @@ fn one(
                     &Arc::default(),
                 )?,
                 None => {
-                    let feeder = all.iter().find(|p| build::writes(p, topic.as_str()));
+                    let feeder = all.iter().find(|p| build::writes(p, (None, topic.as_str())));
                     let way_out = feeder.map_or_else(String::new, |feeder| {
                         format!("; `sluice run` of pipeline {} makes it", feeder.document.name)
                     });
@@ -105,7 +115,7 @@ fn one(
         _ => {
             let clock = crate::clock();
             let embedded = Embedded::new(PathBuf::new(), None, clock.clone());
-            let shared = Shared { embedded, clock, stop: Arc::default() };
+            let shared = Shared { embedded, clock, stop: Arc::default(), memory: Memory::new(0) };
             build::source(parsed, &shared, Vec::new())?
         }
     };
@@ -113,7 +123,45 @@ fn one(
         Steps::new(&without_stop(parsed).document, &document.sink.needs(document.decode.is_some()))?;
     source.open(&needs)?;
     let seen = look(source.as_mut(), &mut steps, arguments.rows as usize)?;
-    show(&seen, parsed, arguments.rows as usize, out)
+    show(&seen, parsed, arguments.rows as usize, out)?;
+    if let Some(line) = layout(&seen, parsed)? {
+        writeln!(out, "  {line}")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// How many files the rows that are there now come to, and of which size.
+fn layout(seen: &Seen, parsed: &ParsedPipeline) -> Result<Option<String>> {
+    let Some(estimate) = estimate(&parsed.document.sink, &seen.sample)? else { return Ok(None) };
+    let size = |bytes: f64| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate above 0")]
+        ByteSize::b(bytes as u64)
+    };
+    let (row, partitions) = (estimate.row_bytes, estimate.partitions);
+    let basis = format!("{row:.1} bytes a row, {} seen", plural(partitions as usize, "partition value"));
+    let plan = estimate.plan_rows();
+    let Some(queues) = &seen.queues else {
+        let file = size(row * plan as f64 / partitions as f64);
+        let plan = count(plan);
+        return Ok(Some(format!("files: {partitions} of about {file} for each {plan} rows ({basis})")));
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of rows")]
+    let passing = |rows: &u64| (*rows as f64 * seen.passed as f64 / seen.read.max(1) as f64).ceil() as u64;
+    let rows: Vec<u64> = queues.iter().map(passing).collect();
+    let (all, files) = (rows.iter().sum::<u64>(), rows.iter().map(|rows| estimate.files(*rows)).sum::<u64>());
+    let file = row * all as f64 / files.max(1) as f64;
+    let advice = if row * plan as f64 / (partitions as f64) < SMALL_FILE {
+        "; also full ones are small: partition by fewer values, raise `rotate`, or run `sluice compact`"
+    } else {
+        ""
+    };
+    Ok(Some(format!(
+        "files: about {} of about {} for the {} rows that are there now, more where `age` ends them earlier ({basis}){advice}",
+        count(files),
+        size(file),
+        count(queues.iter().sum()),
+    )))
 }
 
 /// A preview shows rejects and goes on, whatever `errors` says.
@@ -125,7 +173,13 @@ fn without_stop(parsed: &ParsedPipeline) -> ParsedPipeline {
 
 fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<Seen> {
     let mut seen = Seen::default();
-    for queue in source.queues()? {
+    let queues = source.queues()?;
+    let ends = queues.iter().map(|queue| {
+        let end = source.end(&queue.topic, queue.queue)?;
+        u64::try_from(end - queue.first).ok()
+    });
+    seen.queues = ends.collect();
+    for (number, queue) in queues.iter().enumerate() {
         let mut next = queue.first;
         while seen.passed < rows && seen.read < LOOK_AT_MAX {
             let range = Range { start: next, end: i64::MAX };
@@ -134,7 +188,7 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
             };
             next = slice.range.end;
             seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);
-            let passed = match steps.push(0, slice)? {
+            let passed = match steps.push(number, slice)? {
                 Next::Pass(slices) => slices,
                 Next::Fix(schema) => {
                     steps.fix(&schema)?;
@@ -155,17 +209,20 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
     Ok(seen)
 }
 
-fn keep(seen: &mut Seen, slices: Vec<(usize, sluice_connect::task::Slice)>) {
-    for (_, slice) in slices {
+fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
+    for (number, slice) in slices {
         seen.passed += slice.envelope.num_rows();
         seen.filtered += slice.filtered;
         seen.batches.push(slice.output().clone());
-        seen.rejects.extend(slice.rejects);
+        seen.rejects.extend(slice.rejects.iter().cloned());
+        if number == 0 {
+            seen.sample.push(slice);
+        }
     }
 }
 
 fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write) -> Result<()> {
-    let Seen { batches, passed, read, filtered, rejects } = seen;
+    let Seen { batches, passed, read, filtered, rejects, .. } = seen;
     writeln!(
         out,
         "  looked at {} rows: {} pass, {} filtered, {} rejected",
@@ -194,6 +251,6 @@ fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write)
         }
     }
     let document = &parsed.document;
-    writeln!(out, "  sink: {}\n", document.sink.describe(document.name.as_str()))?;
+    writeln!(out, "  sink: {}", document.sink.describe(document.name.as_str()))?;
     Ok(())
 }

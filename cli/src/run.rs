@@ -2,21 +2,25 @@
 //! far they are, and sums up.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use sluice_connect::memory::Memory;
 use sluice_connect::progress::{Progress, Reading, Stop};
 use sluice_connect::task::{Needs, TaskError};
 use sluice_connect::worker;
 use sluice_filters::Name;
 use sluice_protocol::id::TopicName;
 use sluice_sinks::SinkConfig;
+use sluice_sinks::location::Location;
 use sluice_sources::SourceConfig;
+use sluice_sources::topic::TopicConfig;
 use sluice_store::{Flush, Store};
 
 use crate::build::{self, Embedded, Shared};
@@ -37,6 +41,9 @@ pub(crate) struct RunArguments {
     /// Do not start the embedded broker; pipelines that need a topic are refused
     #[arg(long)]
     no_broker: bool,
+    /// What rows on their way may hold in memory, over all pipelines
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    memory: ByteSize,
     /// Print the closing summary as one JSON document
     #[arg(long)]
     json: bool,
@@ -53,7 +60,7 @@ const SHOW_LIVE: Duration = Duration::from_millis(200);
 const SHOW_LINES: Duration = Duration::from_secs(5);
 
 /// One pipeline of a run.
-type One = (ParsedPipeline, Arc<Progress>);
+pub(crate) type One = (ParsedPipeline, Arc<Progress>);
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let parsed = load::load(&arguments.files)?;
@@ -66,8 +73,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let flush = (!arguments.no_broker).then_some(flush);
     let embedded = Embedded::new(arguments.store.data_dir.clone(), flush, clock.clone());
     let stop = Arc::new(Stop::default());
-    let shared = Shared { embedded, clock, stop: Arc::clone(&stop) };
-    check(&all, arguments, &shared)?;
+    let memory = Memory::new(usize::try_from(arguments.memory.as_u64()).unwrap_or(usize::MAX));
+    let shared = Shared { embedded, clock, stop: Arc::clone(&stop), memory };
+    let data_dir = &arguments.store.data_dir;
+    all.iter().try_for_each(|(parsed, _)| check_source(parsed, &all, data_dir, &shared))?;
     make_topics(&all, &shared)?;
 
     let signalled = listen(&stop)?;
@@ -94,44 +103,35 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     Ok(if signalled.load(Ordering::SeqCst) { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
-/// What can be known before anything is written.
-fn check(all: &[One], arguments: &RunArguments, shared: &Shared) -> Result<()> {
-    let data_dir = &arguments.store.data_dir;
-    let mut existing: Option<Store> = None;
-    for (parsed, _) in all {
-        let name = &parsed.document.name;
-        match &parsed.document.source {
-            SourceConfig::Topic(config) => {
-                if !build::feeders(all, &config.name).is_empty() {
-                    continue;
-                }
-                if existing.is_none() && data_dir.exists() {
-                    let opened = Store::open_read_only(data_dir);
-                    existing = Some(
-                        opened.with_context(|| format!("cannot open the store {}", data_dir.display()))?,
-                    );
-                }
-                let topic = TopicName::new(&config.name).with_context(|| format!("pipeline {name}"))?;
-                if existing.as_ref().and_then(|store| store.topic(&topic)).is_none() {
-                    let known: Vec<String> =
-                        existing.iter().flat_map(Store::topics).map(|t| t.name.to_string()).collect();
-                    let hint =
-                        sluice_connect::config::nearest(&config.name, known.iter().map(String::as_str));
-                    let hint = hint.map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
-                    bail!(
-                        "pipeline {name}: no such topic: {topic} (not in {}, and no pipeline of this run writes it){hint}",
-                        data_dir.display()
-                    );
-                }
-            }
-            _ => {
-                let mut source = build::source(parsed, shared, Vec::new())?;
-                let opened = source.open(&Needs::default()).and_then(|()| source.queues());
-                opened.with_context(|| format!("pipeline {name}"))?;
-            }
-        }
+/// What can be known of a source before anything is written.
+pub(crate) fn check_source(
+    parsed: &ParsedPipeline,
+    all: &[One],
+    data_dir: &Path,
+    shared: &Shared,
+) -> Result<()> {
+    let name = &parsed.document.name;
+    if !build::feeders(all, parsed).is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let SourceConfig::Topic(config @ TopicConfig { cluster: None, .. }) = &parsed.document.source else {
+        let mut source = build::source(parsed, shared, Vec::new())?;
+        let opened = source.open(&Needs::default()).and_then(|()| source.queues());
+        return opened.map(drop).with_context(|| format!("pipeline {name}"));
+    };
+    let existing = data_dir.exists().then(|| Store::open_read_only(data_dir)).transpose();
+    let existing = existing.with_context(|| format!("cannot open the store {}", data_dir.display()))?;
+    let topic = TopicName::new(&config.name).with_context(|| format!("pipeline {name}"))?;
+    if existing.as_ref().and_then(|store| store.topic(&topic)).is_some() {
+        return Ok(());
+    }
+    let known: Vec<String> = existing.iter().flat_map(Store::topics).map(|t| t.name.to_string()).collect();
+    let hint = sluice_connect::config::nearest(&config.name, known.iter().map(String::as_str));
+    let hint = hint.map_or_else(String::new, |n| format!("; did you mean `{n}`?"));
+    bail!(
+        "pipeline {name}: no such topic: {topic} (not in {}, and no pipeline of this run writes it){hint}",
+        data_dir.display()
+    )
 }
 
 /// Topics that sinks write exist before any source looks for them.
@@ -139,6 +139,11 @@ fn make_topics(all: &[One], shared: &Shared) -> Result<()> {
     for (parsed, _) in all {
         let document = &parsed.document;
         let sink = match &document.sink {
+            SinkConfig::Topic(config) if config.cluster.is_some() => {
+                let opened = document.sink.open(|| shared.embedded.store(), &shared.clock);
+                drop(opened.with_context(|| format!("pipeline {}", document.name))?);
+                None
+            }
             SinkConfig::Topic(config) => Some((config.name.as_str(), config.queues)),
             _ => None,
         };
@@ -177,10 +182,7 @@ fn run_all(all: &[One], shared: &Shared, stop: &Stop, json: bool) -> Vec<Result<
             .iter()
             .map(|(parsed, progress)| {
                 scope.spawn(move || {
-                    let feeders = match &parsed.document.source {
-                        SourceConfig::Topic(config) => build::feeders(all, &config.name),
-                        _ => Vec::new(),
-                    };
+                    let feeders = build::feeders(all, parsed);
                     let make = |text: Option<&str>| build::pipeline(parsed, text, shared, &feeders);
                     let retry_for = parsed.document.errors.retry.0;
                     // Whoever waits for this pipeline must hear of its end, even of a panic.
@@ -267,18 +269,19 @@ impl Pause {
 }
 
 fn describe(reading: &Reading, rate: u64) -> String {
-    let Reading { rows_in, fates, files, lag, state } = reading;
+    let Reading { rows_in, fates, files, lag, memory, state, .. } = reading;
     let lag = lag.map_or_else(|| "-".to_owned(), count);
     let skipped =
         if fates.skipped > 0 { format!(", {} skipped", count(fates.skipped)) } else { String::new() };
     format!(
-        "{} in ({}/s), {} filtered, {} written, {} dead{skipped}, {} files, lag {lag}, {state}",
+        "{} in ({}/s), {} filtered, {} written, {} dead{skipped}, {} files, lag {lag}, {} held, {state}",
         count(*rows_in),
         count(rate),
         count(fates.filtered),
         count(fates.written),
         count(fates.dead),
         count(*files),
+        ByteSize::b(*memory),
     )
 }
 
@@ -335,6 +338,7 @@ fn summary(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration) ->
             "rows": reading.fates.total(),
             "fates": reading.fates,
             "files": reading.files,
+            "memory_peak": reading.memory_peak,
             "error": result.as_ref().err().map(|e| worker::chain_of_causes(e)),
         })
     };
@@ -355,16 +359,16 @@ fn next_steps(all: &[One], arguments: &RunArguments) -> Vec<String> {
     let mut lines = Vec::new();
     for (parsed, progress) in all {
         if let Some(topic) = parsed.document.sink.topic() {
-            let filter = all.iter().rev().find_map(|(reader, _)| match &reader.document.source {
-                SourceConfig::Topic(source) if source.name == topic => tail_filter(reader),
-                _ => None,
-            });
+            let mut readers = all.iter().rev().filter(|(p, _)| p.document.source.topic() == Some(topic));
+            let filter = readers.find_map(|(reader, _)| tail_filter(reader));
             let filter = filter.map_or_else(String::new, |f| format!(" --where {}", quoted(&f)));
-            lines.push(format!("  {sluice} topic tail {topic}{dir} --limit 5{filter}"));
+            let (cluster, name) = topic;
+            let place = cluster.map_or_else(|| dir.clone(), |c| format!(" --namesrv {}", quoted(c)));
+            lines.push(format!("  {sluice} topic tail {name}{place} --limit 5{filter}"));
         }
-        if let Some(path) = parsed.document.sink.path() {
-            let path = path.display();
-            if cfg!(feature = "query") && matches!(parsed.document.sink, SinkConfig::Parquet(_)) {
+        if let Some(path) = parsed.document.sink.location() {
+            let is_parquet = matches!(parsed.document.sink, SinkConfig::Parquet(_));
+            if cfg!(feature = "query") && is_parquet && matches!(path, Location::Folder(_)) {
                 lines.push(format!("  {sluice} query \"select count(*) from '{path}/'\""));
             }
             if progress.reading().files > 0 {

@@ -28,6 +28,11 @@ pub(crate) fn count(n: u64) -> String {
     text
 }
 
+/// A count with what is counted: `1 file`, `2 files`.
+pub(crate) fn plural(n: usize, what: &str) -> String {
+    format!("{} {what}{}", count(n as u64), if n == 1 { "" } else { "s" })
+}
+
 /// RFC 3339 in UTC, of ms since 1970-01-01.
 pub(crate) fn time_text(ms: i64) -> String {
     let time = arrow::array::TimestampMillisecondArray::from(vec![ms]).with_timezone("+00:00");

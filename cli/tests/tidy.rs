@@ -13,8 +13,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("broker", &["protocol", "store", "filters"]),
     ("client", &["protocol"]),
     ("connect", &["protocol", "filters", "formats"]),
-    ("sources", &["protocol", "filters", "connect", "formats", "store"]),
-    ("sinks", &["protocol", "filters", "connect", "formats", "store"]),
+    ("sources", &["protocol", "filters", "connect", "formats", "store", "client"]),
+    ("sinks", &["protocol", "filters", "connect", "formats", "store", "client"]),
     ("query", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks"]),
     ("testkit", &["protocol", "store"]),
     (

@@ -18,7 +18,8 @@ use sluice_protocol::topic::{TopicConfig, perm};
 
 use crate::client::Client;
 use crate::error::Error;
-use crate::record::{Record, records};
+use crate::pull::INFLATED_BYTES_MAX;
+use crate::record::{Record, inflate, records};
 use crate::route::{Queue, TEMPLATE_TOPIC};
 
 /// Asks brokers and name servers on behalf of an operator.
@@ -329,6 +330,7 @@ impl Admin {
             record.keys().any(|other| other == key)
                 || record.property(sluice_protocol::message::UNIQ_KEY) == Some(key)
         });
+        inflate(&mut found, INFLATED_BYTES_MAX);
         Ok(found)
     }
 
@@ -363,7 +365,10 @@ impl Admin {
 
 fn first(address: &Arc<str>, code: RequestCode, body: &Bytes, id: &str) -> Result<Record, Error> {
     let none = || Error::refused(address, code, id, ResponseCode::QUERY_NOT_FOUND, None);
-    records(address, code, None, body)?.into_iter().next().ok_or_else(none)
+    let mut found = records(address, code, None, body)?;
+    found.truncate(1);
+    inflate(&mut found, INFLATED_BYTES_MAX);
+    found.pop().ok_or_else(none)
 }
 
 fn decoded<T>(address: &Arc<str>, code: RequestCode, body: Result<T, JsonError>) -> Result<T, Error> {

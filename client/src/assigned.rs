@@ -103,12 +103,15 @@ impl Assigned {
         self.revoked.load(Ordering::Relaxed)
     }
 
+    /// Up to where messages are consumed, once some are.
+    pub(crate) fn done(&self) -> Option<i64> {
+        Some(self.done.load(Ordering::Relaxed)).filter(|done| *done != NONE)
+    }
+
     /// Commits what is consumed, if it is not yet.
     pub(crate) async fn commit(&self, client: &Client, group: &str) -> Result<(), Error> {
-        let done = self.done.load(Ordering::Relaxed);
-        if done == NONE || done == self.committed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+        let committed = self.committed.load(Ordering::Relaxed);
+        let Some(done) = self.done().filter(|done| *done != committed) else { return Ok(()) };
         commit(client, group, &self.queue, done).await?;
         self.committed.store(done, Ordering::Relaxed);
         Ok(())
@@ -205,14 +208,7 @@ pub(crate) async fn start_of_group(
     queue: &Queue,
     start: Start,
 ) -> Result<i64, Error> {
-    let header = request::QueryConsumerOffset {
-        consumer_group: group,
-        topic: queue.topic.as_str(),
-        queue_id: queue.id.get(),
-        set_zero_if_not_found: None,
-    };
-    let committed = offset(client, queue, RequestCode::QUERY_CONSUMER_OFFSET, header.fields()).await;
-    match committed {
+    match committed(client, group, queue).await {
         Err(error) if error.response_code() == Some(ResponseCode::QUERY_NOT_FOUND) => {}
         Ok(offset @ 0..) => return Ok(offset),
         Ok(_) => {}
@@ -221,6 +217,18 @@ pub(crate) async fn start_of_group(
     // What comes back after a failure is never passed over.
     let start = if queue.topic.as_str().starts_with("%RETRY%") { Start::First } else { start };
     start_at(client, queue, start).await
+}
+
+/// What a group committed; the broker answers [`ResponseCode::QUERY_NOT_FOUND`] or a number below 0 if it did
+/// not.
+pub(crate) async fn committed(client: &Client, group: &str, queue: &Queue) -> Result<i64, Error> {
+    let header = request::QueryConsumerOffset {
+        consumer_group: group,
+        topic: queue.topic.as_str(),
+        queue_id: queue.id.get(),
+        set_zero_if_not_found: Some(false),
+    };
+    offset(client, queue, RequestCode::QUERY_CONSUMER_OFFSET, header.fields()).await
 }
 
 /// The offset of a start.

@@ -56,6 +56,19 @@ impl ClientSettings {
             limits: ConnectionLimits::default(),
         }
     }
+
+    /// The addresses of the name servers, if they are written right.
+    pub fn check(&self) -> Result<Vec<Arc<str>>, Error> {
+        let addresses = self.name_servers.split(';').map(str::trim).filter(|a| !a.is_empty());
+        let addresses: Vec<Arc<str>> = addresses.map(Arc::from).collect();
+        let fine =
+            |address: &Arc<str>| address.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+        if addresses.is_empty() || !addresses.iter().all(fine) {
+            let (name, expected) = ("name_servers", "host:port with semicolons between");
+            return Err(Error::Setting { name, value: self.name_servers.clone(), expected });
+        }
+        Ok(addresses)
+    }
 }
 
 /// Connections and routes; cheap to clone, all clones share them.
@@ -89,22 +102,7 @@ struct Slot {
 impl Client {
     /// A client of these name servers. Connects to nobody yet; must be called within a runtime.
     pub fn new(settings: ClientSettings) -> Result<Self, Error> {
-        let name_servers: Vec<Arc<str>> = settings
-            .name_servers
-            .split(';')
-            .map(str::trim)
-            .filter(|a| !a.is_empty())
-            .map(Arc::from)
-            .collect();
-        let fine =
-            |address: &Arc<str>| address.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
-        if name_servers.is_empty() || !name_servers.iter().all(fine) {
-            return Err(Error::Setting {
-                name: "name_servers",
-                value: settings.name_servers,
-                expected: "host:port with semicolons between",
-            });
-        }
+        let name_servers = settings.check()?;
         let (server_requests, _) = broadcast::channel(SERVER_REQUESTS_MAX);
         let sender = server_requests.clone();
         let inner = Arc::new(Inner {

@@ -1,6 +1,7 @@
 //! Reads messages: queues that it is given, or a group's share of the queues of topics.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::assigned::{Assigned, Delivery, Puller, Start, commit, start_at, start
 use crate::client::{Client, lock};
 use crate::error::Error;
 use crate::group::Membership;
+use crate::offsets::LocalOffsets;
 use crate::pull::{Filter, Pulled, Wanted};
 use crate::record::Record;
 use crate::route::Queue;
@@ -99,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) settings: ConsumerSettings,
     /// Its membership of the group, unless queues were given to it.
     pub(crate) membership: Option<Membership>,
+    /// Its own offsets, if it reads all queues whoever else does.
+    pub(crate) local: Option<LocalOffsets>,
     queues: Mutex<BTreeMap<Queue, Held>>,
     deliveries: Sender<Delivery>,
     room: Arc<Semaphore>,
@@ -124,7 +128,7 @@ impl Consumer {
         queues: impl IntoIterator<Item = (Queue, Start)>,
         filter: Filter,
     ) -> Result<Self, Error> {
-        let (shared, deliveries) = Shared::new(client, settings, None)?;
+        let (shared, deliveries) = Shared::new(client, settings, None, None)?;
         for (queue, start) in queues {
             let offset = start_at(client, &queue, start).await?;
             shared.start(queue, filter.clone(), None, offset);
@@ -139,7 +143,7 @@ impl Consumer {
         queues: impl IntoIterator<Item = Queue>,
         filter: Filter,
     ) -> Result<Self, Error> {
-        let (shared, deliveries) = Shared::new(client, settings, None)?;
+        let (shared, deliveries) = Shared::new(client, settings, None, None)?;
         for queue in queues {
             let offset =
                 start_of_group(client, &shared.settings.group, &queue, shared.settings.start).await?;
@@ -154,8 +158,29 @@ impl Consumer {
         settings: ConsumerSettings,
         subscriptions: impl IntoIterator<Item = Subscription>,
     ) -> Result<Self, Error> {
+        Self::join(client, settings, subscriptions, None).await
+    }
+
+    /// Joins the group and reads all queues of these topics: each member gets every message. How far this member
+    /// is it keeps itself, in the file, which must be its own, or without one in memory: then it begins where the
+    /// settings say. A group must not mix members that share with members that do not.
+    pub async fn broadcast(
+        client: &Client,
+        settings: ConsumerSettings,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+        offsets: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        Self::join(client, settings, subscriptions, Some(LocalOffsets::open(offsets)?)).await
+    }
+
+    async fn join(
+        client: &Client,
+        settings: ConsumerSettings,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+        local: Option<LocalOffsets>,
+    ) -> Result<Self, Error> {
         let membership = Membership::new(client, &settings.group, subscriptions.into_iter().collect())?;
-        let (shared, deliveries) = Shared::new(client, settings, Some(membership))?;
+        let (shared, deliveries) = Shared::new(client, settings, Some(membership), local)?;
         crate::group::join(&shared).await?;
         let task = tokio::spawn(crate::group::run(Arc::clone(&shared)));
         Ok(Self::started(shared, deliveries, vec![task]))
@@ -207,7 +232,8 @@ impl Consumer {
         lock(&self.shared.queues).keys().cloned().collect()
     }
 
-    /// Commits all batches that were returned, and waits until the brokers have it.
+    /// Commits all batches that were returned, and waits until the brokers have it, or the file of one that
+    /// broadcasts.
     pub async fn commit(&self) -> Result<(), Error> {
         for assigned in self.shared.assigned() {
             assigned.finish();
@@ -217,7 +243,10 @@ impl Consumer {
 
     /// Commits an offset of a queue, whether it is one of this consumer or not.
     pub async fn commit_to(&self, queue: &Queue, offset: i64) -> Result<(), Error> {
-        commit(&self.shared.client, &self.shared.settings.group, queue, offset).await
+        match &self.shared.local {
+            Some(local) => local.keep([(queue, offset)]).await,
+            None => commit(&self.shared.client, &self.shared.settings.group, queue, offset).await,
+        }
     }
 
     /// Ends it: with a commit interval, commits all batches that were returned; leaves the group.
@@ -267,6 +296,7 @@ impl Shared {
         client: &Client,
         settings: ConsumerSettings,
         membership: Option<Membership>,
+        local: Option<LocalOffsets>,
     ) -> Result<(Arc<Self>, Receiver<Delivery>), Error> {
         GroupName::new(&settings.group)?;
         let (deliveries, receiver) = channel(settings.waiting_batches_max.clamp(1, Semaphore::MAX_PERMITS));
@@ -275,6 +305,7 @@ impl Shared {
             client: client.clone(),
             settings: ConsumerSettings { waiting_bytes_max: room_max, ..settings },
             membership,
+            local,
             queues: Mutex::default(),
             deliveries,
             room: Arc::new(Semaphore::new(room_max)),
@@ -313,7 +344,7 @@ impl Shared {
         let Some(held) = lock(&self.queues).remove(queue) else { return };
         held.assigned.revoke();
         if self.settings.commit_interval.is_some()
-            && let Err(error) = held.assigned.commit(&self.client, &self.settings.group).await
+            && let Err(error) = self.commit_these(&[Arc::clone(&held.assigned)]).await
         {
             tracing::warn!(%queue, %error, "could not commit a queue that is given up");
         }
@@ -323,10 +354,29 @@ impl Shared {
         lock(&self.queues).values().map(|held| Arc::clone(&held.assigned)).collect()
     }
 
+    /// Where a member starts in a queue of its group.
+    pub(crate) async fn start_of(&self, queue: &Queue) -> Result<i64, Error> {
+        let Self { client, settings, .. } = self;
+        let Some(local) = &self.local else {
+            return start_of_group(client, &settings.group, queue, settings.start).await;
+        };
+        match local.get(queue).await {
+            Some(offset) => Ok(offset),
+            None => start_at(client, queue, settings.start).await,
+        }
+    }
+
     /// Commits what is consumed; the first error, after all were tried.
     pub(crate) async fn commit(&self) -> Result<(), Error> {
+        self.commit_these(&self.assigned()).await
+    }
+
+    async fn commit_these(&self, queues: &[Arc<Assigned>]) -> Result<(), Error> {
+        if let Some(local) = &self.local {
+            return local.keep(queues.iter().filter_map(|a| Some((&a.queue, a.done()?)))).await;
+        }
         let mut outcome = Ok(());
-        for assigned in self.assigned() {
+        for assigned in queues {
             let committed = assigned.commit(&self.client, &self.settings.group).await;
             outcome = outcome.and(committed);
         }

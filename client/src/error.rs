@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,9 @@ pub enum Error {
     /// A setting that can not be used.
     #[error("setting {name} is {value:?} and not {expected}")]
     Setting { name: &'static str, value: String, expected: &'static str },
+    /// A broadcasting consumer's own offsets; without the file it begins where its settings say.
+    #[error("cannot {op} the offsets in {path}", path = path.display())]
+    OffsetFile { op: &'static str, path: PathBuf, source: Arc<dyn StdError + Send + Sync> },
     /// The client, producer or consumer was closed before.
     #[error("{what} is closed")]
     Closed { what: &'static str },

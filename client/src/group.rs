@@ -14,7 +14,7 @@ use sluice_protocol::id::TopicName;
 use sluice_protocol::request;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::assigned::{Start, start_of_group};
+use crate::assigned::Start;
 use crate::client::Client;
 use crate::clock::now_ms;
 use crate::connection::ServerRequest;
@@ -24,8 +24,8 @@ use crate::pull::Filter;
 use crate::rebalance::average;
 use crate::route::Queue;
 
-/// How often brokers hear of the member.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+/// How often brokers hear of a member or a producer.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often its share is computed without being told to.
 const REBALANCE_INTERVAL: Duration = Duration::from_secs(20);
@@ -148,7 +148,10 @@ async fn heartbeat(shared: &Shared, membership: &Membership) -> Result<(), Error
     let consumer = ConsumerData {
         group_name: membership.group.clone(),
         consume_type: Some(ConsumeType::Passively),
-        message_model: Some(MessageModel::Clustering),
+        message_model: Some(match shared.local {
+            Some(_) => MessageModel::Broadcasting,
+            None => MessageModel::Clustering,
+        }),
         consume_from_where: Some(match shared.settings.start {
             Start::First | Start::Offset(_) => ConsumeFromWhere::FirstOffset,
             Start::Last => ConsumeFromWhere::LastOffset,
@@ -229,7 +232,10 @@ async fn rebalance_topic(
     if members.is_empty() {
         return Ok(());
     }
-    let share = average(&route.read_queues, &members, shared.client.id());
+    let share = match shared.local {
+        Some(_) => &route.read_queues,
+        None => average(&route.read_queues, &members, shared.client.id()),
+    };
     let held: Vec<Queue> = shared
         .assigned()
         .iter()
@@ -242,7 +248,7 @@ async fn rebalance_topic(
     }
     let mut failure = Ok(());
     for queue in share.iter().filter(|queue| !held.contains(queue)) {
-        match start_of_group(&shared.client, &membership.group, queue, shared.settings.start).await {
+        match shared.start_of(queue).await {
             Ok(offset) => {
                 shared.start(queue.clone(), subscription.filter.clone(), Some(membership.version), offset);
                 tracing::info!(group = membership.group, %queue, queue_offset = offset, "took a queue");

@@ -67,6 +67,8 @@ pub(crate) struct Kind {
     pub(crate) is_whole: bool,
     /// The producer waits until they are durable.
     pub(crate) waits: bool,
+    /// How their bodies are compressed: bits of [`sluice_protocol::message::sys_flag`].
+    pub(crate) sys_flag: i32,
 }
 
 pub(crate) struct Item {
@@ -84,7 +86,7 @@ impl Batch {
         if self.sent.is_empty() {
             self.sent = mem::take(&mut self.bytes).into();
         }
-        Outgoing { bytes: self.sent.clone(), messages: self.items.len() }
+        Outgoing { bytes: self.sent.clone(), messages: self.items.len(), sys_flag: self.kind.sys_flag }
     }
 
     /// Hands each message its result.
@@ -117,25 +119,32 @@ impl Batch {
 pub(crate) struct Outgoing {
     bytes: Bytes,
     messages: usize,
+    sys_flag: i32,
 }
 
 /// What goes into the request: one message as itself, several as a batch.
 pub(crate) struct Parts<'a> {
     single: Option<BatchItem<'a>>,
     bytes: &'a [u8],
+    sys_flag: i32,
 }
 
 impl Outgoing {
     pub(crate) fn parts(&self) -> Parts<'_> {
         let single = (self.messages == 1).then(|| batch::items(&self.bytes).next()).flatten();
-        Parts { single: single.and_then(Result::ok), bytes: &self.bytes }
+        Parts { single: single.and_then(Result::ok), bytes: &self.bytes, sys_flag: self.sys_flag }
     }
 }
 
 impl<'a> Parts<'a> {
     pub(crate) fn header(&self, core: &'a Core, queue: &'a Queue) -> request::SendMessage<'a> {
         let properties = self.single.map_or("", |item| str::from_utf8(item.properties).unwrap_or(""));
-        send_header(core, queue, properties, self.single.map_or(0, |item| item.flag), self.single.is_none())
+        request::SendMessage {
+            sys_flag: self.sys_flag,
+            flag: self.single.map_or(0, |item| item.flag),
+            batch: self.single.is_none().then_some(true),
+            ..send_header(core, queue, properties)
+        }
     }
 
     pub(crate) fn request<'h>(&'h self, header: &'h request::SendMessage<'h>) -> Request<'h> {
@@ -146,14 +155,12 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The header of a send. What a broker finds in that of a batch it appends to every message, so a batch has no
-/// properties of its own.
+/// The header of a send of one message without flags. What a broker finds in that of a batch it appends to every
+/// message, so a batch has no properties of its own.
 pub(crate) fn send_header<'a>(
     core: &'a Core,
     queue: &'a Queue,
     properties: &'a str,
-    flag: i32,
-    batch: bool,
 ) -> request::SendMessage<'a> {
     request::SendMessage {
         producer_group: core.group(),
@@ -163,12 +170,12 @@ pub(crate) fn send_header<'a>(
         queue_id: queue.id.get(),
         sys_flag: 0,
         born_timestamp: now_ms(),
-        flag,
+        flag: 0,
         properties: Some(properties),
         reconsume_times: Some(0),
         unit_mode: Some(false),
         max_reconsume_times: None,
-        batch: batch.then_some(true),
+        batch: None,
         broker_name: Some(&queue.broker),
     }
 }

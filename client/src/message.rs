@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use sluice_protocol::batch::{self, BatchItem};
+use sluice_protocol::compression;
 use sluice_protocol::id::TopicName;
 use sluice_protocol::message::{DELAY, KEYS, TAGS, UNIQ_KEY, WAIT, property, push_property};
 
@@ -27,6 +28,8 @@ pub struct Message {
     body: Bytes,
     properties: Vec<u8>,
     flag: i32,
+    /// How the body is compressed: bits of [`sluice_protocol::message::sys_flag`].
+    sys_flag: i32,
     /// Keys so far, as they are written at the end.
     keys: String,
     alone: bool,
@@ -41,6 +44,7 @@ impl Message {
             body: body.into(),
             properties: Vec::new(),
             flag: 0,
+            sys_flag: 0,
             keys: String::new(),
             alone,
         }
@@ -97,6 +101,17 @@ impl Message {
     /// The producer's own flag.
     pub const fn own_flag(&self) -> i32 {
         self.flag
+    }
+
+    /// How its body is compressed: bits of [`sluice_protocol::message::sys_flag`].
+    pub(crate) const fn sys_flag(&self) -> i32 {
+        self.sys_flag
+    }
+
+    /// The same with its body compressed, if that makes it smaller.
+    pub(crate) fn deflated(&self) -> Option<Self> {
+        let body = compression::deflate(&self.body)?;
+        Some(Self { body: body.into(), sys_flag: compression::DEFLATED, ..self.clone() })
     }
 
     /// Whether the producer waits until it is durable.

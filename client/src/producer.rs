@@ -1,5 +1,6 @@
 //! Sends messages: picks queues, makes batches of what waits, tries again, holds back what is too much.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use sluice_protocol::batch::{self, BatchItem};
 use sluice_protocol::code::RequestCode;
 use sluice_protocol::id::{GroupName, TopicName};
+use sluice_protocol::request::SendMessage;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -15,8 +17,10 @@ use crate::client::{Client, lock};
 use crate::clock::now_ms;
 use crate::connection::Request;
 use crate::error::Error;
+use crate::group::HEARTBEAT_INTERVAL;
 use crate::lane::{Batch, Item, Kind, Lane, send_header};
 use crate::message::Message;
+use crate::presence::Presence;
 use crate::route::{Queue, TopicRoute};
 use crate::sent::{Receipt, SendResult};
 use crate::unique::{UniqueIds, host_address};
@@ -45,6 +49,9 @@ pub struct ProducerSettings {
     pub batch_bytes_max: usize,
     /// Longest body of one message, in bytes.
     pub body_bytes_max: usize,
+    /// Bodies of at least so many bytes are compressed (zlib), where that makes them smaller; `None` for none.
+    /// `RocketMQ`'s clients do it from 4,096 on. Those of [`Producer::send_batch`] stay as they are.
+    pub compress_from_bytes: Option<usize>,
     /// Most requests to one queue at a time. With more than one, messages may overtake one another.
     pub requests_per_queue_max: usize,
     /// Most bytes of messages without an answer; further ones wait.
@@ -62,6 +69,7 @@ impl Default for ProducerSettings {
             batch_messages_max: 1024,
             batch_bytes_max: 1 << 20,
             body_bytes_max: 4 << 20,
+            compress_from_bytes: None,
             requests_per_queue_max: 1,
             bytes_in_flight_max: 64 << 20,
             new_topic_queues: 4,
@@ -83,6 +91,7 @@ pub(crate) struct Core {
     /// Room for messages without an answer, in bytes.
     room: Semaphore,
     topics: Mutex<HashMap<TopicName, Arc<Lanes>>>,
+    presence: Presence,
 }
 
 /// The ways to a topic's queues.
@@ -104,6 +113,7 @@ impl Producer {
             ids: UniqueIds::new(host_address(&first)),
             room: Semaphore::new(room),
             topics: Mutex::default(),
+            presence: Presence::new(client, &settings.group, HEARTBEAT_INTERVAL),
             settings: ProducerSettings { bytes_in_flight_max: room, ..settings },
         };
         Ok(Self { core: Arc::new(core) })
@@ -141,7 +151,7 @@ impl Producer {
             return Err(Error::Mixed { reason: "a delayed, transactional or retried message goes alone" });
         }
         let core = &self.core;
-        let kind = Kind { is_pinned: false, is_whole: true, waits: first.waits() };
+        let kind = Kind { is_pinned: false, is_whole: true, waits: first.waits(), sys_flag: 0 };
         let mut batch = Batch::new(kind);
         let (mut receipts, mut scratch) = (Vec::with_capacity(messages.len()), Vec::new());
         for message in messages {
@@ -169,13 +179,15 @@ impl Producer {
     pub async fn send_one_way(&self, message: &Message) -> Result<(), Error> {
         let core = &self.core;
         core.check(message)?;
+        let message = &*core.packed(message);
         let lane = core.pick(message.topic()).await?;
         let (mut bytes, mut scratch) = (Vec::new(), Vec::new());
         message.push(&mut bytes, &core.ids.next(now_ms()), &mut scratch)?;
         let properties =
             batch::items(&bytes).next().and_then(Result::ok).map_or(&[][..], |i: BatchItem<'_>| i.properties);
         let properties = str::from_utf8(properties).unwrap_or("");
-        let header = send_header(core, &lane.queue, properties, message.own_flag(), false);
+        let (flag, sys_flag) = (message.own_flag(), message.sys_flag());
+        let header = SendMessage { flag, sys_flag, ..send_header(core, &lane.queue, properties) };
         let request = Request::new(RequestCode::SEND_MESSAGE_V2, header.fields(), message.body());
         let address = core.master(&lane.queue).await?;
         core.client.connection(&address).await?.send_one_way(request).await
@@ -192,16 +204,18 @@ impl Producer {
         self.core.room.acquire_many(all).await.map(drop).map_err(|_| Error::Closed { what: "producer" })
     }
 
-    /// Waits for everything handed over and takes nothing more.
+    /// Waits for everything handed over and takes nothing more; brokers know that the producer is gone.
     pub async fn close(&self) -> Result<(), Error> {
         self.flush().await?;
         self.core.room.close();
+        self.core.presence.leave().await;
         Ok(())
     }
 
     async fn hand_over(&self, message: &Message, queue: Option<&Queue>) -> Result<Receipt, Error> {
         let core = &self.core;
         core.check(message)?;
+        let message = &*core.packed(message);
         let lane = match queue {
             None => core.pick(message.topic()).await?,
             Some(queue) if queue.topic == *message.topic() => core.lane_of(queue).await?,
@@ -209,7 +223,8 @@ impl Producer {
         };
         let (item, receipt) = core.item(message);
         let weight = core.reserve(message.body().len() + message.properties().len() + MESSAGE_BYTES).await?;
-        let kind = Kind { is_pinned: queue.is_some(), is_whole: message.is_alone(), waits: message.waits() };
+        let (is_pinned, is_whole) = (queue.is_some(), message.is_alone());
+        let kind = Kind { is_pinned, is_whole, waits: message.waits(), sys_flag: message.sys_flag() };
         lane.add(core, message, item, kind, weight).inspect_err(|_| core.give_back(weight))?;
         Ok(receipt)
     }
@@ -248,6 +263,13 @@ impl Core {
             return Ok(());
         }
         Err(Error::TooLarge { topic: message.topic().to_string(), what: "body", len, unit: "bytes", max })
+    }
+
+    /// The message as it is sent: its body compressed if that is wanted.
+    fn packed<'a>(&self, message: &'a Message) -> Cow<'a, Message> {
+        let wanted = self.settings.compress_from_bytes.is_some_and(|from| message.body().len() >= from);
+        let deflated = if wanted { message.deflated() } else { None };
+        deflated.map_or(Cow::Borrowed(message), Cow::Owned)
     }
 
     fn item(&self, message: &Message) -> (Item, Receipt) {
@@ -330,6 +352,8 @@ impl Core {
         let next = topics.get(topic).map_or(0, |lanes| lanes.next.load(Ordering::Relaxed));
         let lanes = Arc::new(Lanes { route, all, next: AtomicUsize::new(next), since: Instant::now() });
         topics.insert(topic.clone(), Arc::clone(&lanes));
+        let masters = topics.values().flat_map(|lanes| lanes.route.masters().cloned());
+        self.presence.at(masters.collect());
         lanes
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::header::Header;
 use sluice_protocol::heartbeat::SubscriptionData;
@@ -14,11 +15,14 @@ use sluice_protocol::response;
 use crate::client::Client;
 use crate::connection::Request;
 use crate::error::Error;
-use crate::record::{Record, records};
+use crate::record::{Record, inflate, records};
 use crate::route::Queue;
 
 /// How much longer than the broker may hold a pull its response is waited for.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Inflated bodies of one pull, in bytes; one body may be longer. What is beyond is pulled again.
+pub(crate) const INFLATED_BYTES_MAX: usize = 16 << 20;
 
 /// Which messages of a topic are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +108,7 @@ pub(crate) struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Pulled {
     pub(crate) records: Vec<Record>,
-    /// Bytes of the response's body.
+    /// Bytes of the response's body, and of the bodies that were inflated.
     pub(crate) bytes: usize,
     /// Where the next pull starts.
     pub(crate) next_offset: i64,
@@ -115,23 +119,41 @@ pub(crate) struct Pulled {
     pub(crate) moved: bool,
 }
 
+/// What a pull brought, its records as they are stored.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Encoded records one after the other, see [`sluice_protocol::record`]; empty if there is none.
+    pub bytes: Bytes,
+    /// Where the next pull starts.
+    pub next_offset: i64,
+    /// The first offset that is kept.
+    pub min_offset: i64,
+    /// The offset after the last message.
+    pub max_offset: i64,
+    /// The asked offset was not in the queue; `next_offset` is the nearest one that is.
+    pub moved: bool,
+    /// Whom to ask next, by broker id.
+    pub(crate) broker_id: i64,
+}
+
 /// Pulls once.
-pub(crate) async fn pull(
+pub(crate) async fn fetch(
     client: &Client,
     address: &Arc<str>,
     wanted: &Wanted,
     offset: i64,
-) -> Result<Pulled, Error> {
+) -> Result<Fetched, Error> {
     let code = RequestCode::PULL_MESSAGE;
     let queue = &wanted.queue;
     let says = wanted.version.is_none();
+    let suspend = if wanted.hold.is_zero() { 0 } else { pull_flag::SUSPEND };
     let header = request::PullMessage {
         consumer_group: &wanted.group,
         topic: queue.topic.as_str(),
         queue_id: queue.id.get(),
         queue_offset: offset,
         max_msg_nums: wanted.messages_max,
-        sys_flag: pull_flag::SUSPEND | if says { pull_flag::SUBSCRIPTION } else { 0 },
+        sys_flag: suspend | if says { pull_flag::SUBSCRIPTION } else { 0 },
         commit_offset: 0,
         suspend_timeout_millis: i64::try_from(wanted.hold.as_millis()).unwrap_or(i64::MAX),
         subscription: says.then(|| wanted.filter.expression()),
@@ -150,18 +172,38 @@ pub(crate) async fn pull(
     }
     let fields = response::PullMessage::parse(&header.fields)
         .map_err(|error| Error::unreadable(address, code, "header field", error))?;
-    let mut found =
-        if found { records(address, code, Some(&queue.topic), &response.body)? } else { Vec::new() };
-    if let Some(tags) = &wanted.tags {
-        found.retain(|record| record.tag().is_some_and(|tag| tags.contains(tag)));
-    }
-    Ok(Pulled {
-        records: found,
-        bytes: response.body.len(),
+    Ok(Fetched {
         next_offset: fields.next_begin_offset,
+        min_offset: fields.min_offset,
         max_offset: fields.max_offset,
         broker_id: fields.suggest_which_broker_id,
         moved: header.response_code() == ResponseCode::PULL_OFFSET_MOVED,
+        bytes: if found { response.body.clone() } else { Bytes::new() },
+    })
+}
+
+/// Pulls once, and reads the records.
+pub(crate) async fn pull(
+    client: &Client,
+    address: &Arc<str>,
+    wanted: &Wanted,
+    offset: i64,
+) -> Result<Pulled, Error> {
+    let fetched = fetch(client, address, wanted, offset).await?;
+    let mut found = records(address, RequestCode::PULL_MESSAGE, Some(&wanted.queue.topic), &fetched.bytes)?;
+    if let Some(tags) = &wanted.tags {
+        found.retain(|record| record.tag().is_some_and(|tag| tags.contains(tag)));
+    }
+    let (inflated_bytes, done) = inflate(&mut found, INFLATED_BYTES_MAX);
+    let next_offset = found.get(done).map_or(fetched.next_offset, |record| record.queue_offset);
+    found.truncate(done);
+    Ok(Pulled {
+        records: found,
+        bytes: fetched.bytes.len() + inflated_bytes,
+        next_offset,
+        max_offset: fetched.max_offset,
+        broker_id: fetched.broker_id,
+        moved: fetched.moved,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,11 +71,34 @@ impl PushConsumer {
         let retry = TopicName::stored(&format!("%RETRY%{}", settings.group))?;
         let mut subscriptions: Vec<Subscription> = subscriptions.into_iter().collect();
         subscriptions.push(Subscription { topic: retry, filter: Filter::All });
-        let consumer = Consumer::subscribe(client, settings, subscriptions).await?;
+        Ok(Self::over(Consumer::subscribe(client, settings, subscriptions).await?, handler))
+    }
+
+    /// The same, for every message of these topics; see [`Consumer::broadcast`]. A message whose function fails is
+    /// logged and does not come again: no other member stands in for this one.
+    pub async fn broadcast<H, F>(
+        client: &Client,
+        settings: ConsumerSettings,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+        offsets: Option<PathBuf>,
+        handler: H,
+    ) -> Result<Self, Error>
+    where
+        H: Fn(Record) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        Ok(Self::over(Consumer::broadcast(client, settings, subscriptions, offsets).await?, handler))
+    }
+
+    fn over<H, F>(consumer: Consumer, handler: H) -> Self
+    where
+        H: Fn(Record) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
         let shared = Arc::clone(consumer.shared());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(hand_out(consumer, Arc::new(handler), stopped));
-        Ok(Self { shared, task, stop })
+        Self { shared, task, stop }
     }
 
     /// The queues that it reads now.
@@ -164,6 +188,9 @@ async fn work<H, F>(
             let record = of_its_topic(record);
             while let Err(error) = handler(record.clone()).await {
                 tracing::warn!(%queue, queue_offset = record.queue_offset, %error, "could not consume a message");
+                if shared.local.is_some() {
+                    break;
+                }
                 match send_back(&shared, queue, &record).await {
                     Ok(()) => break,
                     Err(error) => {

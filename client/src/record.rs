@@ -1,4 +1,4 @@
-//! Messages as a consumer gets them: slices of what was read from the connection.
+//! Messages as a consumer gets them: slices of what was read from the connection, and bodies that were inflated.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sluice_protocol::code::RequestCode;
 use sluice_protocol::id::{LogOffset, TopicName};
+use sluice_protocol::message::sys_flag::COMPRESSED;
 use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY, properties, property};
 use sluice_protocol::message_id::MessageId;
-use sluice_protocol::record;
+use sluice_protocol::{compression, record};
 
 use crate::error::Error;
 
@@ -26,13 +27,13 @@ pub struct Record {
     pub queue_offset: i64,
     /// Place in the broker's commit log, in bytes.
     pub log_offset: LogOffset,
-    /// The body as it is stored; see [`Record::is_compressed`].
+    /// The body as its producer made it; one that can not be inflated as it is stored, see [`Record::is_compressed`].
     pub body: Bytes,
     /// Encoded properties, see [`sluice_protocol::message`].
     pub properties: Bytes,
     /// The producer's own flag.
     pub flag: i32,
-    /// Bits of [`sluice_protocol::message::sys_flag`].
+    /// Bits of [`sluice_protocol::message::sys_flag`]; [`COMPRESSED`] only while the body is.
     pub sys_flag: i32,
     /// When the producer made it, in ms since 1970-01-01 UTC.
     pub born_timestamp_ms: i64,
@@ -77,10 +78,31 @@ impl Record {
         self.property(UNIQ_KEY).map_or_else(|| self.offset_id().to_string(), str::to_owned)
     }
 
-    /// Whether the body is compressed.
+    /// Whether the body is compressed still: it is damaged, or inflates beyond what is taken.
     pub const fn is_compressed(&self) -> bool {
-        self.sys_flag & sluice_protocol::message::sys_flag::COMPRESSED != 0
+        self.sys_flag & COMPRESSED != 0
     }
+}
+
+/// Inflates the bodies that producers compressed, up to so many bytes of them and one body at least. Returns the
+/// bytes and how many records were done. A body that is damaged is logged and stays as it is.
+pub(crate) fn inflate(records: &mut [Record], bytes_max: usize) -> (usize, usize) {
+    let mut bytes = 0;
+    for (i, record) in records.iter_mut().enumerate().filter(|(_, record)| record.is_compressed()) {
+        match compression::inflate(&record.body, record.sys_flag) {
+            Ok(body) if bytes > 0 && bytes + body.len() > bytes_max => return (bytes, i),
+            Ok(body) => {
+                bytes += body.len();
+                record.body = body.into();
+                record.sys_flag &= !COMPRESSED;
+            }
+            Err(error) => {
+                let (topic, queue_id) = (record.topic.as_str(), record.queue_id);
+                tracing::warn!(topic, queue_id, queue_offset = record.queue_offset, %error, "handed out as it is stored");
+            }
+        }
+    }
+    (bytes, records.len())
 }
 
 /// Reads the records of a body, at most [`RECORDS_MAX`]. `topic` is the one that is expected, so that its name
@@ -156,5 +178,31 @@ mod tests {
         assert!(body.as_ptr_range().contains(&found[1].body.as_ptr()));
         assert!(read(&body.slice(..body.len() - 1)).is_err());
         assert!(read(&Bytes::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn bodies_are_inflated_up_to_a_limit_and_damaged_ones_stay() {
+        let text = b"region=EU;".repeat(100);
+        let deflated = compression::deflate(&text).unwrap();
+        let mut bytes = Vec::new();
+        for (body, sys_flag) in [
+            (&b"plain"[..], 0),
+            (&deflated, compression::DEFLATED),
+            (&deflated[..9], compression::DEFLATED),
+            (&deflated, compression::DEFLATED),
+            (&deflated, compression::DEFLATED),
+        ] {
+            let message = sluice_protocol::message::Message { body, sys_flag, ..Default::default() };
+            record::encode(&mut bytes, "t", sluice_protocol::id::QueueId::ZERO, &message).unwrap();
+        }
+        let read = || records(&"b:1".into(), RequestCode::PULL_MESSAGE, None, &bytes.clone().into()).unwrap();
+        let mut all = read();
+        assert_eq!(inflate(&mut all, usize::MAX), (3 * text.len(), 5));
+        let bodies: Vec<&[u8]> = all.iter().map(|r| &r.body[..]).collect();
+        assert_eq!(bodies, [b"plain", &text[..], &deflated[..9], &text, &text]);
+        let compressed: Vec<bool> = all.iter().map(Record::is_compressed).collect();
+        assert_eq!(compressed, [false, false, true, false, false]);
+        assert_eq!(inflate(&mut read(), 2 * text.len()), (2 * text.len(), 4));
+        assert_eq!(inflate(&mut read(), 0), (text.len(), 3), "one body at least");
     }
 }

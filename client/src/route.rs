@@ -115,6 +115,11 @@ impl TopicRoute {
         self.brokers.get(broker)?.master.as_ref()
     }
 
+    /// Addresses of the brokers that take messages.
+    pub fn masters(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.brokers.values().filter_map(|broker| broker.master.as_ref())
+    }
+
     /// Addresses of all brokers, masters and slaves.
     pub fn addresses(&self) -> impl Iterator<Item = &Arc<str>> {
         self.brokers.values().flat_map(|broker| broker.all.iter().map(|(_, address)| address))

@@ -8,7 +8,9 @@ use std::time::Duration;
 use sluice_client::{Error, Message, Producer, ProducerSettings, TopicName};
 use sluice_protocol::batch::items;
 use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::compression::inflate;
 use sluice_protocol::fields::Fields;
+use sluice_protocol::heartbeat::{Heartbeat, ProducerData};
 
 use support::{Fake, Reply, stored};
 
@@ -164,4 +166,70 @@ async fn messages_that_can_not_be_a_batch_are_refused_before_anything_is_sent() 
     assert!(matches!(producer.send_batch(&many).await, Err(Error::TooLarge { .. })));
     assert!(producer.send_batch(&[]).await.unwrap().is_empty());
     assert!(fake.asked().is_empty());
+}
+
+#[tokio::test]
+async fn large_bodies_are_compressed_alone_and_in_batches_and_small_or_dense_ones_are_not() {
+    let next = AtomicI64::new(0);
+    let fake = Fake::start(1, move |asked| {
+        let messages =
+            if asked.code == RequestCode::SEND_BATCH_MESSAGE { items(&asked.body).count() } else { 1 };
+        stored(next.fetch_add(i64::try_from(messages).unwrap(), Ordering::SeqCst))
+    })
+    .await;
+    let settings = ProducerSettings { compress_from_bytes: Some(4096), ..ProducerSettings::default() };
+    let producer = producer(&fake, settings);
+    let text = "region=EU;".repeat(1000);
+    let mut random = 1_u32;
+    let dense: Vec<u8> = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 24) as u8
+    })
+    .take(5000)
+    .collect();
+    producer.send(&message("small")).await.unwrap();
+    producer.send(&Message::new(&topic(), dense.clone())).await.unwrap();
+    for _ in 0..20 {
+        producer.submit(&message(&text)).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+    let (mut plain, mut inflated) = (Vec::new(), 0);
+    for asked in fake.asked() {
+        let bodies: Vec<Vec<u8>> = match asked.code {
+            RequestCode::SEND_BATCH_MESSAGE => items(&asked.body).map(|i| i.unwrap().body.to_vec()).collect(),
+            _ => vec![asked.body],
+        };
+        match asked.fields.get("f").unwrap() {
+            "0" => plain.extend(bodies),
+            // 0x301: compressed, by zlib.
+            "769" => {
+                for body in bodies {
+                    assert_eq!(inflate(&body, 769).unwrap(), text.as_bytes());
+                    inflated += 1;
+                }
+            }
+            other => panic!("flags {other}"),
+        }
+    }
+    assert_eq!((plain, inflated), (vec![b"small".to_vec(), dense], 20));
+}
+
+#[tokio::test]
+async fn brokers_hear_of_a_producer_and_of_its_end() {
+    let fake = Fake::start(1, |_| stored(0)).await;
+    let settings = ProducerSettings { group: "billing".into(), ..ProducerSettings::default() };
+    let producer = Producer::new(&fake.client(), settings).unwrap();
+    producer.send(&message("a")).await.unwrap();
+    let heard = async |code| loop {
+        let heard = fake.presence.lock().unwrap().iter().find(|asked| asked.code == code).cloned();
+        match heard {
+            Some(asked) => break asked,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let heartbeat = Heartbeat::decode(&heard(RequestCode::HEART_BEAT).await.body).unwrap();
+    assert_eq!(heartbeat.producer_data_set, [ProducerData { group_name: "billing".into() }]);
+    producer.close().await.unwrap();
+    let left = heard(RequestCode::UNREGISTER_CLIENT).await;
+    assert_eq!(left.fields.get("producerGroup"), Some("billing"));
 }

@@ -102,6 +102,13 @@ impl<T> Receiver<T> {
     }
 }
 
+impl<T> Receiver<T> {
+    /// What waits in the channel, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.lock().bytes
+    }
+}
+
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         let mut state = self.0.lock();

@@ -1,4 +1,5 @@
-//! A pipeline file: strict YAML documents, one a pipeline, read into typed settings.
+//! A pipeline file: strict YAML documents, one a pipeline, read into typed settings; [`parse_settings`] reads
+//! other files by the same rules.
 //!
 //! Knows no source and no sink: [`Document`] is generic over their settings, and the caller fills both
 //! in. Opens nothing.
@@ -89,33 +90,23 @@ pub fn parse<Source: DeserializeOwned, Sink: DeserializeOwned>(
     file: &str,
     lookup: vars::Lookup<'_>,
 ) -> Result<Vec<Parsed<Source, Sink>>, Vec<Problem>> {
-    let at_start =
-        |message: String| vec![Problem { place: Place { line: 1, column: 1 }, path: String::new(), message }];
-    if file.len() > tree::FILE_BYTES_MAX {
-        return Err(at_start(format!("{} bytes exceed the limit of {}", file.len(), tree::FILE_BYTES_MAX)));
-    }
-    let texts = tree::documents(file);
+    let texts = documents(file)?;
     if texts.is_empty() {
-        return Err(at_start("no pipeline in this file".to_owned()));
+        return Err(vec![at_start("no pipeline in this file")]);
     }
     let (mut parsed, mut problems) = (Vec::new(), Vec::new());
     for text in texts {
-        match tree::parse(&text) {
-            Err(problem) => problems.push(problem),
-            Ok(mut tree) => {
-                let before = problems.len();
-                vars::expand(&mut tree, lookup, &mut problems);
-                match strict::read::<Document<Source, Sink>>(&tree) {
-                    Err(more) => problems.extend(more),
-                    // What lacks the value of a variable contradicts nothing.
-                    Ok(_) if problems.len() > before => {}
-                    Ok(document) => {
-                        let Text { text, lines_before } = text;
-                        let one = Parsed { document, text: text.to_owned(), tree, lines_before };
-                        problems.extend(one.contradictions());
-                        parsed.push(one);
-                    }
-                }
+        let before = problems.len();
+        let Some(tree) = expanded(&text, lookup, &mut problems) else { continue };
+        match strict::read::<Document<Source, Sink>>(&tree) {
+            Err(more) => problems.extend(more),
+            // What lacks the value of a variable contradicts nothing.
+            Ok(_) if problems.len() > before => {}
+            Ok(document) => {
+                let Text { text, lines_before } = text;
+                let one = Parsed { document, text: text.to_owned(), tree, lines_before };
+                problems.extend(one.contradictions());
+                parsed.push(one);
             }
         }
     }
@@ -127,6 +118,61 @@ pub fn parse<Source: DeserializeOwned, Sink: DeserializeOwned>(
     }
     problems.sort_by_key(|p| p.place);
     if problems.is_empty() { Ok(parsed) } else { Err(problems) }
+}
+
+/// Reads the settings of something else than a pipeline: one document by the same rules, with its tree for
+/// places. A file that says nothing holds none.
+pub fn parse_settings<T: DeserializeOwned>(
+    file: &str,
+    lookup: vars::Lookup<'_>,
+) -> Result<(T, Node), Vec<Problem>> {
+    let texts = documents(file)?;
+    let mut problems = Vec::new();
+    let tree = match texts.as_slice() {
+        [] => Some(Node { place: START, value: Value::Map(Vec::new()), secret: false }),
+        [text] => expanded(text, lookup, &mut problems),
+        [_, second, ..] => {
+            let place = Place { line: second.lines_before + 1, column: 1 };
+            let message = "a second document: these settings stand in one".to_owned();
+            return Err(vec![Problem { place, path: String::new(), message }]);
+        }
+    };
+    let Some(tree) = tree else { return Err(problems) };
+    match strict::read(&tree) {
+        Ok(settings) if problems.is_empty() => return Ok((settings, tree)),
+        Ok(_) => {}
+        Err(more) => problems.extend(more),
+    }
+    problems.sort_by_key(|p| p.place);
+    Err(problems)
+}
+
+const START: Place = Place { line: 1, column: 1 };
+
+fn at_start(message: impl Into<String>) -> Problem {
+    Problem { place: START, path: String::new(), message: message.into() }
+}
+
+fn documents(file: &str) -> Result<Vec<Text<'_>>, Vec<Problem>> {
+    let (len, max) = (file.len(), tree::FILE_BYTES_MAX);
+    if len > max {
+        return Err(vec![at_start(format!("{len} bytes exceed the limit of {max}"))]);
+    }
+    Ok(tree::documents(file))
+}
+
+/// The tree of a document with the values of its variables; what is wrong goes to the problems.
+fn expanded(text: &Text<'_>, lookup: vars::Lookup<'_>, problems: &mut Vec<Problem>) -> Option<Node> {
+    match tree::parse(text) {
+        Ok(mut tree) => {
+            vars::expand(&mut tree, lookup, problems);
+            Some(tree)
+        }
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    }
 }
 
 #[cfg(test)]

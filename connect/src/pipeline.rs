@@ -14,6 +14,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::channel::{self, Sender};
 use crate::config::Then;
+use crate::memory::Share;
 use crate::progress::{Progress, Stop};
 use crate::steps::{Next, Steps};
 use crate::target::{Message, Start, Target, TargetHalf};
@@ -25,6 +26,9 @@ const SLICE_BYTES: usize = 2 * 1024 * 1024;
 const TURN_SLICES: usize = 128;
 /// How long an idle source waits before it looks again for queues and for a stop.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
+
+/// How long a source waits before it looks again whether the process has memory.
+const MEMORY_WAIT: Duration = Duration::from_millis(5);
 
 /// Milliseconds since 1970-01-01 UTC.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -49,6 +53,8 @@ pub struct Pipeline {
     pub then: Then,
     /// Rows on their way, in bytes.
     pub in_flight: usize,
+    /// Its part of the process's memory.
+    pub memory: Share,
 }
 
 /// Which chains a run takes.
@@ -68,8 +74,9 @@ pub fn run(
     progress: &Progress,
     clock: &Clock,
 ) -> Result<(), TaskError> {
-    let Pipeline { name, config, mut steps, needs, mut source, mut target, dead_letters, then, in_flight } =
+    let Pipeline { name, config, mut steps, needs, mut source, mut target, dead_letters, then, .. } =
         pipeline;
+    let memory = &pipeline.memory;
     source.open(&needs)?;
     if steps.decodes()
         && let Some(schema) = target.schema(&name, None)?
@@ -78,9 +85,18 @@ pub fn run(
     }
     let confirmer = source.confirmer();
     let hold_max = target.hold_max();
-    let (sender, receiver) = channel::bounded(in_flight);
-    let mut half =
-        TargetHalf::new(Arc::clone(&name), config, target, dead_letters, then, confirmer, progress, clock);
+    let (sender, receiver) = channel::bounded(pipeline.in_flight);
+    let mut half = TargetHalf::new(
+        Arc::clone(&name),
+        config,
+        target,
+        dead_letters,
+        then,
+        confirmer,
+        progress,
+        memory,
+        clock,
+    );
     half.finish_lost(&source.queues()?, scope)?;
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
@@ -95,6 +111,7 @@ pub fn run(
                 scope,
                 stop,
                 progress,
+                memory,
                 clock,
                 hold_max,
                 held_since: None,
@@ -146,6 +163,7 @@ struct SourceHalf<'a> {
     scope: &'a Scope,
     stop: &'a Stop,
     progress: &'a Progress,
+    memory: &'a Share,
     clock: &'a Clock,
     hold_max: Duration,
     held_since: Option<i64>,
@@ -189,6 +207,11 @@ impl SourceHalf<'_> {
             let Some(feed) = self.feeds.get(number).filter(|f| !f.ended) else { break };
             if self.stop.is_asked() {
                 break;
+            }
+            // Others may hold it: each target lets go within its next round.
+            while self.memory.process().is_over() && !self.stop.is_asked() && !self.sender.is_closed() {
+                self.progress.state("waiting for memory");
+                self.stop.wait(MEMORY_WAIT);
             }
             let range = Range { start: feed.next, end: feed.until.unwrap_or(i64::MAX) };
             let (topic, queue) = (Arc::clone(&feed.chain.topic), feed.chain.queue);

@@ -43,6 +43,8 @@ pub struct Progress {
     fates: [AtomicU64; 5],
     files: AtomicU64,
     lag: AtomicI64,
+    memory: AtomicU64,
+    memory_peak: AtomicU64,
     ended: AtomicBool,
     state: Mutex<String>,
 }
@@ -58,6 +60,10 @@ pub struct Reading {
     pub files: u64,
     /// Rows between the last one read and the source's end, where it is known.
     pub lag: Option<u64>,
+    /// What rows on their way hold in memory, in bytes.
+    pub memory: u64,
+    /// The most that they held.
+    pub memory_peak: u64,
     /// What it does.
     pub state: String,
 }
@@ -88,6 +94,12 @@ impl Progress {
         self.lag.store(rows.map_or(-1, |r| r.max(0)), Ordering::Relaxed);
     }
 
+    /// Sets what rows on their way hold in memory, in bytes.
+    pub fn memory(&self, bytes: usize) {
+        self.memory.store(bytes as u64, Ordering::Relaxed);
+        self.memory_peak.fetch_max(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Says what the pipeline does.
     pub fn state(&self, text: impl Into<String>) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = text.into();
@@ -112,6 +124,8 @@ impl Progress {
             fates: Fates { written, filtered, skipped, dead, absent },
             files: self.files.load(Ordering::Relaxed),
             lag: u64::try_from(self.lag.load(Ordering::Relaxed)).ok(),
+            memory: self.memory.load(Ordering::Relaxed),
+            memory_peak: self.memory_peak.load(Ordering::Relaxed),
             state: self.state.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

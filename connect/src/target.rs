@@ -21,6 +21,7 @@ use crate::batch;
 use crate::channel::{Received, Receiver};
 use crate::config::{Then, hash};
 use crate::dead_letter;
+use crate::memory::Share;
 use crate::pipeline::{Clock, Scope};
 use crate::plan::Plan;
 use crate::progress::Progress;
@@ -120,6 +121,7 @@ pub(crate) struct TargetHalf<'a> {
     then: Then,
     confirmer: Arc<dyn Confirm>,
     progress: &'a Progress,
+    memory: &'a Share,
     clock: &'a Clock,
     schema_hash: String,
     open: BTreeMap<Chain, Open>,
@@ -137,6 +139,7 @@ impl<'a> TargetHalf<'a> {
         then: Then,
         confirmer: Arc<dyn Confirm>,
         progress: &'a Progress,
+        memory: &'a Share,
         clock: &'a Clock,
     ) -> Self {
         let open = BTreeMap::new();
@@ -150,6 +153,7 @@ impl<'a> TargetHalf<'a> {
             then,
             confirmer,
             progress,
+            memory,
             clock,
             schema_hash,
             open,
@@ -190,8 +194,28 @@ impl<'a> TargetHalf<'a> {
                 Received::Closed => break,
             }
             self.publish_old()?;
+            self.bound_memory(receiver.bytes())?;
         }
         self.publish_all(|_| true)
+    }
+
+    /// Has the sink write out what is over a limit. Also while nothing comes: what another pipeline is over may be
+    /// held here.
+    fn bound_memory(&mut self, in_flight: usize) -> Result<(), TaskError> {
+        let Target::Files(sink) = &mut self.target else {
+            self.memory.hold(in_flight);
+            self.progress.memory(in_flight);
+            return Ok(());
+        };
+        let held = sink.memory();
+        self.progress.memory(held + in_flight);
+        if self.memory.hold(held + in_flight) == 0 {
+            return Ok(());
+        }
+        // Down to the half, so that row groups do not come out small at each slice from here on.
+        sink.shrink(held / 2)?;
+        self.memory.hold(sink.memory() + in_flight);
+        Ok(())
     }
 
     /// Finishes the unfinished plans of queues that the source does not have any more, as far as their files are

@@ -276,6 +276,8 @@ pub trait SinkTask: Send {
     fn config(&mut self, pipeline: &str, hash: &str) -> Result<String, TaskError>;
     /// The plans of a pipeline that stand and are not done.
     fn unfinished(&mut self, pipeline: &str) -> Result<Vec<(Chain, Plan)>, TaskError>;
+    /// Tries all that a run of the pipeline needs of the target, and leaves nothing behind.
+    fn check(&mut self, pipeline: &str) -> Result<(), TaskError>;
     /// Rows of the slice that the target can never take, each with the reason; depends on the rows and the
     /// settings alone. They go where `errors` says and are not among the rows that come next.
     fn unfit(&self, _slice: &Slice) -> Vec<(usize, String)> {
@@ -283,6 +285,10 @@ pub trait SinkTask: Send {
     }
     /// Takes the rows of one slice; nothing is visible outside before `publish`.
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError>;
+    /// What the rows of all open plans hold in memory, in bytes.
+    fn memory(&self) -> usize;
+    /// Writes rows out, without an end of their plans, until they hold at most `bytes_max`.
+    fn shrink(&mut self, bytes_max: usize) -> Result<(), TaskError>;
     /// How long the first row of a plan may wait.
     fn age_max(&self) -> Duration;
     /// The files of the open plan that starts at `start`, in the order of their numbers.

@@ -52,6 +52,7 @@ import org.apache.rocketmq.client.producer.TransactionMQProducer;
 import org.apache.rocketmq.client.utils.MessageUtil;
 import org.apache.rocketmq.common.consumer.ConsumeFromWhere;
 import org.apache.rocketmq.common.message.Message;
+import org.apache.rocketmq.common.message.MessageAccessor;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.srvutil.ServerUtil;
@@ -452,7 +453,9 @@ public final class Probe {
         cases.put("extra-retry", Probe::retry);
         cases.put("extra-dead-letter", Probe::deadLetter);
         cases.put("extra-delay-level", Probe::delayLevel);
+        cases.put("extra-delay-time", Probe::delayTime);
         cases.put("extra-transaction", Probe::transaction);
+        cases.put("extra-trace", Probe::trace);
         cases.put("extra-request-reply", Probe::requestReply);
         cases.put("extra-admin-connections", Probe::adminConnections);
         cases.put("extra-admin-reset-offset", Probe::adminResetOffset);
@@ -1312,6 +1315,48 @@ public final class Probe {
         run.saw("properties", properties(got).keySet() + " at queue " + got.getQueueId());
     }
 
+    /** By the properties that 5.x sets, which any client can; what the broker adds to find its way is left out. */
+    static void delayTime(Run run) throws Exception {
+        fill(run.topic, 0, 4);
+        Sink sink = new Sink();
+        DefaultMQPushConsumer c = run.push(run.group, sink);
+        c.subscribe(run.topic, "*");
+        c.start();
+        sink.await(4).drain();
+        for (String[] asked : new String[][] {{"TIMER_DELAY_MS", "2500"}, {"TIMER_DELAY_SEC", "4"}, {"TIMER_DELIVER_MS", "" + (System.currentTimeMillis() - 1)}}) {
+            Message m = message(run.topic, "t", asked[0]);
+            MessageAccessor.putProperty(m, asked[0], asked[1]);
+            long sent = System.nanoTime();
+            run.saw(asked[0] + " sent", sender.send(m, queue(run.topic, 1)).getSendStatus());
+            boolean came = until(20_000, () -> !sink.got.isEmpty());
+            long millis = (sink.last - sent) / 1_000_000, wanted = asked[0].equals("TIMER_DELIVER_MS") ? 0 : asked[0].equals("TIMER_DELAY_SEC") ? 4_000 : 2_500;
+            // RocketMQ's broker cuts the time to the second, and may be early by so much.
+            run.saw("came", came && millis >= wanted - 1_000 && millis < wanted + 2_500 ? "in time" : came ? "after " + millis + " ms" : "never");
+            MessageExt got = sink.drain().get(0);
+            Set<String> names = new TreeSet<>(properties(got).keySet());
+            names.removeAll(List.of("TIMER_OUT_MS", "TIMER_ENQUEUE_MS", "TIMER_DEQUEUE_MS", "TIMER_ROLL_TIMES"));
+            run.saw("properties", names + " at queue " + got.getQueueId());
+        }
+        Message far = message(run.topic, "t", "far");
+        MessageAccessor.putProperty(far, "TIMER_DELAY_SEC", "" + 4 * 24 * 3600);
+        run.fails("beyond three days", () -> sender.send(far, queue(run.topic, 1)));
+        Message bad = message(run.topic, "t", "bad");
+        MessageAccessor.putProperty(bad, "TIMER_DELAY_MS", "soon");
+        run.fails("no number", () -> sender.send(bad, queue(run.topic, 1)));
+        Message gone = message(run.topic, "t", "gone");
+        MessageAccessor.putProperty(gone, "TIMER_DELAY_MS", "4000");
+        SendResult sent = sender.send(gone, queue(run.topic, 1));
+        try {
+            Object handle = SendResult.class.getMethod("getRecallHandle").invoke(sent);
+            Object id = DefaultMQProducer.class.getMethod("recallMessage", String.class, String.class).invoke(sender, run.topic, handle);
+            run.saw("taken back", sent.getMsgId().equals(id));
+            Thread.sleep(6_500);
+            run.saw("came then", bodies(sink.drain()));
+        } catch (NoSuchMethodException e) {
+            run.saw("taken back", "not by this client");
+        }
+    }
+
     static void transaction(Run run) throws Exception {
         fill(run.topic, 0, 4);
         TransactionMQProducer p = new TransactionMQProducer(run.group + "-p");
@@ -1339,7 +1384,32 @@ public final class Probe {
             run.saw(state.name(), p.sendMessageInTransaction(message(run.topic, "t", state.name()), state).getSendStatus());
         }
         Thread.sleep(1_000);
-        run.saw("seen", bodies(sink.await(1).drain()));
+        List<MessageExt> seen = sink.await(1).drain();
+        run.saw("seen", bodies(seen));
+        run.saw("properties", properties(seen.get(0)).keySet());
+    }
+
+    /** What the client writes of a message's life, by the message's id. */
+    static void trace(Run run) throws Exception {
+        fill(run.topic, 0, 4);
+        DefaultMQProducer p = new DefaultMQProducer(run.group + "-p", null, true, null);
+        p.setNamesrvAddr(namesrv);
+        p.setInstanceName(instance());
+        run.closers.add(p::shutdown);
+        p.start();
+        long begin = System.currentTimeMillis() - 60_000;
+        SendResult sent = p.send(message(run.topic, "t", "traced"));
+        List<MessageExt> found = new ArrayList<>();
+        until(20_000, () -> {
+            try {
+                found.addAll(sender.queryMessage("RMQ_SYS_TRACE_TOPIC", sent.getMsgId(), 32, begin, begin + 600_000).getMessageList());
+            } catch (MQClientException e) {
+                return false;
+            }
+            return !found.isEmpty();
+        });
+        run.saw("traces", found.stream().map(m -> new String(m.getBody()).split("\u0001")[0]).collect(Collectors.toList()));
+        run.saw("topic", found.isEmpty() ? "none" : found.get(0).getTopic());
     }
 
     static void requestReply(Run run) throws Exception {

@@ -114,6 +114,23 @@ bodies! {
         connection_set: Vec<Connection> = "connectionSet";
     }
 
+    /// The clients of all producer groups: the response to code 328.
+    AllProducers {
+        /// By group.
+        data: BTreeMap<String, Vec<Producer>> = "data";
+    }
+
+    /// A client of a producer group.
+    Producer {
+        client_id: String = "clientId";
+        /// Name of a [`crate::header::Language`].
+        language: String = "language";
+        /// When it was heard of, in ms since 1970-01-01 UTC.
+        last_update_timestamp: i64 = "lastUpdateTimestamp";
+        remote_ip: String = "remoteIP";
+        version: i32 = "version";
+    }
+
     /// What a group wants of a topic: the response to code 345.
     QuerySubscription {
         group: String = "group";

@@ -6,6 +6,8 @@
 pub mod batch;
 pub mod body;
 pub mod code;
+pub mod compression;
+pub mod delay;
 pub mod fields;
 pub mod frame;
 pub mod header;

@@ -29,6 +29,8 @@ pub const REAL_TOPIC: &str = "REAL_TOPIC";
 pub const REAL_QUEUE_ID: &str = "REAL_QID";
 /// Property: the topic that a message comes back to after a failed consumption.
 pub const RETRY_TOPIC: &str = "RETRY_TOPIC";
+/// Property: the id of the message that a retried one was at first.
+pub const ORIGIN_MESSAGE_ID: &str = "ORIGIN_MESSAGE_ID";
 /// Property on the first record of an atomic batch: how much belongs to it.
 pub const BATCH_MARK: &str = "__SLUICE_BATCH";
 
@@ -140,6 +142,27 @@ pub fn push_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Resul
     Ok(())
 }
 
+/// Encoded properties without the entries of some names.
+pub fn without(encoded: &[u8], names: &[&str]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(encoded.len() + 1);
+    for entry in encoded.split(|&b| b == 2).filter(|entry| !entry.is_empty()) {
+        let name = entry.split(|&b| b == 1).next().unwrap_or_default();
+        if !names.iter().any(|other| other.as_bytes() == name) {
+            kept.extend_from_slice(entry);
+            kept.push(2);
+        }
+    }
+    kept
+}
+
+/// Gives a property a value; what stood under its name before goes.
+pub fn set_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Result<(), PropertyError> {
+    if property(properties, name).is_some() {
+        *properties = without(properties, &[name]);
+    }
+    push_property(properties, name, value)
+}
+
 /// Names and values in their order; what is not UTF-8 or has no name or value is left out.
 pub fn properties(encoded: &[u8]) -> impl Iterator<Item = (&str, &str)> {
     entries(encoded)
@@ -211,6 +234,15 @@ mod tests {
         push_property(&mut text, "a", &"v".repeat(PROPERTIES_BYTES_MAX - 3)).unwrap();
         assert_eq!(text.len(), PROPERTIES_BYTES_MAX);
         assert!(push_property(&mut text, "b", "1").is_err());
+    }
+
+    #[test]
+    fn a_property_is_set_once_and_taken_away() {
+        let mut text = b"a\x011\x02b\x012\x02a\x013".to_vec();
+        set_property(&mut text, "a", "4").unwrap();
+        set_property(&mut text, "c", "5").unwrap();
+        assert_eq!(text, b"b\x012\x02a\x014\x02c\x015\x02");
+        assert_eq!(without(&text, &["a", "c", "none"]), b"b\x012\x02");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::body::{DataVersion, Json, Key, Writer, bodies};
+use crate::heartbeat::SubscriptionData;
 use crate::json::{JsonError, Scanner};
 
 bodies! {
@@ -121,6 +122,39 @@ bodies! {
         message_queue: MessageQueue = "messageQueue";
         min_time_stamp: i64 = "minTimeStamp";
         min_time_stamp_str: Option<String> = "minTimeStampStr";
+    }
+
+    /// How far all groups are: the response to code 317.
+    BrokerConsumeStats {
+        broker_addr: String = "brokerAddr";
+        /// By group, one for each topic.
+        consume_stats_list: Vec<BTreeMap<String, Vec<ConsumeStats>>> = "consumeStatsList";
+        /// Messages that are not consumed.
+        total_diff: i64 = "totalDiff";
+        total_inflight_diff: i64 = "totalInflightDiff";
+    }
+
+    /// A part of a consume queue: the response to code 321.
+    QueryConsumeQueue {
+        filter_data: Option<String> = "filterData";
+        max_queue_index: i64 = "maxQueueIndex";
+        min_queue_index: i64 = "minQueueIndex";
+        queue_data: Vec<ConsumeQueueUnit> = "queueData";
+        subscription_data: Option<SubscriptionData> = "subscriptionData";
+    }
+
+    /// One unit of a consume queue.
+    ConsumeQueueUnit {
+        bit_map: Option<String> = "bitMap";
+        /// Whether the filter takes it.
+        eval: bool = "eval";
+        extend_data_json: Option<String> = "extendDataJson";
+        msg: Option<String> = "msg";
+        /// In the commit log, in bytes.
+        physic_offset: i64 = "physicOffset";
+        /// In bytes.
+        physic_size: i32 = "physicSize";
+        tags_code: i64 = "tagsCode";
     }
 
     /// A statistic over three spans of time: the response to code 315.

@@ -290,6 +290,21 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// The message as it was before it was stored.
+    pub fn message(&self) -> Message<'a> {
+        Message {
+            body: self.body,
+            properties: self.properties,
+            flag: self.flag,
+            sys_flag: self.sys_flag,
+            born_timestamp_ms: self.born_timestamp_ms,
+            born_host: self.born_host,
+            store_host: self.store_host,
+            reconsume_times: self.reconsume_times,
+            prepared_transaction_offset: self.prepared_transaction_offset,
+        }
+    }
+
     /// Whether the body is the one that was stored.
     pub fn check_body_crc(&self) -> bool {
         body_crc(self.body) == self.body_crc & 0x7FFF_FFFF

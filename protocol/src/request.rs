@@ -351,10 +351,36 @@ headers! {
         topic: Option<&'a str> = "topic";
     }
 
+    /// A part of a consume queue: code 321.
+    QueryConsumeQueue<'a> {
+        topic: &'a str = "topic";
+        queue_id: i32 = "queueId";
+        /// The first queue offset wanted.
+        index: i64 = "index";
+        count: i32 = "count";
+        consumer_group: Option<&'a str> = "consumerGroup";
+    }
+
     /// A statistic of a broker: code 315.
     ViewBrokerStats<'a> {
         stats_name: &'a str = "statsName";
         stats_key: &'a str = "statsKey";
+    }
+
+    /// Take a message back that waits for its time: code 370.
+    RecallMessage<'a> {
+        producer_group: Option<&'a str> = "producerGroup";
+        topic: &'a str = "topic";
+        /// From the answer to its send.
+        recall_handle: &'a str = "recallHandle";
+    }
+
+    /// What a client of a consumer group does (307), or that it shall consume a message now (309); handed on to it.
+    ToConsumer<'a> {
+        consumer_group: &'a str = "consumerGroup";
+        client_id: Option<&'a str> = "clientId";
+        /// Only with code 309; see [`crate::message_id`].
+        msg_id: Option<&'a str> = "msgId";
     }
 
     /// Broker to client: a reply for the producer that asked. Code 326; the body is the reply.

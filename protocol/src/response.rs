@@ -17,6 +17,13 @@ headers! {
         region: Option<&'a str> = "MSG_REGION";
         /// Of the first message.
         queue_offset: i64 = "queueOffset";
+        /// From 5.x on: names a message that waits for its time, to take it back.
+        recall_handle: Option<&'a str> = "recallHandle";
+    }
+
+    /// Of a message that was taken back: code 370.
+    RecallMessage<'a> {
+        msg_id: &'a str = "msgId";
     }
 
     /// Of a pull: codes 11, 361, with any response code. The body is records one after the other, the remark

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::Value;
+use sluice_protocol::compression::inflate;
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{self, Message, property, push_property, tag_hash};
 use sluice_protocol::record::{self, MAGIC_V2, Record, body_crc, encode, patch, records};
@@ -63,6 +64,14 @@ fn stored_messages_of_the_java_classes_decode_and_encode_to_the_same_bytes() {
     let read = Record::decode(&zlib).unwrap();
     assert!(read.check_body_crc(), "the checksum is that of the compressed body");
     assert_eq!(encoded_again(&read), zlib);
+}
+
+#[test]
+fn bodies_that_java_compresses_come_out_as_they_were() {
+    for (name, flags) in [("body_zlib", 0x301), ("body_lz4", 0x101), ("body_zstd", 0x201)] {
+        let body = inflate(&bytes(&vector(name)["hex"]), flags).unwrap();
+        assert_eq!(body, b"RocketMQ ".repeat(40), "{name}");
+    }
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn responses_are_written_as_the_java_broker_writes_them() {
         trace_on: Some(true),
         region: Some("DefaultRegion"),
         queue_offset: 5,
+        recall_handle: None,
     };
     let header = Header::response(ResponseCode::SUCCESS, 100, send.fields());
     assert_eq!(encode(HeaderKind::Json, &header, b""), given("json_send_response"));

@@ -3,24 +3,26 @@
 //! Rows of many slices are gathered into one record batch of the file, without views and dictionaries: a
 //! view array would bring all bytes that it points into, and this format holds one dictionary a column.
 
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::ipc::CompressionType;
-use arrow::ipc::reader::FileReader;
+use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
+use arrow::ipc::{CompressionType, root_as_footer, root_as_message};
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 
 use crate::disk::{FileOut, failed};
+use crate::location::Location;
+use crate::objects::StoreConfig;
+use crate::place::Stored;
 use crate::plain;
-use crate::rotate::Rotate;
-use crate::writer::PLAN_KEY;
+use crate::rotate::{Rotate, open_partitions_default, positive_count};
+use crate::writer::Words;
 
 /// A record batch of a file ends at this many rows.
 const BATCH_ROWS: usize = 65_536;
@@ -28,18 +30,28 @@ const BATCH_ROWS: usize = 65_536;
 /// A record batch of a file ends at this many bytes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// The end of a file's name.
+pub(crate) const EXTENSION: &str = "arrow";
+
 /// Settings of `sink: {arrow: …}`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArrowConfig {
-    /// The target's folder.
-    pub path: PathBuf,
+    /// The target: a folder, or `s3://bucket/prefix`.
+    pub path: Location,
+    /// The object store, for a target that is none of this machine's folders.
+    #[serde(default)]
+    pub store: Option<StoreConfig>,
     /// How buffers are compressed.
     #[serde(default)]
     pub codec: Codec,
     /// Columns that name folders: `$.field`, `$envelope_column` or a property.
     #[serde(default)]
     pub partition: Vec<String>,
+    /// Files that are open at a time: the one that was written to longest ago is written out first, and goes on
+    /// with a new record batch at its next row.
+    #[serde(default = "open_partitions_default", deserialize_with = "positive_count")]
+    pub open_partitions: usize,
     /// When a plan ends.
     #[serde(default)]
     pub rotate: Rotate,
@@ -143,13 +155,44 @@ impl ArrowFile {
     }
 }
 
-/// The plan in a file's footer; `None` if there is none or the file is damaged.
-pub(crate) fn plan_of(file: &File) -> io::Result<Option<String>> {
-    match FileReader::try_new(file, None) {
-        Ok(reader) => Ok(reader.custom_metadata().get(PLAN_KEY).cloned()),
-        Err(ArrowError::IoError(_, e)) if !is_damage(&e) => Err(e),
-        Err(_) => Ok(None),
+/// The words in a file's footer by their keys, and the file's rows; `None` if the file is damaged.
+pub(crate) fn footer(file: Stored<'_>) -> io::Result<Option<Words>> {
+    let mut reader = match FileReader::try_new(file, None) {
+        Ok(reader) => reader,
+        Err(ArrowError::IoError(_, e)) if !is_damage(&e) => return Err(e),
+        Err(_) => return Ok(None),
+    };
+    let words = reader.custom_metadata().clone();
+    let rows = rows(reader.get_mut())?;
+    Ok(rows.map(|rows| (words, rows)))
+}
+
+/// The sum of what the record batches say of themselves; `None` if one is damaged.
+fn rows(file: &mut (impl Read + Seek)) -> io::Result<Option<u64>> {
+    let mut end = [0; 10];
+    file.seek(SeekFrom::End(-10))?;
+    file.read_exact(&mut end)?;
+    let Ok(len) = read_footer_length(end) else { return Ok(None) };
+    let mut footer = vec![0; len];
+    file.seek(SeekFrom::End(-10 - i64::try_from(len).unwrap_or(i64::MAX - 10)))?;
+    file.read_exact(&mut footer)?;
+    let Ok(footer) = root_as_footer(&footer) else { return Ok(None) };
+    let mut rows = 0;
+    for block in footer.recordBatches().into_iter().flatten() {
+        let (Ok(start), Ok(len)) = (u64::try_from(block.offset()), usize::try_from(block.metaDataLength()))
+        else {
+            return Ok(None);
+        };
+        // Four bytes say that a message follows, four its length.
+        let mut message = vec![0; len];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut message)?;
+        let batch = message.get(8..).and_then(|message| root_as_message(message).ok());
+        let length = batch.and_then(|message| message.header_as_record_batch()).map(|batch| batch.length());
+        let Some(length) = length.and_then(|length| u64::try_from(length).ok()) else { return Ok(None) };
+        rows += length;
     }
+    Ok(Some(rows))
 }
 
 /// Whether reading failed for what the file holds: it is too short for what it says.
@@ -160,7 +203,7 @@ fn is_damage(cause: &io::Error) -> bool {
 /// What failed while a file was written.
 pub(crate) fn error(path: &Path, cause: ArrowError) -> TaskError {
     match cause {
-        ArrowError::IoError(_, e) => failed("write", path, e),
+        ArrowError::IoError(_, e) => failed("write", path.display(), e),
         cause => {
             TaskError::new(Class::Fatal, format!("cannot encode rows for {}", path.display())).because(cause)
         }

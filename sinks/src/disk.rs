@@ -1,10 +1,10 @@
-//! What the file sinks share of the disk: errors with their path, bounded reads, and a file written once
+//! What the file sinks share of the disk: errors with their path, and a file written once
 //! from front to back.
 //!
 //! It never decides what must be durable; [`FileOut::finish`] is told so by being called.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use sluice_store::file::{Disk, DiskFile, Open};
 /// Bytes go to the disk in writes of at least this size.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// A failure of the file system with what was tried and where.
-pub(crate) fn failed(op: &str, path: &Path, cause: io::Error) -> TaskError {
-    let message = format!("cannot {op} {}", path.display());
+/// A failure of the file system or a store with what was tried and where.
+pub(crate) fn failed(op: &str, what: impl Display, cause: io::Error) -> TaskError {
+    let message = format!("cannot {op} {what}");
     match cause.kind() {
         // Time does not heal these either.
         ErrorKind::InvalidFilename | ErrorKind::ReadOnlyFilesystem | ErrorKind::Unsupported => {
@@ -26,26 +26,10 @@ pub(crate) fn failed(op: &str, path: &Path, cause: io::Error) -> TaskError {
     }
 }
 
-/// The whole file, `None` if it is not there; one of more than `bytes_max` bytes is an error.
-pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, TaskError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed("open", path, e)),
-    };
-    let mut bytes = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| failed("read", path, e))?;
-    if bytes.len() as u64 > bytes_max {
-        let message = format!("{} is longer than the limit of {bytes_max} bytes", path.display());
-        return Err(TaskError::new(Class::Config, message));
-    }
-    Ok(Some(bytes))
-}
-
 /// Removes a file that may be gone already.
 pub(crate) fn remove(disk: &dyn Disk, path: &Path) -> Result<(), TaskError> {
     match disk.remove(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(failed("remove", path, e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(failed("remove", path.display(), e)),
         _ => Ok(()),
     }
 }
@@ -77,12 +61,13 @@ impl FileOut {
         self.buffer.capacity()
     }
 
-    /// Writes out what the buffer holds, and frees it.
+    /// Writes out what the buffer holds, and frees it and the descriptor.
     pub(crate) fn drain(&mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {
             self.write_out(&[])?;
-            self.buffer.shrink_to_fit();
         }
+        self.buffer = Vec::new();
+        self.file = None;
         Ok(())
     }
 
@@ -96,7 +81,8 @@ impl FileOut {
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
-        let file = self.disk.open(&self.path, Open::New)?;
+        let how = if self.written == 0 { Open::New } else { Open::Existing };
+        let file = self.disk.open(&self.path, how)?;
         self.file = Some(file.clone());
         Ok(file)
     }

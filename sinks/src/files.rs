@@ -1,11 +1,10 @@
-//! The task of the file sinks: Parquet and Arrow files below one folder, published by plans.
+//! The task of the file sinks: Parquet and Arrow files in a folder or an object store, published by plans.
 //!
 //! Rows go to temporary files at once; a plan gives them their names. It never decides when a plan ends (it
 //! says when one is full), and never in which order the steps come.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,94 +16,85 @@ use sluice_store::file::Disk;
 use crate::arrow_ipc::{ArrowConfig, ArrowFormat};
 use crate::chain::Chains;
 use crate::disk::{failed, remove};
+use crate::name::NAME_BYTES_MAX;
 use crate::parquet::{ParquetConfig, ParquetFormat};
 use crate::partition::{Part, Partition};
+use crate::place::{self, Place, parent};
 use crate::rotate::{FILES_MAX, Rotate, file_name};
-use crate::writer::{Format, Found, PLAN_KEY, Writer};
+use crate::work::{OpenFile, OpenPlan, Work, Works, broken};
+use crate::writer::{Format, Found, PLAN_KEY, find};
 
-/// Writes one pipeline's rows into files below one folder.
+/// Writes one pipeline's rows into files below one target.
 pub struct FileSink {
+    /// Where temporary files are written.
     disk: Arc<dyn Disk>,
-    target: PathBuf,
+    place: Arc<dyn Place>,
     format: Format,
     partition: Partition,
     rotate: Rotate,
+    /// Files that are open at a time.
+    open_max: usize,
+    /// Slices that were put.
+    slices: u64,
     chains: Chains,
-    work: HashMap<Chain, Work>,
+    works: Works,
     /// Folders of files whose names are durable.
-    durable: HashSet<PathBuf>,
-}
-
-/// What is not published yet of one chain.
-enum Work {
-    Open(OpenPlan),
-    /// Finished files of the plan that starts here, in the order of their numbers.
-    Sealed {
-        start: i64,
-        temps: Vec<PathBuf>,
-    },
-    /// Files that could not be written: only `discard` goes on from here.
-    Failed {
-        temps: Vec<PathBuf>,
-    },
-}
-
-#[derive(Default)]
-struct OpenPlan {
-    /// End of the last slice.
-    end: Option<i64>,
-    /// Of the rows as they came, partition columns and all.
-    schema: Option<SchemaRef>,
-    rows: u64,
-    files: Vec<OpenFile>,
-    /// Place in `files` by partition values.
-    places: HashMap<Vec<Option<String>>, usize>,
-}
-
-struct OpenFile {
-    temp: PathBuf,
-    writer: Writer,
-    values: Vec<Option<String>>,
-    first: i64,
-    last: i64,
-    rows: u64,
-}
-
-impl OpenPlan {
-    fn temps(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.temp.clone()).collect()
-    }
+    durable: HashSet<String>,
 }
 
 impl FileSink {
     /// A sink of Parquet files; touches no file yet.
     pub fn parquet(config: &ParquetConfig, disk: Arc<dyn Disk>) -> Result<Self, TaskError> {
-        let format = Format::Parquet(Box::new(ParquetFormat::new(config)));
-        Self::new(&config.path, format, &config.partition, &config.rotate, disk)
+        let place = place::open(&config.path, config.store.as_ref(), disk.clone())?;
+        Self::parquet_in(place, config, disk)
     }
 
     /// A sink of Arrow IPC files; touches no file yet.
     pub fn arrow(config: &ArrowConfig, disk: Arc<dyn Disk>) -> Result<Self, TaskError> {
+        let place = place::open(&config.path, config.store.as_ref(), disk.clone())?;
+        Self::arrow_in(place, config, disk)
+    }
+
+    /// The same as [`FileSink::parquet`] in a place that is open already.
+    pub fn parquet_in(
+        place: Arc<dyn Place>,
+        config: &ParquetConfig,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, TaskError> {
+        let format = Format::Parquet(Box::new(ParquetFormat::new(config)));
+        Self::new(place, format, &config.partition, &config.rotate, config.open_partitions, disk)
+    }
+
+    /// The same as [`FileSink::arrow`] in a place that is open already.
+    pub fn arrow_in(
+        place: Arc<dyn Place>,
+        config: &ArrowConfig,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, TaskError> {
         let format = ArrowFormat::new(config)
             .map_err(|e| TaskError::new(Class::Config, "cannot write Arrow files as asked for").because(e))?;
-        Self::new(&config.path, Format::Arrow(format), &config.partition, &config.rotate, disk)
+        let format = Format::Arrow(format);
+        Self::new(place, format, &config.partition, &config.rotate, config.open_partitions, disk)
     }
 
     fn new(
-        target: &Path,
+        place: Arc<dyn Place>,
         format: Format,
         partition: &[String],
         rotate: &Rotate,
+        open_max: usize,
         disk: Arc<dyn Disk>,
     ) -> Result<Self, TaskError> {
         Ok(Self {
-            chains: Chains::new(disk.clone(), target),
+            chains: Chains::new(disk.clone(), place.clone()),
             disk,
-            target: target.to_owned(),
+            place,
             format,
             partition: Partition::new(partition)?,
             rotate: rotate.clone(),
-            work: HashMap::new(),
+            open_max,
+            slices: 0,
+            works: Works::default(),
             durable: HashSet::new(),
         })
     }
@@ -159,6 +149,7 @@ impl FileSink {
         }
         file.writer.write(&file.temp, &part.rows)?;
         file.last = part.last;
+        file.used = self.slices;
         file.rows += part.rows.num_rows() as u64;
         open.rows += part.rows.num_rows() as u64;
         Ok(())
@@ -170,41 +161,23 @@ impl FileSink {
         let temp = self.chains.temp_file(&chain.pipeline)?;
         let writer = self.format.writer(self.disk.clone(), &temp, part.rows.schema())?;
         let values = part.values.clone();
-        open.files.push(OpenFile { temp, writer, values, first: part.first, last: part.last, rows: 0 });
+        let (first, last, used) = (part.first, part.last, self.slices);
+        open.files.push(OpenFile { temp, writer, values, first, last, rows: 0, used });
         open.places.insert(part.values.clone(), place);
         Ok(place)
     }
 
-    /// Writes out the fullest files while those of all chains together hold too much.
-    fn bound_memory(&mut self) -> Result<(), TaskError> {
-        let memory_max = self.format.memory_max();
-        let files = self.work.iter().flat_map(|(chain, work)| {
-            let files = if let Work::Open(open) = work { &open.files[..] } else { &[] };
-            files.iter().enumerate().map(move |(place, file)| (file.writer.memory(), chain, place))
-        });
-        let total: usize = files.clone().map(|(memory, ..)| memory).sum();
-        if total < memory_max {
-            return Ok(());
+    /// Ends the open plan for its files and the length of all of them, in bytes; nothing is published.
+    pub(crate) fn seal_sample(&mut self, chain: &Chain) -> Result<(Vec<PlanFile>, u64), TaskError> {
+        let open = self.works.open_plan(chain)?;
+        let files = self.plan_files(chain, &open, 0);
+        let mut bytes = 0;
+        for file in open.files {
+            file.writer.finish(&file.temp, &[])?;
+            let metadata = std::fs::metadata(&file.temp);
+            bytes += metadata.map_err(|e| failed("look at", file.temp.display(), e))?.len();
         }
-        let mut held: Vec<(usize, Chain, usize)> =
-            files.map(|(memory, chain, place)| (memory, chain.clone(), place)).collect();
-        held.sort_unstable_by(|a, b| b.cmp(a));
-        // Down to the half, so that row groups do not come out small at each slice from here on.
-        let mut excess = total - memory_max / 2;
-        for (memory, chain, place) in held {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(memory);
-            let Some(Work::Open(open)) = self.work.get_mut(&chain) else { continue };
-            let Some(file) = open.files.get_mut(place) else { continue };
-            if let Err(e) = file.writer.flush(&file.temp) {
-                let temps = open.temps();
-                self.work.insert(chain, Work::Failed { temps });
-                return Err(e);
-            }
-        }
-        Ok(())
+        Ok((files, bytes))
     }
 
     fn plan_files(&self, chain: &Chain, open: &OpenPlan, start: i64) -> Vec<PlanFile> {
@@ -218,87 +191,59 @@ impl FileSink {
         files.collect()
     }
 
-    /// The open plan's files; none if nothing was put.
-    fn open_plan(&mut self, chain: &Chain) -> Result<OpenPlan, TaskError> {
-        match self.work.remove(chain) {
-            None => Ok(OpenPlan::default()),
-            Some(Work::Open(open)) => Ok(open),
-            Some(work) => {
-                let error = match &work {
-                    Work::Failed { .. } => {
-                        TaskError::new(Class::Retry, format!("the open plan of {chain} failed before"))
-                    }
-                    _ => broken(chain, "a sealed plan is neither published nor discarded"),
-                };
-                self.work.insert(chain.clone(), work);
-                Err(error)
-            }
-        }
-    }
-
-    /// Each folder from the target down to the plan's files, the target left out; parents come first.
-    fn folders(&self, plan: &Plan) -> BTreeSet<PathBuf> {
-        let mut folders = BTreeSet::new();
-        for file in &plan.files {
-            let parts = file.name.split('/').count() - 1;
-            folders.extend(
-                Path::new(&file.name).ancestors().skip(1).take(parts).map(|part| self.target.join(part)),
-            );
-        }
-        folders
-    }
-
     fn make_folders(&self, plan: &Plan) -> Result<(), TaskError> {
-        for folder in self.folders(plan) {
-            match self.disk.create_dir(&folder) {
-                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(failed("make", &folder, e)),
-                _ => {}
-            }
-        }
-        Ok(())
+        folders(plan).into_iter().try_for_each(|folder| {
+            self.place.make_one(folder).map_err(|e| failed("make", self.place.show(folder), e))
+        })
     }
 
     /// Makes the names of a plan's files durable, and those of their folders: who made them may have died
     /// before.
     fn sync_folders(&mut self, plan: &Plan) -> Result<(), TaskError> {
-        let paths = plan.files.iter().map(|file| self.target.join(&file.name));
-        let new_folders: Vec<_> =
-            self.folders(plan).into_iter().filter(|f| !self.durable.contains(f)).collect();
-        let parents =
-            paths.chain(new_folders.iter().cloned()).filter_map(|path| path.parent().map(Path::to_owned));
-        for folder in parents.collect::<BTreeSet<_>>() {
-            self.disk.sync_dir(&folder).map_err(|e| failed("sync", &folder, e))?;
+        let new: Vec<&str> = folders(plan).into_iter().filter(|f| !self.durable.contains(*f)).collect();
+        let named = plan.files.iter().map(|file| &file.name[..]).chain(new.iter().copied());
+        for folder in named.map(parent).collect::<BTreeSet<_>>() {
+            self.place.sync(folder).map_err(|e| failed("sync", self.place.show(folder), e))?;
         }
-        self.durable.extend(new_folders);
+        self.durable.extend(new.into_iter().map(str::to_owned));
         Ok(())
     }
 
     fn publish_file(&self, plan: &Plan, file: &PlanFile, temp: Option<&PathBuf>) -> Result<(), TaskError> {
-        let path = self.target.join(&file.name);
-        if let Some(temp) = temp {
-            match self.disk.hard_link(temp, &path) {
-                Ok(()) => return Ok(()),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(failed("make", &path, e)),
-            }
+        let shown = self.place.show(&file.name);
+        if let Some(temp) = temp
+            && self.place.put_file(temp, &file.name).map_err(|e| failed("make", &shown, e))?
+        {
+            return Ok(());
         }
-        match self.format.find(&path, plan)? {
+        match find(self.place.as_ref(), &file.name, plan)? {
             Found::Same => Ok(()),
             Found::Other => {
+                let start = plan.start;
                 let message = format!(
-                    "{} is there and is no file of plan {}; move it away, it is not overwritten",
-                    path.display(),
-                    plan.start
+                    "{shown} is there and is no file of plan {start}; move it away, it is not overwritten"
                 );
                 Err(TaskError::new(Class::Fatal, message))
             }
             Found::Nothing => {
-                let message =
-                    format!("{} of plan {} is neither published nor written", path.display(), plan.start);
+                let message = format!("{shown} of plan {} is neither published nor written", plan.start);
                 Err(TaskError::new(Class::Fatal, message))
             }
         }
     }
+}
+
+/// Each folder from the target down to the plan's files, the target left out; parents come first.
+fn folders(plan: &Plan) -> BTreeSet<&str> {
+    let mut folders = BTreeSet::new();
+    for file in &plan.files {
+        let mut folder = parent(&file.name);
+        while !folder.is_empty() {
+            folders.insert(folder);
+            folder = parent(folder);
+        }
+    }
+    folders
 }
 
 impl SinkTask for FileSink {
@@ -335,24 +280,42 @@ impl SinkTask for FileSink {
         self.chains.unfinished(pipeline)
     }
 
+    fn check(&mut self, pipeline: &str) -> Result<(), TaskError> {
+        self.chains.try_out(pipeline)
+    }
+
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
-        self.partition.unfit(slice)
+        // The file's own name comes behind the folders.
+        self.partition.unfit(slice, self.place.key_bytes_max().saturating_sub(NAME_BYTES_MAX))
     }
 
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError> {
-        let mut open = self.open_plan(chain)?;
+        self.slices += 1;
+        let mut open = self.works.open_plan(chain)?;
         let cut = match self.write(chain, &mut open, slice) {
             Ok(cut) => cut,
             Err(e) => {
-                self.work.insert(chain.clone(), Work::Failed { temps: open.temps() });
+                self.works.insert(chain.clone(), Work::Failed { temps: open.temps() });
                 return Err(e);
             }
         };
         let bytes = open.files.iter().map(|file| file.writer.encoded()).sum();
         let full = self.rotate.is_full(bytes, open.rows, open.files.len());
-        self.work.insert(chain.clone(), Work::Open(open));
-        self.bound_memory()?;
+        self.works.insert(chain.clone(), Work::Open(open));
+        self.works.bound_open(self.open_max)?;
+        if self.works.held() >= self.format.memory_max() {
+            // Down to the half, so that row groups do not come out small at each slice from here on.
+            self.works.bound_memory(self.format.memory_max() / 2)?;
+        }
         Ok(Fill { bytes, full, cut })
+    }
+
+    fn memory(&self) -> usize {
+        self.works.held()
+    }
+
+    fn shrink(&mut self, bytes_max: usize) -> Result<(), TaskError> {
+        self.works.bound_memory(bytes_max)
     }
 
     fn age_max(&self) -> Duration {
@@ -360,9 +323,9 @@ impl SinkTask for FileSink {
     }
 
     fn files(&mut self, chain: &Chain, start: i64) -> Result<Vec<PlanFile>, TaskError> {
-        let open = self.open_plan(chain)?;
+        let open = self.works.open_plan(chain)?;
         let files = self.plan_files(chain, &open, start);
-        self.work.insert(chain.clone(), Work::Open(open));
+        self.works.insert(chain.clone(), Work::Open(open));
         Ok(files)
     }
 
@@ -371,7 +334,7 @@ impl SinkTask for FileSink {
     }
 
     fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
-        let open = self.open_plan(chain)?;
+        let open = self.works.open_plan(chain)?;
         let files = self.plan_files(chain, &open, plan.start);
         if files != plan.files {
             let at = files.iter().zip(&plan.files).find(|(found, planned)| found != planned);
@@ -379,7 +342,7 @@ impl SinkTask for FileSink {
                 || format!("{} files where the plan has {}", files.len(), plan.files.len()),
                 |(found, planned)| format!("{found:?} where the plan has {planned:?}"),
             );
-            self.work.insert(chain.clone(), Work::Open(open));
+            self.works.insert(chain.clone(), Work::Open(open));
             let message = format!("the rows read again for plan {} of {chain} make {what}", plan.start);
             return Err(TaskError::new(Class::Fatal, message));
         }
@@ -397,17 +360,17 @@ impl SinkTask for FileSink {
                 ("sluice.rows", file.rows.to_string()),
             ];
             if let Err(e) = file.writer.finish(&file.temp, &metadata) {
-                self.work.insert(chain.clone(), Work::Failed { temps });
+                self.works.insert(chain.clone(), Work::Failed { temps });
                 return Err(e);
             }
         }
-        self.work.insert(chain.clone(), Work::Sealed { start: plan.start, temps });
+        self.works.insert(chain.clone(), Work::Sealed { start: plan.start, temps });
         Ok(())
     }
 
     fn published(&mut self, _chain: &Chain, plan: &Plan) -> Result<bool, TaskError> {
         for file in &plan.files {
-            if self.format.find(&self.target.join(&file.name), plan)? != Found::Same {
+            if find(self.place.as_ref(), &file.name, plan)? != Found::Same {
                 return Ok(false);
             }
         }
@@ -417,11 +380,15 @@ impl SinkTask for FileSink {
     }
 
     fn publish(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
-        let temps = match self.work.get(chain) {
+        let temps = match self.works.get(chain) {
             Some(Work::Sealed { start, temps }) if *start == plan.start => temps.clone(),
             None => Vec::new(),
             Some(_) => return Err(broken(chain, "a plan is published that is not the sealed one")),
         };
+        if self.chains.is_done(chain, plan.start)? {
+            // Another worker has finished it, and its files may have been merged since.
+            return self.discard(chain);
+        }
         self.make_folders(plan)?;
         for (number, file) in plan.files.iter().enumerate() {
             self.publish_file(plan, file, temps.get(number))?;
@@ -435,7 +402,7 @@ impl SinkTask for FileSink {
     }
 
     fn discard(&mut self, chain: &Chain) -> Result<(), TaskError> {
-        let temps = match self.work.remove(chain) {
+        let temps = match self.works.remove(chain) {
             None => return Ok(()),
             Some(Work::Open(open)) => open.temps(),
             Some(Work::Sealed { temps, .. } | Work::Failed { temps }) => temps,
@@ -445,8 +412,4 @@ impl SinkTask for FileSink {
         }
         Ok(())
     }
-}
-
-fn broken(chain: &Chain, what: &str) -> TaskError {
-    TaskError::new(Class::Fatal, format!("{what}, in {chain}"))
 }

@@ -4,24 +4,33 @@
 //! Retry, filters, the order of a plan's steps and counting belong to the runtime.
 
 pub mod arrow_ipc;
+pub mod audit;
 mod chain;
+pub mod cluster;
+pub mod compact;
 mod disk;
+pub mod estimate;
 pub mod files;
+pub mod location;
 mod name;
+pub mod objects;
 pub mod parquet;
 pub mod partition;
+pub mod place;
 mod plain;
+mod records;
 pub mod rotate;
 pub mod stdout;
 mod temp;
 pub mod topic;
+mod work;
 mod writer;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
 use serde::Deserialize;
+use sluice_client::ClientSettings;
 use sluice_connect::batch::COLUMNS;
 use sluice_connect::config::{Decode, SchemaMode};
 use sluice_connect::target::Target;
@@ -31,7 +40,11 @@ use sluice_store::Store;
 use sluice_store::file::{Disk, RealDisk};
 
 use arrow_ipc::ArrowConfig;
+use bytesize::ByteSize;
+use cluster::ClusterSink;
 use files::FileSink;
+use location::Location;
+use objects::StoreConfig;
 use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
 use rotate::Rotate;
@@ -42,11 +55,11 @@ use topic::{Clock, TopicConfig, TopicSink};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkConfig {
-    /// A topic of the embedded broker.
+    /// A topic of the embedded broker or of a cluster.
     Topic(TopicConfig),
-    /// Parquet files below a folder.
+    /// Parquet files in a folder or an object store.
     Parquet(ParquetConfig),
-    /// Arrow IPC files below a folder.
+    /// Arrow IPC files in a folder or an object store.
     Arrow(ArrowConfig),
     /// Standard output.
     Stdout(StdoutConfig),
@@ -56,16 +69,17 @@ pub enum SinkConfig {
 pub type KeyProblem = (Vec<&'static str>, String);
 
 impl SinkConfig {
-    /// The topic that the sink writes, if it writes one.
-    pub fn topic(&self) -> Option<&str> {
+    /// The topic that the sink writes, if it writes one: its cluster, unless it is the embedded broker's, and its
+    /// name.
+    pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
-            Self::Topic(config) => Some(&config.name),
+            Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
             Self::Parquet(_) | Self::Arrow(_) | Self::Stdout(_) => None,
         }
     }
 
-    /// The folder that the sink writes, if it writes files.
-    pub fn path(&self) -> Option<&Path> {
+    /// The target of the sink, if it writes files.
+    pub fn location(&self) -> Option<&Location> {
         match self {
             Self::Parquet(config) => Some(&config.path),
             Self::Arrow(config) => Some(&config.path),
@@ -73,9 +87,30 @@ impl SinkConfig {
         }
     }
 
+    /// The settings of the object store, if the sink writes to one that they are given for.
+    pub fn store(&self) -> Option<&StoreConfig> {
+        match self {
+            Self::Parquet(config) => config.store.as_ref(),
+            Self::Arrow(config) => config.store.as_ref(),
+            Self::Topic(_) | Self::Stdout(_) => None,
+        }
+    }
+
+    fn rotate(&self) -> Option<&Rotate> {
+        match self {
+            Self::Parquet(config) => Some(&config.rotate),
+            Self::Arrow(config) => Some(&config.rotate),
+            Self::Topic(_) | Self::Stdout(_) => None,
+        }
+    }
+
     /// Whether the target keeps positions, so that delivery can be exactly once.
     pub fn keeps_positions(&self) -> bool {
-        !matches!(self, Self::Stdout(_))
+        match self {
+            Self::Stdout(_) => false,
+            Self::Topic(config) => config.cluster.is_none(),
+            Self::Parquet(_) | Self::Arrow(_) => true,
+        }
     }
 
     fn partition(&self) -> (&'static str, &[String]) {
@@ -98,7 +133,9 @@ impl SinkConfig {
                     format!("{} queues, expected 1 to {}", config.queues, topic::QUEUES_MAX),
                 )
             });
-            return name.into_iter().chain(queues).collect();
+            let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
+            let cluster = cluster.map(|e| (vec!["topic", "cluster"], e.to_string()));
+            return name.into_iter().chain(cluster).chain(queues).collect();
         }
         let (kind, entries) = self.partition();
         let at = vec![kind, "partition"];
@@ -106,7 +143,7 @@ impl SinkConfig {
             Ok(partition) => partition,
             Err(error) => return vec![(at, error.to_string())],
         };
-        let mut found = Vec::new();
+        let mut found = self.store_problems(kind);
         for column in partition.columns() {
             match column {
                 PartitionColumn::Field(name) if decode.is_none() => {
@@ -129,6 +166,29 @@ impl SinkConfig {
         let schema = declared.and_then(|f| sluice_formats::json::schema_from_fields(&f.0).ok());
         if let Err(error) = partition.check(schema.as_deref(), properties) {
             found.push((at, error.to_string()));
+        }
+        found
+    }
+
+    fn store_problems(&self, kind: &'static str) -> Vec<KeyProblem> {
+        let mut found = Vec::new();
+        match self.location() {
+            Some(Location::Folder(_)) if self.store().is_some() => {
+                let message =
+                    "`store` is for an object store, and the path is a folder: write s3://bucket/prefix";
+                found.push((vec![kind, "store"], message.to_owned()));
+            }
+            Some(Location::Bucket { .. }) => {
+                let bytes = self.rotate().map_or(0, |rotate| rotate.bytes.as_u64());
+                if bytes > objects::ROTATE_BYTES_MAX {
+                    let message = format!(
+                        "an object store takes a file in one put of at most 5 GiB: expected at most {}",
+                        ByteSize::b(objects::ROTATE_BYTES_MAX)
+                    );
+                    found.push((vec![kind, "rotate", "bytes"], message));
+                }
+            }
+            _ => {}
         }
         found
     }
@@ -165,6 +225,9 @@ impl SinkConfig {
     ) -> Result<Target, E> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         Ok(match self {
+            Self::Topic(config) if let Some(cluster) = &config.cluster => {
+                Target::Transact(Box::new(ClusterSink::new(config, cluster)?))
+            }
             Self::Topic(config) => {
                 let sink = TopicSink::new(&config.name, config.queues, store()?, Arc::clone(clock))?;
                 Target::Transact(Box::new(sink))
@@ -180,7 +243,7 @@ impl SinkConfig {
     /// The columns that a file holds of rows with these: without views and dictionaries, and without the
     /// partition columns, which are in its path. Other sinks take rows as they are.
     pub fn schema(&self, rows: &Schema) -> SchemaRef {
-        if self.path().is_none() {
+        if self.location().is_none() {
             return Arc::new(rows.clone());
         }
         let partition = Partition::new(self.partition().1);
@@ -194,12 +257,12 @@ impl SinkConfig {
 
     /// One line for a person: where rows of a pipeline go, and how files are cut.
     pub fn describe(&self, pipeline: &str) -> String {
-        let files = |path: &Path, partition: &[String], rotate: &Rotate| {
+        let files = |path: &Location, partition: &[String], rotate: &Rotate| {
             let columns = partition.iter().filter_map(|entry| PartitionColumn::parse(entry).ok());
             let folders: Vec<String> = columns.map(|column| format!("/{}=…", column.name())).collect();
             format!(
                 "{}{}/{pipeline}-…, a new file at {}, {} rows or {}, whichever is first",
-                path.display(),
+                path,
                 folders.concat(),
                 rotate.bytes,
                 rotate.rows,
@@ -207,6 +270,9 @@ impl SinkConfig {
             )
         };
         match self {
+            Self::Topic(TopicConfig { name, cluster: Some(cluster), .. }) => {
+                format!("topic {name} of cluster {cluster}")
+            }
             Self::Topic(config) => format!("topic {}", config.name),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),

@@ -2,12 +2,12 @@
 //!
 //! It never names a file and never decides when one ends.
 
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -20,22 +20,41 @@ use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 
 use crate::disk::{FileOut, failed};
+use crate::location::Location;
+use crate::objects::StoreConfig;
+use crate::place::Stored;
 use crate::plain;
-use crate::rotate::{Rotate, positive_bytes, positive_rows};
-use crate::writer::PLAN_KEY;
+use crate::rotate::{Rotate, open_partitions_default, positive_bytes, positive_count, positive_rows};
+use crate::writer::Words;
+
+/// The end of a file's name.
+pub(crate) const EXTENSION: &str = "parquet";
+
+/// What the encoders of one column hold before its first row, in bytes: mostly the table of its dictionary.
+const COLUMN_ENCODER_BYTES: usize = 80 * 1024;
+
+/// Rows that wait come to about this part of their size once they are encoded.
+const ENCODED_OF_WAITING: usize = 4;
 
 /// Settings of `sink: {parquet: …}`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ParquetConfig {
-    /// The target's folder.
-    pub path: PathBuf,
+    /// The target: a folder, or `s3://bucket/prefix`.
+    pub path: Location,
+    /// The object store, for a target that is none of this machine's folders.
+    #[serde(default)]
+    pub store: Option<StoreConfig>,
     /// How column chunks are compressed.
     #[serde(default)]
     pub codec: Codec,
     /// Columns that name folders: `$.field`, `$envelope_column` or a property.
     #[serde(default)]
     pub partition: Vec<String>,
+    /// Files that are open at a time: the one that was written to longest ago is written out first, and goes on
+    /// with a new row group at its next row.
+    #[serde(default = "open_partitions_default", deserialize_with = "positive_count")]
+    pub open_partitions: usize,
     /// When a row group ends.
     #[serde(default)]
     pub row_group: RowGroup,
@@ -158,9 +177,11 @@ impl ParquetFormat {
         let plain = encode_arrow_schema(&plain::schema(&schema));
         let options =
             ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
+        let encoders = schema.flattened_fields().len() * COLUMN_ENCODER_BYTES;
         let mut writer = ArrowWriter::try_new_with_options(out, schema, options)?;
         writer.append_key_value_metadata(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), plain));
-        Ok(ParquetFile { writer, row_group_bytes: self.row_group_bytes })
+        let (waiting, waiting_bytes) = (Vec::new(), 0);
+        Ok(ParquetFile { writer, row_group_bytes: self.row_group_bytes, encoders, waiting, waiting_bytes })
     }
 }
 
@@ -168,35 +189,70 @@ impl ParquetFormat {
 pub(crate) struct ParquetFile {
     writer: ArrowWriter<FileOut>,
     row_group_bytes: usize,
+    /// What the encoders of a row group hold at least, in bytes.
+    encoders: usize,
+    /// Rows of the next row group, which has no encoders yet: these would weigh more than the rows do, and with
+    /// many columns and many open files much more.
+    waiting: Vec<RecordBatch>,
+    waiting_bytes: usize,
 }
 
 impl ParquetFile {
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
-        self.writer.write(batch)?;
+        if self.writer.in_progress_rows() == 0 {
+            self.wait(plain::compact(batch)?)?;
+            if self.waiting_bytes >= self.encoders.min(self.row_group_bytes) {
+                self.encode()?;
+            }
+        } else {
+            self.writer.write(batch)?;
+        }
         if self.writer.memory_size() >= self.row_group_bytes {
             self.writer.flush()?;
         }
         Ok(())
     }
 
+    /// Keeps rows, in batches that halve in size: many small ones would hold more than their rows do.
+    fn wait(&mut self, mut batch: RecordBatch) -> Result<(), ParquetError> {
+        while let Some(last) = self.waiting.pop_if(|last| last.num_rows() <= 2 * batch.num_rows()) {
+            self.waiting_bytes -= last.get_array_memory_size();
+            batch = concat_batches(last.schema_ref(), [&last, &batch])?;
+        }
+        self.waiting_bytes += batch.get_array_memory_size();
+        self.waiting.push(batch);
+        Ok(())
+    }
+
+    fn encode(&mut self) -> Result<(), ParquetError> {
+        for batch in self.waiting.drain(..) {
+            self.writer.write(&batch)?;
+        }
+        self.waiting_bytes = 0;
+        Ok(())
+    }
+
     /// What is held for the open row group and before the disk, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.writer.memory_size() + self.writer.inner().memory()
+        self.waiting_bytes + self.writer.memory_size() + self.writer.inner().memory()
     }
 
     /// The file's length if it ended here, about.
     pub(crate) fn encoded(&self) -> u64 {
-        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+        let waiting = self.waiting_bytes / ENCODED_OF_WAITING;
+        (self.writer.bytes_written() + self.writer.in_progress_size() + waiting) as u64
     }
 
     /// Ends the row group, and leaves nothing of it in memory.
     pub(crate) fn flush(&mut self) -> Result<(), ParquetError> {
+        self.encode()?;
         self.writer.flush()?;
         Ok(self.writer.inner_mut().drain()?)
     }
 
     /// Writes the footer.
     pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<FileOut, ParquetError> {
+        self.encode()?;
         for (key, value) in metadata {
             self.writer.append_key_value_metadata(KeyValue::new((*key).to_owned(), value.clone()));
         }
@@ -204,12 +260,14 @@ impl ParquetFile {
     }
 }
 
-/// The plan in a file's footer; `None` if there is none or the file is damaged.
-pub(crate) fn plan_of(file: &File) -> io::Result<Option<String>> {
+/// The words in a file's footer by their keys, and the file's rows; `None` if the file is damaged.
+pub(crate) fn footer(file: &Stored<'_>) -> io::Result<Option<Words>> {
     match ParquetMetaDataReader::new().parse_and_finish(file) {
         Ok(metadata) => {
-            let values = metadata.file_metadata().key_value_metadata();
-            Ok(values.into_iter().flatten().find(|kv| kv.key == PLAN_KEY).and_then(|kv| kv.value.clone()))
+            let metadata = metadata.file_metadata();
+            let words = metadata.key_value_metadata().into_iter().flatten();
+            let words = words.filter_map(|kv| Some((kv.key.clone(), kv.value.clone()?))).collect();
+            Ok(Some((words, u64::try_from(metadata.num_rows()).unwrap_or(0))))
         }
         Err(ParquetError::External(cause)) => match cause.downcast::<io::Error>() {
             Ok(e) if e.kind() != io::ErrorKind::UnexpectedEof => Err(*e),
@@ -224,7 +282,7 @@ pub(crate) fn error(path: &Path, cause: ParquetError) -> TaskError {
     let encode = || TaskError::new(Class::Fatal, format!("cannot encode rows for {}", path.display()));
     match cause {
         ParquetError::External(cause) => match cause.downcast::<io::Error>() {
-            Ok(e) => failed("write", path, *e),
+            Ok(e) => failed("write", path.display(), *e),
             Err(cause) => encode().because(cause),
         },
         cause => encode().because(cause),

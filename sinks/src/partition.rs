@@ -3,7 +3,7 @@
 //! The values stand in the folders' names only, so the columns are left out of the files. It names no
 //! folder itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
@@ -12,7 +12,8 @@ use arrow::error::ArrowError;
 use sluice_connect::batch;
 use sluice_connect::task::{Class, Slice, TaskError};
 
-use crate::{name, plain};
+use crate::name::{self, NAME_BYTES_MAX};
+use crate::plain;
 
 /// Folders below one another; more would only make paths that no system takes.
 const COLUMNS_MAX: usize = 8;
@@ -228,35 +229,49 @@ impl Partition {
         output.project(&kept).map_err(|e| broken("cannot leave out the partition columns").because(e))
     }
 
-    /// Rows with a value that no folder can be named by, each with the reason. What else is wrong with the
-    /// columns is [`Partition::split`]'s to say.
-    pub(crate) fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
-        let mut found = BTreeMap::new();
-        for column in &self.columns {
-            let Ok(values) = values(column, slice) else { continue };
-            for row in 0..values.len() {
-                let Some(value) = value(&values, row).filter(|v| may_be_long(column.name(), v)) else {
-                    continue;
-                };
-                let len = name::partition_folder(column.name(), Some(value)).len();
-                if len > name::NAME_BYTES_MAX {
-                    let reason = format!(
-                        "partition column {:?} would need a folder name of {len} bytes, at most {} fit",
-                        column.written(),
-                        name::NAME_BYTES_MAX
-                    );
-                    found.entry(row).or_insert(reason);
-                }
+    /// Rows with values that no folder can be named by, each with the reason: one folder's name is too long, or all
+    /// of them together exceed `path_bytes_max`. What else is wrong with the columns is [`Partition::split`]'s to say.
+    pub(crate) fn unfit(&self, slice: &Slice, path_bytes_max: usize) -> Vec<(usize, String)> {
+        let columns: Vec<_> =
+            self.columns.iter().filter_map(|column| Some((column, values(column, slice).ok()?))).collect();
+        let mut found = Vec::new();
+        let rows = if columns.is_empty() { 0 } else { slice.envelope.num_rows() };
+        for row in 0..rows {
+            let folders = columns.iter().map(|(column, values)| (*column, value(values, row)));
+            // Encoding makes at most three bytes of one; nearly all rows need no exact look.
+            let most = |(column, value): (&PartitionColumn, Option<&str>)| {
+                3 * (column.name().len() + value.map_or(NULL_BYTES, str::len)) + 2
+            };
+            let (longest, path) = folders.clone().map(most).fold((0, 0), |(a, b), n| (n.max(a), n + b));
+            if longest <= NAME_BYTES_MAX && path <= path_bytes_max {
+                continue;
+            }
+            let lens =
+                folders.map(|(column, value)| (name::partition_folder(column.name(), value).len(), column));
+            let path: usize = lens.clone().map(|(len, _)| len + 1).sum();
+            let longest = lens.clone().find(|(len, _)| *len > NAME_BYTES_MAX);
+            if let Some((len, column)) = longest {
+                let column = column.written();
+                found.push((
+                    row,
+                    format!(
+                        "partition column {column:?} would need a folder name of {len} bytes, \
+                         at most {NAME_BYTES_MAX} fit"
+                    ),
+                ));
+            } else if path > path_bytes_max {
+                found.push((
+                    row,
+                    format!("its partition folders would need {path} bytes, at most {path_bytes_max} fit"),
+                ));
             }
         }
-        found.into_iter().collect()
+        found
     }
 }
 
-/// Encoding makes at most three bytes of one.
-fn may_be_long(column: &str, value: &str) -> bool {
-    3 * (column.len() + value.len()) + 1 > name::NAME_BYTES_MAX
-}
+/// Text of a folder whose value is null, about, in bytes.
+const NULL_BYTES: usize = 32;
 
 fn broken(what: &str) -> TaskError {
     TaskError::new(Class::Fatal, what)

@@ -12,10 +12,8 @@ use sluice_connect::task::Chain;
 
 use crate::name;
 
-/// A plan is full at this number of files, because each open one holds memory.
-pub const FILES_FULL: usize = 64;
-
-/// A plan never has more files; a slice with more partition values goes into several plans.
+/// A plan is full at this number of files, and never has more; a slice with more partition values goes into
+/// several plans.
 pub const FILES_MAX: usize = 1024;
 
 /// When a plan ends: at the end of the slice that reaches the first of these limits.
@@ -42,7 +40,7 @@ impl Default for Rotate {
 impl Rotate {
     /// Whether a plan with so much in it ends here; `bytes` is the encoded size, about.
     pub fn is_full(&self, bytes: u64, rows: u64, files: usize) -> bool {
-        bytes >= self.bytes.as_u64() || rows >= self.rows || files >= FILES_FULL
+        bytes >= self.bytes.as_u64() || rows >= self.rows || files >= FILES_MAX
     }
 }
 
@@ -82,6 +80,19 @@ pub(crate) fn positive_rows<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
     }
 }
 
+/// Files that are open at a time, if the config does not say.
+pub(crate) fn open_partitions_default() -> usize {
+    64
+}
+
+/// A count of files that is not 0.
+pub(crate) fn positive_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    match usize::deserialize(deserializer)? {
+        0 => Err(Error::custom("0 files, expected at least 1")),
+        files => Ok(files),
+    }
+}
+
 fn positive_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     match humantime::parse_duration(&text) {
@@ -117,10 +128,10 @@ mod tests {
     #[test]
     fn each_limit_alone_fills_a_plan() {
         let rotate = Rotate { bytes: ByteSize::b(10), rows: 5, age: Duration::from_secs(1) };
-        assert!(!rotate.is_full(9, 4, FILES_FULL - 1));
+        assert!(!rotate.is_full(9, 4, FILES_MAX - 1));
         assert!(rotate.is_full(10, 0, 0));
         assert!(rotate.is_full(0, 5, 0));
-        assert!(rotate.is_full(0, 0, FILES_FULL));
+        assert!(rotate.is_full(0, 0, FILES_MAX));
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl TempFolder {
             match disk.create_dir(&path) {
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-                Err(e) => return Err(failed("make", &path, e)),
+                Err(e) => return Err(failed("make", path.display(), e)),
             }
             if let Some(lock) = take(disk.as_ref(), &path.join(LOCK))? {
                 return Ok(Self { disk: disk.clone(), path, _lock: lock, files: 0 });
@@ -69,12 +69,12 @@ fn take(disk: &dyn Disk, path: &Path) -> Result<Option<Arc<dyn DiskFile>>, TaskE
     let lock = match disk.open(path, Open::New) {
         Ok(lock) => lock,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => return Ok(None),
-        Err(e) => return Err(failed("make", path, e)),
+        Err(e) => return Err(failed("make", path.display(), e)),
     };
     match lock.file().try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => return Ok(None),
-        Err(fs::TryLockError::Error(e)) => return Err(failed("lock", path, e)),
+        Err(fs::TryLockError::Error(e)) => return Err(failed("lock", path.display(), e)),
     }
     // A sweeper may have had the lock before, and removed the file.
     Ok(is_named(lock.as_ref(), path).then_some(lock))
@@ -89,8 +89,8 @@ fn is_named(lock: &dyn DiskFile, path: &Path) -> bool {
 }
 
 fn sweep(disk: &dyn Disk, parent: &Path) -> Result<(), TaskError> {
-    for entry in fs::read_dir(parent).map_err(|e| failed("list", parent, e))? {
-        let path = entry.map_err(|e| failed("list", parent, e))?.path();
+    for entry in fs::read_dir(parent).map_err(|e| failed("list", parent.display(), e))? {
+        let path = entry.map_err(|e| failed("list", parent.display(), e))?.path();
         let is_temp = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"tmp-"));
         if !is_temp {
             continue;
@@ -100,7 +100,7 @@ fn sweep(disk: &dyn Disk, parent: &Path) -> Result<(), TaskError> {
         let file = match disk.open(&lock, Open::OrCreate) {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => continue,
-            Err(e) => return Err(failed("open", &lock, e)),
+            Err(e) => return Err(failed("open", lock.display(), e)),
         };
         match file.file().try_lock() {
             // Another sweeper may have been faster.
@@ -110,22 +110,31 @@ fn sweep(disk: &dyn Disk, parent: &Path) -> Result<(), TaskError> {
                 info!(path = %path.display(), "removed the temporary files of a crashed run");
             }
             Err(fs::TryLockError::WouldBlock) => {}
-            Err(fs::TryLockError::Error(e)) => return Err(failed("lock", &lock, e)),
+            Err(fs::TryLockError::Error(e)) => return Err(failed("lock", lock.display(), e)),
         }
     }
     Ok(())
 }
 
-/// Removes a folder whose lock is held, the lock last.
+/// Removes a folder whose lock is held, the lock last. Once that is gone another sweeper may make it anew, and clear
+/// the folder as well.
 fn clear(disk: &dyn Disk, path: &Path) -> Result<(), TaskError> {
-    let list = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    for entry in list.map_err(|e| failed("list", path, e))? {
+    let list = match fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        list => list,
+    };
+    for entry in list.map_err(|e| failed("list", path.display(), e))? {
         if entry.file_name() != LOCK {
             remove(disk, &entry.path())?;
         }
     }
     remove(disk, &path.join(LOCK))?;
-    fs::remove_dir(path).map_err(|e| failed("remove", path, e))
+    match fs::remove_dir(path) {
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+            Err(failed("remove", path.display(), e))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,10 @@ use sluice_store::{ATOMIC_PROPERTIES_BYTES_MAX, BODY_BYTES_MAX, Batch, ChainMark
 pub struct TopicConfig {
     /// The topic; made if it does not exist.
     pub name: String,
+    /// Name servers of the brokers that have it, `host:port` with semicolons between; the embedded broker if not
+    /// said.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// Queues of a topic that is made; rows with equal keys go to one queue.
     #[serde(default = "one")]
     pub queues: u32,
@@ -93,17 +97,17 @@ impl TopicSink {
 }
 
 /// The columns of an envelope that become a message.
-struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     bodies: Option<&'a BinaryViewArray>,
     born: Option<&'a TimestampMillisecondArray>,
-    keys: Option<&'a StringViewArray>,
+    pub(crate) keys: Option<&'a StringViewArray>,
     tags: Option<&'a StringViewArray>,
     ids: Option<&'a StringViewArray>,
     properties: Option<(&'a MapArray, &'a StringViewArray, &'a StringViewArray)>,
 }
 
 impl<'a> Rows<'a> {
-    fn new(envelope: &'a RecordBatch) -> Self {
+    pub(crate) fn new(envelope: &'a RecordBatch) -> Self {
         let text = |name: &str| envelope.column_by_name(name).and_then(|c| c.as_string_view_opt());
         let map = envelope.column_by_name("properties").and_then(|c| c.as_map_opt());
         Self {
@@ -119,12 +123,12 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn body(&self, row: usize) -> &'a [u8] {
+    pub(crate) fn body(&self, row: usize) -> &'a [u8] {
         self.bodies.filter(|b| b.is_valid(row)).map_or(&[], |b| b.value(row))
     }
 
     /// The message's properties, without those that are empty, which are the same as none.
-    fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+    pub(crate) fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let map = self.properties.filter(|(map, ..)| map.is_valid(row));
         let own = map.into_iter().flat_map(move |(map, names, values)| {
             let offsets = map.value_offsets();
@@ -134,6 +138,12 @@ impl<'a> Rows<'a> {
         let known = [(TAGS, self.tags), (UNIQ_KEY, self.ids), (KEYS, self.keys)];
         let known = known.into_iter().filter_map(move |(name, column)| Some((name, text(column, row)?)));
         own.chain(known).filter(|(_, value)| !value.is_empty())
+    }
+
+    /// The rows that can be no message, each with the reason.
+    pub(crate) fn all_unfit(envelope: &'a RecordBatch) -> Vec<(usize, String)> {
+        let rows = Self::new(envelope);
+        (0..envelope.num_rows()).filter_map(|row| Some((row, rows.unfit(row)?))).collect()
     }
 
     /// Why a row can be no message of an atomic batch, if so.
@@ -159,7 +169,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-fn text(column: Option<&StringViewArray>, row: usize) -> Option<&str> {
+pub(crate) fn text(column: Option<&StringViewArray>, row: usize) -> Option<&str> {
     column.filter(|c| c.is_valid(row)).map(|c| c.value(row))
 }
 
@@ -184,8 +194,7 @@ impl TransactTask for TopicSink {
     }
 
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
-        let rows = Rows::new(&slice.envelope);
-        (0..slice.envelope.num_rows()).filter_map(|row| Some((row, rows.unfit(row)?))).collect()
+        Rows::all_unfit(&slice.envelope)
     }
 
     fn commit(

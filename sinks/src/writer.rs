@@ -1,12 +1,13 @@
 //! The file formats of the file sinks, each behind the same few calls.
 
-use std::fs::File;
-use std::io::ErrorKind;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use ::parquet::file::reader::Length;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use serde::de::DeserializeOwned;
 use sluice_connect::plan::Plan;
 use sluice_connect::task::TaskError;
 use sluice_store::file::Disk;
@@ -14,9 +15,14 @@ use sluice_store::file::Disk;
 use crate::arrow_ipc::{self, ArrowFile, ArrowFormat};
 use crate::disk::{FileOut, failed};
 use crate::parquet::{self, ParquetFile, ParquetFormat};
+use crate::place::{Place, Stored};
+use crate::records::Merged;
 
 /// The footer's key under which the plan stands as JSON.
 pub(crate) const PLAN_KEY: &str = "sluice.plan";
+
+/// The footer's key of a file that others were merged into, as JSON.
+pub(crate) const MERGED_KEY: &str = "sluice.merged";
 
 /// A closed set: a new format is a variant here and a file.
 #[derive(Clone, Debug)]
@@ -38,8 +44,8 @@ pub(crate) enum Found {
 impl Format {
     pub(crate) fn extension(&self) -> &'static str {
         match self {
-            Self::Parquet(_) => "parquet",
-            Self::Arrow(_) => "arrow",
+            Self::Parquet(_) => parquet::EXTENSION,
+            Self::Arrow(_) => arrow_ipc::EXTENSION,
         }
     }
 
@@ -67,23 +73,46 @@ impl Format {
             }
         })
     }
+}
 
-    /// Compares the plan in the footer of the file at `path` with `plan`.
-    pub(crate) fn find(&self, path: &Path, plan: &Plan) -> Result<Found, TaskError> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(e) => return Err(failed("open", path, e)),
-        };
-        let found = match self {
-            Self::Parquet(_) => parquet::plan_of(&file),
-            Self::Arrow(_) => arrow_ipc::plan_of(&file),
-        };
-        let found = found.map_err(|e| failed("read", path, e))?;
-        let is_same =
-            found.is_some_and(|json| serde_json::from_str(&json).is_ok_and(|found: Plan| found == *plan));
-        Ok(if is_same { Found::Same } else { Found::Other })
-    }
+/// The words in a footer by their keys, and the rows of the file.
+pub(crate) type Words = (HashMap<String, String>, u64);
+
+/// What a data file says of itself; nothing if it is damaged, or no file of these formats.
+pub(crate) struct Footer {
+    /// The plan that it belongs to.
+    pub(crate) plan: Option<Plan>,
+    /// What was merged into it.
+    pub(crate) merged: Option<Merged>,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Reads a file's footer, in the format of its name; `None` if the file is not there.
+pub(crate) fn footer(place: &dyn Place, key: &str) -> Result<Option<Footer>, TaskError> {
+    let unread = |e| failed("read", place.show(key), e);
+    let Some(file) = Stored::open(place, key).map_err(unread)? else { return Ok(None) };
+    let bytes = file.len();
+    let found = match key.rsplit_once('.') {
+        Some((_, parquet::EXTENSION)) => parquet::footer(&file),
+        Some((_, arrow_ipc::EXTENSION)) => arrow_ipc::footer(file),
+        _ => Ok(None),
+    };
+    let (words, rows) = found.map_err(unread)?.unwrap_or_default();
+    Ok(Some(Footer { plan: word(&words, PLAN_KEY), merged: word(&words, MERGED_KEY), rows, bytes }))
+}
+
+fn word<T: DeserializeOwned>(words: &HashMap<String, String>, key: &str) -> Option<T> {
+    words.get(key).and_then(|json| serde_json::from_str(json).ok())
+}
+
+/// Compares the plan in a file's footer with `plan`.
+pub(crate) fn find(place: &dyn Place, key: &str, plan: &Plan) -> Result<Found, TaskError> {
+    Ok(match footer(place, key)? {
+        None => Found::Nothing,
+        Some(footer) if footer.plan.as_ref() == Some(plan) => Found::Same,
+        Some(_) => Found::Other,
+    })
 }
 
 /// One file being written.
@@ -130,6 +159,6 @@ impl Writer {
             Self::Parquet(file) => file.finish(metadata).map_err(|e| parquet::error(path, e))?,
             Self::Arrow(file) => file.finish(metadata).map_err(|e| arrow_ipc::error(path, e))?,
         };
-        out.finish().map_err(|e| failed("write", path, e))
+        out.finish().map_err(|e| failed("write", path.display(), e))
     }
 }

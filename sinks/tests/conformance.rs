@@ -151,9 +151,9 @@ fn a_plan_is_full_at_its_rows_and_at_its_files() {
     assert!(fill.full && fill.bytes > 0, "{fill:?}");
 
     let mut sink = begun(Kind::Parquet, &target, &["$.id"]);
-    let many = slice(0, 64);
+    let many = slice(0, 1024);
     assert!(sink.put(&chain(), &many).unwrap().full);
-    assert_eq!(sink.files(&chain(), 0).unwrap().len(), 64);
+    assert_eq!(sink.files(&chain(), 0).unwrap().len(), 1024);
 }
 
 #[test]

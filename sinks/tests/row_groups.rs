@@ -12,6 +12,7 @@ use bytesize::ByteSize;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use sluice_connect::task::{SinkTask, Slice};
 use sluice_sinks::files::FileSink;
+use sluice_sinks::location::Location;
 use sluice_sinks::parquet::{ParquetConfig, RowGroup};
 use sluice_sinks::rotate::Rotate;
 use sluice_store::file::RealDisk;
@@ -35,9 +36,11 @@ fn wide(start: i64, end: i64, partitions: i64) -> Slice {
 /// Writes one plan of 8,000 rows (1.7 MB) and gives the rows of each row group of each file.
 fn row_groups(target: &Path, row_group: RowGroup, partitions: i64) -> Vec<Vec<i64>> {
     let config = ParquetConfig {
-        path: target.to_owned(),
+        path: Location::Folder(target.to_owned()),
+        store: None,
         codec: "none".parse().unwrap(),
         partition: vec!["$.part".to_owned()],
+        open_partitions: 64,
         row_group,
         rotate: Rotate::default(),
     };
@@ -90,9 +93,11 @@ fn all_open_files_together_hold_at_most_two_row_groups() {
 fn many_small_files_do_not_hold_their_rows_in_memory() {
     let folder = tempfile::tempdir().unwrap();
     let config = ParquetConfig {
-        path: folder.path().to_owned(),
+        path: Location::Folder(folder.path().to_owned()),
+        store: None,
         codec: "none".parse().unwrap(),
         partition: vec!["$.part".to_owned()],
+        open_partitions: 64,
         // What leaves a row group waits before the disk.
         row_group: RowGroup { rows: 5, bytes: ByteSize::kib(64) },
         rotate: Rotate::default(),

@@ -3,6 +3,7 @@
 //!
 //! Decoding, steps and counting belong to the runtime.
 
+mod cluster;
 mod envelope;
 pub mod file;
 mod filtered;
@@ -13,11 +14,13 @@ mod unconfirmed;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use sluice_client::ClientSettings;
 use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::task::{SourceTask, TaskError};
 use sluice_protocol::id::{GroupName, TopicName};
 use sluice_store::Store;
 
+use cluster::ClusterSource;
 use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
 use topic::{TopicConfig, TopicSource};
@@ -28,7 +31,7 @@ use topic::{TopicConfig, TopicSource};
 pub enum SourceConfig {
     /// CSV and NDJSON files.
     File(FileConfig),
-    /// A topic of the embedded broker.
+    /// A topic of the embedded broker or of a cluster.
     Topic(TopicConfig),
     /// Made-up rows.
     Generate(GenerateConfig),
@@ -50,8 +53,20 @@ impl SourceConfig {
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
                 let group = config.group.as_deref().and_then(|g| GroupName::new(g).err());
-                name.into_iter().chain(group.map(|e| at(&["topic", "group"], &e))).collect()
+                let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
+                let cluster = cluster.map(|e| at(&["topic", "cluster"], &e));
+                let group = group.map(|e| at(&["topic", "group"], &e));
+                name.into_iter().chain(cluster).chain(group).collect()
             }
+        }
+    }
+
+    /// The topic that the source reads, if it reads one: its cluster, unless it is the embedded broker's, and its
+    /// name.
+    pub fn topic(&self) -> Option<(Option<&str>, &str)> {
+        match self {
+            Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
+            Self::File(_) | Self::Generate(_) => None,
         }
     }
 
@@ -75,7 +90,10 @@ impl SourceConfig {
     ) -> Result<Box<dyn SourceTask>, E> {
         Ok(match self {
             Self::File(config) => Box::new(FileSource::new(config.clone()).with_stop(Arc::clone(stop))),
-            Self::Topic(config) => Box::new(TopicSource::new(config, pipeline, store()?, feeders)?),
+            Self::Topic(config) => match &config.cluster {
+                Some(cluster) => Box::new(ClusterSource::new(config, cluster, pipeline, feeders)?),
+                None => Box::new(TopicSource::new(config, pipeline, store()?, feeders)?),
+            },
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))
             }

@@ -4,7 +4,6 @@
 //! the bytes that the store handed out, and is touched only for the rows that pass.
 
 mod columns;
-mod inflate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +16,13 @@ use sluice_connect::task::{
     TaskError,
 };
 use sluice_filters::{Filter, Name, Scalar, Verdict};
+use sluice_protocol::compression::inflate;
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
 use sluice_protocol::record::{self, Record};
 use sluice_store::Store;
 
 use self::columns::{envelope, user_properties};
-pub use self::inflate::inflate;
 
 /// Unpacked bodies of one slice, in bytes; a longer one is alone.
 const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -34,6 +33,10 @@ const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub struct TopicConfig {
     /// The topic.
     pub name: String,
+    /// Name servers of the brokers that have it, `host:port` with semicolons between; the embedded broker if not
+    /// said.
+    #[serde(default)]
+    pub cluster: Option<String>,
     /// The consumer group whose offsets show how far the pipeline is; the pipeline's name if not said.
     #[serde(default)]
     pub group: Option<String>,
@@ -225,7 +228,7 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
                 rejects.push(reject(&row, "the body does not match its checksum"));
             } else if wants_body && row.record.sys_flag & message::sys_flag::COMPRESSED != 0 {
                 match inflate(row.record.body, row.record.sys_flag) {
-                    Err(reason) => rejects.push(reject(&row, &reason)),
+                    Err(error) => rejects.push(reject(&row, &error.to_string())),
                     Ok(body) if accounted > 0 && unpacked + body.len() > UNPACKED_BYTES_MAX => {
                         range.end = row.record.queue_offset;
                         break 'read;

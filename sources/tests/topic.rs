@@ -52,7 +52,7 @@ impl Place {
     }
 
     fn source(&self, start: Begin, until: Until, feeders: Vec<Arc<Progress>>) -> TopicSource {
-        let config = TopicConfig { name: "t".to_owned(), group: None, start, until };
+        let config = TopicConfig { name: "t".to_owned(), cluster: None, group: None, start, until };
         let mut source = TopicSource::new(&config, "p", self.store.clone(), feeders).unwrap();
         source.open(&needs()).unwrap();
         source
@@ -117,8 +117,13 @@ fn each_queue_has_its_own_rows_and_the_end_waits_for_those_who_feed_it() {
     assert_eq!(latest.iter().map(|q| q.origin).collect::<Vec<_>>(), [2, 0, 1]);
     let cut = read(&mut source, 0, Range { start: 1, end: 2 }).unwrap();
     assert_eq!(bodies(&cut), ["a1"]);
-    let config =
-        TopicConfig { name: "u".to_owned(), group: None, start: Begin::Earliest, until: Until::Forever };
+    let config = TopicConfig {
+        name: "u".to_owned(),
+        cluster: None,
+        group: None,
+        start: Begin::Earliest,
+        until: Until::Forever,
+    };
     let error =
         TopicSource::new(&config, "p", place.store.clone(), Vec::new()).unwrap().queues().unwrap_err();
     assert_eq!((error.class, error.message.as_str()), (Class::Config, "no such topic: u"));

@@ -9,10 +9,11 @@
 use std::collections::HashMap;
 
 use sluice_protocol::id::{LogOffset, QueueId, QueueOffset, TopicName};
-use sluice_protocol::message::{self, BATCH_MARK, Message, PROPERTIES_BYTES_MAX, sys_flag, tag_hash_of};
+use sluice_protocol::message::{self, BATCH_MARK, Message, PROPERTIES_BYTES_MAX, sys_flag};
 use sluice_protocol::record::{self, Record, RecordError};
 
 use crate::Error;
+use crate::delay::code_of;
 
 /// Longest body, in bytes: as much as clients send.
 pub const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -47,8 +48,10 @@ pub(crate) struct Placed {
     pub(crate) size: u32,
     /// Which of the batch's queues.
     pub(crate) queue: u32,
-    /// What its consume queue keeps of the tag.
+    /// What its consume queue keeps of the tag; of a message with a delay level the ms from its storing to its delivery.
     pub(crate) tag_hash: i64,
+    /// Whether it is one with a delay level.
+    pub(crate) delayed: bool,
     /// Whether consumers see it: halves of open transactions stand in the log only.
     pub(crate) indexed: bool,
 }
@@ -77,13 +80,13 @@ impl Batch {
         }
         let size =
             record::encode(&mut self.bytes, topic.as_str(), queue, &message).map_err(|e| refused(&e))?;
-        let tag_hash = tag_hash_of(message.properties);
+        let (tag_hash, delayed) = code_of(topic.as_str(), message.properties);
         let transaction = message.sys_flag & sys_flag::TRANSACTION;
         let indexed = !matches!(transaction, sys_flag::TRANSACTION_PREPARED | sys_flag::TRANSACTION_ROLLBACK);
         let queue = self.number(topic, queue);
         // A record is smaller than 2 GiB, or it would not have been encoded.
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        self.records.push(Placed { size, queue, tag_hash, indexed });
+        self.records.push(Placed { size, queue, tag_hash, delayed, indexed });
         Ok(())
     }
 
@@ -137,17 +140,7 @@ impl Batch {
         let value = mark_value(self.records.len(), self.bytes.len() + added, chain);
         message::push_property(&mut properties, BATCH_MARK, &value)
             .map_err(|_| Error::Malformed { what: "chain", reason: "it holds a separator or zero byte" })?;
-        let message = Message {
-            body: record.body,
-            properties: &properties,
-            flag: record.flag,
-            sys_flag: record.sys_flag,
-            born_timestamp_ms: record.born_timestamp_ms,
-            born_host: record.born_host,
-            store_host: record.store_host,
-            reconsume_times: record.reconsume_times,
-            prepared_transaction_offset: record.prepared_transaction_offset,
-        };
+        let message = Message { properties: &properties, ..record.message() };
         let queue = QueueId::new(record.queue_id).unwrap_or_default();
         let mut head = Vec::new();
         record::encode(&mut head, record.topic, queue, &message).map_err(|e| refused(&e))?;

@@ -81,6 +81,7 @@ impl CommitLog {
             tables.topics.changed |= snapshot.tables.topics.changed;
             tables.offsets.changed |= snapshot.tables.offsets.changed;
             tables.groups.changed |= snapshot.tables.groups.changed;
+            tables.delays.changed |= snapshot.tables.delays.changed;
             return Err(error);
         }
         for old in tail::generations(&dir)?.into_iter().filter(|&g| g < generation) {
@@ -114,10 +115,12 @@ impl CommitLog {
             store_timestamp_ms: state.store_timestamp_ms,
             positions: tables.positions.clone(),
             incarnations: tables.topics.incarnations.clone(),
+            deleted: tables.topics.deleted.clone(),
             ends,
         };
         let taken = tables.clone();
         (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (false, false, false);
+        tables.delays.changed = false;
         let unsynced = std::mem::take(&mut state.unsynced);
         Ok(Snapshot { ticket: state.ticket, checkpoint, tables: taken, unsynced })
     }
@@ -130,17 +133,20 @@ impl CommitLog {
 
         let path = |name: &str| self.view.dir.join(name);
         let disk = &*self.disk;
-        let Tables { topics, offsets, groups, .. } = &snapshot.tables;
+        let Tables { topics, offsets, delays, groups, .. } = &snapshot.tables;
         if topics.changed {
             replace(disk, &path(name::TOPICS), &topics.to_json())?;
         }
         if offsets.changed {
             replace(disk, &path(name::OFFSETS), &offsets.to_json())?;
         }
+        if delays.changed {
+            replace(disk, &path(name::DELAYS), &delays.to_json())?;
+        }
         if groups.changed {
             replace(disk, &path(name::GROUPS), &groups.to_json())?;
         }
-        if topics.changed || offsets.changed || groups.changed {
+        if topics.changed || offsets.changed || delays.changed || groups.changed {
             self.sync_dir(&path(name::CONFIG))?;
         }
         self.write_times(&path(name::CHECKPOINT), snapshot.checkpoint.store_timestamp_ms)?;

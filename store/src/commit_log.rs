@@ -192,6 +192,9 @@ impl CommitLog {
         }
         let mut run = self.prepare(batch, chain)?;
         let mut state = self.lock()?;
+        if let Some(gone) = run.queues.iter().find(|queue| queue.gone.load(Ordering::Acquire)) {
+            return Err(Error::NoTopic { topic: gone.topic.clone() });
+        }
         if let Some(chain) = chain {
             self.check_position(chain)?;
         }
@@ -284,7 +287,8 @@ impl CommitLog {
             {
                 offset = *next;
                 *next += 1;
-                let unit = Unit { log_offset: at, size, tag_hash: placed.tag_hash };
+                let stored = if placed.delayed { store_timestamp_ms } else { 0 };
+                let unit = Unit { log_offset: at, size, tag_hash: stored + placed.tag_hash };
                 units.extend_from_slice(&unit.encode());
             }
             record::patch(record, offset, at, store_timestamp_ms);
@@ -449,11 +453,56 @@ impl CommitLog {
         Ok(topic)
     }
 
+    /// Deletes a topic. What the log holds of it stays there until retention takes it, and is of no topic.
+    pub(crate) fn delete_topic(&self, name: &TopicName) -> Result<(), Error> {
+        // One that is under way syncs files of the topic.
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock()?;
+        let known = self.view.topics().get(name).cloned();
+        let entry = known.ok_or_else(|| Error::NoTopic { topic: name.clone() })?;
+        Self::log_change(&mut state, Change::Delete { name: name.to_string() })?;
+        let (now_ms, log) = ((self.clock)(), state.end);
+        self.view.topics_mut().remove(name);
+        let mut tables = self.view.tables();
+        tables.topics.remove(name.as_str(), log, now_ms);
+        tables.offsets.remove_topic(name.as_str(), now_ms);
+        drop(tables);
+        for queue in &entry.queues {
+            queue.gone.store(true, Ordering::Release);
+            let removed = self.view.queues.cut(&*self.disk, queue, 0, &mut state.unsynced);
+            // A topic of that name would find units that mean others.
+            removed.map_err(|error| {
+                self.poisoned("remove", self.view.dir.join(name::CONSUME_QUEUES), error.to_string())
+            })?;
+        }
+        state.stale.retain(|queue| !queue.gone.load(Ordering::Acquire));
+        state.pending.retain(|(queue, _)| !queue.gone.load(Ordering::Acquire));
+        let ticket = state.ticket;
+        drop(state);
+        self.durable(ticket)
+    }
+
     /// Keeps the settings of a consumer group.
     pub(crate) fn set_group(&self, name: &GroupName, config: Value) -> Result<(), Error> {
         let mut state = self.lock()?;
         Self::log_change(&mut state, Change::Group { name: name.to_string(), config: config.clone() })?;
         self.view.tables().groups.set(name, config, (self.clock)());
+        let ticket = state.ticket;
+        drop(state);
+        self.durable(ticket)
+    }
+
+    /// Forgets the settings of a consumer group, and perhaps its offsets.
+    pub(crate) fn delete_group(&self, name: &GroupName, offsets: bool) -> Result<(), Error> {
+        let mut state = self.lock()?;
+        Self::log_change(&mut state, Change::RemoveGroup { name: name.to_string(), offsets })?;
+        let now_ms = (self.clock)();
+        let mut tables = self.view.tables();
+        tables.groups.remove(name, now_ms);
+        if offsets {
+            tables.offsets.remove_group(name.as_str(), now_ms);
+        }
+        drop(tables);
         let ticket = state.ticket;
         drop(state);
         self.durable(ticket)
@@ -489,6 +538,14 @@ impl CommitLog {
         let change = Change::Offset { group: group.to_string(), topic: topic.to_string(), queue, next };
         Self::log_change(&mut state, change)?;
         self.view.tables().offsets.set(group, topic, queue, next, (self.clock)());
+        self.after_change(state)
+    }
+
+    /// Keeps how far a delay level was delivered, as durable as a message.
+    pub(crate) fn set_delay_offset(&self, level: i32, next: i64) -> Result<(), Error> {
+        let mut state = self.lock()?;
+        Self::log_change(&mut state, Change::Delay { level, next })?;
+        self.view.tables().delays.set(level, next, (self.clock)());
         self.after_change(state)
     }
 

@@ -250,6 +250,7 @@ impl ConsumeQueues {
             if start > last || (start == last && place == 0) {
                 self.close(queue, start);
                 disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
+                unsynced.files.remove(&(queue.number, start));
                 unsynced.dirs.insert(self.queue_dir(queue));
             } else if start == last && has_data(&path, place).map_err(|e| Error::io("read", &path, e))? {
                 let file = self.open_for_writing(disk, queue, start, unsynced)?;
@@ -257,6 +258,23 @@ impl ConsumeQueues {
                 cut.map_err(|e| Error::io("cut", &path, e))?;
                 unsynced.files.insert((queue.number, start), queue.clone());
             }
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of a queue whose topic was deleted: its files, or else the folders, which hold nothing then.
+    pub(crate) fn clear(
+        &self,
+        disk: &dyn Disk,
+        queue: &Arc<Queue>,
+        unsynced: &mut Unsynced,
+    ) -> Result<(), Error> {
+        if !self.files(queue)?.is_empty() {
+            return self.cut(disk, queue, 0, unsynced);
+        }
+        // Another queue may have its folder there still.
+        for dir in [self.queue_dir(queue), self.topic_dir(queue)] {
+            let _ = disk.remove_dir(&dir);
         }
         Ok(())
     }

@@ -77,6 +77,20 @@ impl ConsumerOffsets {
         self.changed = true;
     }
 
+    /// Forgets the offsets of a topic.
+    pub(crate) fn remove_topic(&mut self, topic: &str, now_ms: i64) {
+        self.table.retain(|key, _| key.split_once('@').is_none_or(|(name, _)| name != topic));
+        self.version.step(now_ms);
+        self.changed = true;
+    }
+
+    /// Forgets the offsets of a group.
+    pub(crate) fn remove_group(&mut self, group: &str, now_ms: i64) {
+        self.table.retain(|key, _| key.split_once('@').is_none_or(|(_, name)| name != group));
+        self.version.step(now_ms);
+        self.changed = true;
+    }
+
     /// Takes back offsets beyond the end of their queue, as `end` tells it for a topic and queue id.
     pub(crate) fn clamp(&mut self, end: impl Fn(&str, i32) -> Option<i64>) {
         for (key, queues) in &mut self.table {

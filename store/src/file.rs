@@ -11,7 +11,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nix::fcntl::FallocateFlags;
+
+use crate::segment::Segment;
 
 /// How [`Disk::open`] treats a file that is or is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,10 @@ pub trait Disk: Debug + Send + Sync {
     /// Makes one folder, in a folder that exists; `AlreadyExists` if it is there.
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         fs::create_dir(path)
+    }
+    /// Removes an empty folder.
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
     /// Gives `to` the file of `from`, replacing what was there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -103,6 +110,14 @@ impl Disk for RealDisk {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         File::open(path)?.sync_all()
     }
+}
+
+/// A finished file as bytes over the page cache, without a copy; it has at least one byte, and nobody may write
+/// or shorten it any more.
+pub fn mapped(file: &File) -> io::Result<Bytes> {
+    let segment = Segment::map(file, 0)?;
+    let end = segment.end();
+    segment.view(0, end).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 #[derive(Debug)]

@@ -9,14 +9,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_protocol::id::TopicName;
-use sluice_protocol::message::{sys_flag, tag_hash_of};
+use sluice_protocol::message::sys_flag;
 
 use crate::consume_queue::Unit;
+use crate::delay::tag_code;
 use crate::recovery::{self, Opened, add_mark, apply_changes, segment_files};
 use crate::scan::{Found, Scan};
 use crate::segment::{self, Segment};
 use crate::tables::{self, name};
-use crate::topic::{Queue, TopicEntry, add_queues};
+use crate::topic::{Queue, TopicEntry, TopicTable, add_queues};
 use crate::view::{Parts, Tables, View};
 use crate::{Error, lock, tail};
 
@@ -73,13 +74,17 @@ impl Follower {
         let mut now = tables;
         // Topics first: a record that is found now may belong to a new one.
         apply_changes(&mut now, &entries, u64::MAX, 0);
+        forget_topics(view, &marks.topics, &now);
+        marks.topics.deleted.clone_from(&now.topics.deleted);
         add_topics(view, &now, numbers);
         let mut found: Vec<(Arc<Queue>, Unit)> = Vec::new();
         let mut positions = marks.positions.clone();
         let before = scan.at;
         scan.run(u64::MAX, &mut |record: &Found<'_>| {
             add_mark(&mut positions, record);
-            found.extend(unit_of(view, record));
+            if !now.topics.is_deleted(record.record.topic, record.record.log_offset) {
+                found.extend(unit_of(view, record));
+            }
             Ok(())
         })?;
         if !taken && lock::is_taken(&view.dir)? {
@@ -139,8 +144,16 @@ fn unit_of(view: &View, found: &Found<'_>) -> Option<(Arc<Queue>, Unit)> {
     let topics = view.topics();
     let queue = topics.get(record.topic)?.queues.get(usize::try_from(record.queue_id).ok()?)?;
     let size = u32::try_from(record.size).ok()?;
-    let unit = Unit { log_offset: record.log_offset, size, tag_hash: tag_hash_of(record.properties) };
+    let unit = Unit { log_offset: record.log_offset, size, tag_hash: tag_code(record) };
     Some((queue.clone(), unit))
+}
+
+/// Forgets the topics that were deleted since, also those of which there is a new one.
+fn forget_topics(view: &View, before: &TopicTable, now: &Tables) {
+    view.topics_mut().retain(|name, _| {
+        let deleted = now.topics.deleted.get(name.as_str());
+        deleted.is_none() || deleted == before.deleted.get(name.as_str())
+    });
 }
 
 fn add_topics(view: &View, tables: &Tables, numbers: &mut u32) {

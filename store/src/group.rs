@@ -56,6 +56,12 @@ impl GroupTable {
         self.changed = true;
     }
 
+    pub(crate) fn remove(&mut self, group: &GroupName, now_ms: i64) {
+        self.configs.remove(group);
+        self.version.step(now_ms);
+        self.changed = true;
+    }
+
     /// All groups in the order of their names.
     pub(crate) fn names(&self) -> impl Iterator<Item = &GroupName> {
         self.configs.keys()

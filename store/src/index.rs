@@ -5,16 +5,17 @@
 //! With a disk it writes what is missing and cuts what points to nothing; without one (a reader beside a
 //! writer) it keeps the units it found in memory. Never reads the log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use sluice_protocol::id::TopicName;
-use sluice_protocol::message::{sys_flag, tag_hash_of};
+use sluice_protocol::id::{QueueId, TopicName};
+use sluice_protocol::message::sys_flag;
 use sluice_protocol::record::Record;
 
 use crate::Error;
 use crate::consume_queue::{ConsumeQueues, FILE_UNITS, UNIT_BYTES, Unit, Unsynced, units};
+use crate::delay::tag_code;
 use crate::file::Disk;
 use crate::tables::Ends;
 use crate::topic::{QUEUES_MAX, Queue, TopicEntry, TopicTable, Topics, add_queues};
@@ -37,6 +38,8 @@ pub(crate) struct Known {
     pub(crate) ends: Ends,
     /// Units from there on must be written again, whatever the files show.
     pub(crate) unsure: bool,
+    /// Topics that were deleted since, so that nothing in their files counts.
+    pub(crate) made_anew: BTreeSet<String>,
 }
 
 /// The queues of a store while it is opened.
@@ -44,6 +47,8 @@ pub(crate) struct Index<'a> {
     queues: &'a ConsumeQueues,
     disk: Option<&'a dyn Disk>,
     known: Known,
+    /// See [`TopicTable::deleted`].
+    deleted: BTreeMap<String, u64>,
     topics: BTreeMap<TopicName, Vec<Arc<Queue>>>,
     states: HashMap<u32, State>,
     numbers: u32,
@@ -83,6 +88,7 @@ impl<'a> Index<'a> {
             queues,
             disk,
             known,
+            deleted: table.deleted.clone(),
             topics: BTreeMap::new(),
             states: HashMap::new(),
             numbers,
@@ -93,11 +99,22 @@ impl<'a> Index<'a> {
             index.ensure(&topic.name, topic.queues)?;
         }
         for (topic, id) in queues.stored()? {
-            if let (Ok(topic), Some(count)) = (TopicName::stored(&topic), count_for(id)) {
-                index.ensure(&topic, count)?;
+            let (Ok(name), Some(count)) = (TopicName::stored(&topic), count_for(id)) else { continue };
+            if index.deleted.contains_key(&topic) && !index.topics.contains_key(&name) {
+                index.clear(&name, id)?;
+            } else {
+                index.ensure(&name, count)?;
             }
         }
         Ok(index)
+    }
+
+    /// Removes what is left of a queue whose topic was deleted.
+    fn clear(&mut self, topic: &TopicName, id: i32) -> Result<(), Error> {
+        let (Some(disk), Ok(id)) = (self.disk, QueueId::new(id)) else { return Ok(()) };
+        let queue = Arc::new(Queue::new(self.numbers, topic.clone(), id));
+        self.numbers += 1;
+        self.queues.clear(disk, &queue, &mut self.unsynced)
     }
 
     /// Adds a record that was found in the log. With `only_broken` it counts for broken queues alone.
@@ -144,6 +161,9 @@ impl<'a> Index<'a> {
 
     /// The queue that a record belongs to, and its unit there; `None` if consumers never see it.
     fn unit_of(&mut self, record: &Record<'_>) -> Result<Option<(Arc<Queue>, Unit)>, Error> {
+        if self.deleted.get(record.topic).is_some_and(|log| record.log_offset < *log) {
+            return Ok(None);
+        }
         let transaction = record.sys_flag & sys_flag::TRANSACTION;
         if matches!(transaction, sys_flag::TRANSACTION_PREPARED | sys_flag::TRANSACTION_ROLLBACK) {
             return Ok(None);
@@ -162,7 +182,7 @@ impl<'a> Index<'a> {
             let Some(queue) = queue else { return Ok(None) };
             queue.clone()
         };
-        let tag_hash = tag_hash_of(record.properties);
+        let tag_hash = tag_code(record);
         let size = u32::try_from(record.size).unwrap_or(u32::MAX);
         Ok(Some((queue, Unit { log_offset: record.log_offset, size, tag_hash })))
     }
@@ -314,6 +334,9 @@ impl Known {
 
     /// What the files of a queue say of records below `trusted`.
     fn state_of(&self, queues: &ConsumeQueues, queue: &Queue, trusted: u64) -> Result<State, Error> {
+        if self.made_anew.contains(queue.topic.as_str()) {
+            return Ok(State::default());
+        }
         let Some((first, next)) = queues.bounds(queue, self.log_first, trusted)? else {
             return Ok(State::default());
         };

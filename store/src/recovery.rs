@@ -5,7 +5,7 @@
 //! to life in the next crash. But where everything was durable, a record that is not whole and has others
 //! behind it is no torn end: nothing is cut there, and a person must look. Never appends.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,6 +72,16 @@ pub(crate) fn open(
     let segment_bytes = segment_length(&commit_log, checkpoint.as_ref(), &files, segment_bytes)?;
     let checked = checkpoint.as_ref().map_or(0, |c| c.log_offset);
     let first = files.first().map_or(0, |f| f.0);
+    // What the log and the files say of a topic that was deleted since is of none, whether or not it was made anew.
+    let mut ends = checkpoint.as_ref().map_or_else(Ends::new, |c| c.ends.clone());
+    let mut made_anew = BTreeSet::new();
+    for LoggedChange { log, change } in &entries.changes {
+        if let Change::Delete { name } = change {
+            tables.topics.remove(name, *log, now_ms);
+            ends.remove(name);
+            made_anew.insert(name.clone());
+        }
+    }
     if files.is_empty() && checked > 0 {
         let reason = format!("all segments are gone, the log reached to {checked}");
         return Err(Error::Damaged { path: commit_log, reason });
@@ -92,9 +102,8 @@ pub(crate) fn open(
     let aborted = dir.join(name::ABORT).exists();
     let settled = !aborted && (left || checkpoint.is_none());
     let trusted = if settled { u64::MAX } else { from };
-    let ends = checkpoint.as_ref().map_or_else(Ends::new, |c| c.ends.clone());
     let unsure = dir.join(name::UNSURE).exists();
-    let known = Known { log_first: first, from, trusted, ours: ours.clone(), ends, unsure };
+    let known = Known { log_first: first, from, trusted, ours: ours.clone(), ends, unsure, made_anew };
     let mut index = Index::new(&queues, disk, known, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
     scan.run(u64::MAX, &mut |found: &Found<'_>| {
@@ -141,10 +150,12 @@ pub(crate) fn open(
             Some(queue.offsets().1)
         });
     }
+    tables.topics.deleted.retain(|_, log| *log > first);
     let durable = checkpoint.as_ref().map_or(first, |c| c.log_offset.clamp(first, end));
     if !recovery.clean && checkpoint.is_some() {
         // The files may be newer than their names are durable, and what the tail adds goes into them.
         (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (true, true, true);
+        tables.delays.changed = true;
     }
     let segments = map_segments(&commit_log, &files, end)?;
     let visible = end;
@@ -282,6 +293,11 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
                 tables.topics.add(&name, *queues, incarnation.clone(), now_ms);
             }
         }
+        Change::Delete { name } => {
+            // What comes into a log that was cut stands where records of it stood.
+            tables.topics.remove(name, log.min(end), now_ms);
+            tables.offsets.remove_topic(name, now_ms);
+        }
         Change::Access { name, read_queues, write_queues, perm } => {
             if let Ok(name) = TopicName::stored(name) {
                 let access = Access { read_queues: *read_queues, write_queues: *write_queues, perm: *perm };
@@ -293,7 +309,15 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
                 tables.groups.set(&name, config.clone(), now_ms);
             }
         }
-        Change::Offset { .. } | Change::Position { .. } if log > end => {
+        Change::RemoveGroup { name, offsets } => {
+            if let Ok(name) = GroupName::new(name) {
+                tables.groups.remove(&name, now_ms);
+            }
+            if *offsets {
+                tables.offsets.remove_group(name, now_ms);
+            }
+        }
+        Change::Offset { .. } | Change::Delay { .. } | Change::Position { .. } if log > end => {
             tracing::warn!(
                 log_offset = log,
                 end,
@@ -305,6 +329,7 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
                 tables.offsets.set(&group, &topic, *queue, *next, now_ms);
             }
         }
+        Change::Delay { level, next } => tables.delays.set(*level, *next, now_ms),
         Change::Position { chain, end, incarnation } => {
             let position = StoredPosition { end: *end, incarnation: incarnation.clone(), log };
             tables.positions.advance(chain, position);

@@ -1,17 +1,20 @@
 //! The store's handle: what callers see. Never touches a file itself.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sluice_protocol::delay::Level;
 use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 
 use crate::checkpoint::create_folders;
 use crate::commit_log::{Active, CommitLog, State, new_incarnation};
 use crate::file::{Disk, Open};
 use crate::follower::Follower;
+use crate::index_file::Shape;
+use crate::key_index::KeyIndex;
 use crate::recovery::{self, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::tables::name;
 use crate::tail::Tail;
@@ -34,8 +37,14 @@ struct Handle {
 }
 
 enum Role {
-    Writer { log: Arc<CommitLog>, thread: Mutex<Option<JoinHandle<()>>> },
+    Writer { log: Arc<CommitLog>, thread: Mutex<Option<JoinHandle<()>>>, keys: OnceLock<Keys> },
     Reader(Box<Follower>),
+}
+
+/// The key index, where one is kept, with its thread.
+struct Keys {
+    index: Arc<KeyIndex>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -51,7 +60,7 @@ impl Store {
     /// [`Error::Locked`] if another process writes it.
     pub fn open(settings: Settings, disk: Arc<dyn Disk>, clock: Clock) -> Result<Self, Error> {
         let store = Self::open_without_upkeep(settings, disk, clock)?;
-        if let Role::Writer { log, thread } = &store.handle.role {
+        if let Role::Writer { log, thread, .. } = &store.handle.role {
             let started = upkeep::start(log.clone());
             let started = started.map_err(|e| Error::io("start the thread of", &store.handle.view.dir, e))?;
             *thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
@@ -149,7 +158,7 @@ impl Store {
             let path = view.dir.join(name::UNSURE);
             log.disk.remove(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
-        let role = Role::Writer { log, thread: Mutex::new(None) };
+        let role = Role::Writer { log, thread: Mutex::new(None), keys: OnceLock::new() };
         Ok(Self { handle: Arc::new(Handle { view, role }) })
     }
 
@@ -183,6 +192,12 @@ impl Store {
     /// yet are made; none is taken away.
     pub fn set_access(&self, topic: &TopicName, access: Access) -> Result<Topic, Error> {
         self.log()?.set_access(topic, access)
+    }
+
+    /// Deletes a topic with its messages and the offsets committed in it, durable on return in every flush mode. Its
+    /// space is free once retention drops the segments that held it.
+    pub fn delete_topic(&self, topic: &TopicName) -> Result<(), Error> {
+        self.log()?.delete_topic(topic)
     }
 
     /// The topic of a name.
@@ -262,9 +277,54 @@ impl Store {
         self.handle.view.read(topic, queue, from, bytes_max, records_max)
     }
 
+    /// What a consume queue keeps of the tags of its messages, from an offset on: at most `max`, fewer where a file of
+    /// it ends. It holds a time for messages that come later, and 0 where there is no message.
+    pub fn tag_codes(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<i64>, Error> {
+        self.handle.view.tag_codes(topic, queue, from, max)
+    }
+
     /// The record at a log offset, if one that readers may see begins there.
     pub fn record(&self, at: LogOffset) -> Option<Bytes> {
         self.handle.view.record(at.get())
+    }
+
+    /// Keeps an index of keys from now on, also of what was stored before, by a thread of its own. One that is
+    /// missing or damaged is made again beside all else.
+    pub fn start_key_index(&self) -> Result<(), Error> {
+        let Role::Writer { log, keys, .. } = &self.handle.role else { return self.log().map(drop) };
+        let index =
+            Arc::new(KeyIndex::new(Arc::clone(&self.handle.view), Arc::clone(&log.disk), Shape::ROCKETMQ));
+        let thread = Arc::clone(&index).start();
+        let thread = thread.map_err(|e| Error::io("start the thread of", &self.handle.view.dir, e))?;
+        if let Err(second) = keys.set(Keys { index, thread: Mutex::new(Some(thread)) }) {
+            second.index.stop();
+        }
+        Ok(())
+    }
+
+    /// The last `max` records of a topic that have a key, among their keys or as their unique id, and were stored
+    /// from a time to a time, both included, in ms since 1970-01-01 UTC; in the order they were stored. None without
+    /// [`Store::start_key_index`]. While an index is made again it finds what it has so far.
+    pub fn records_by_key(
+        &self,
+        topic: &TopicName,
+        key: &str,
+        max: usize,
+        from_ms: i64,
+        to_ms: i64,
+    ) -> Result<Vec<Bytes>, Error> {
+        match &self.handle.role {
+            Role::Writer { keys, .. } => {
+                keys.get().map_or(Ok(Vec::new()), |keys| keys.index.find(topic, key, max, from_ms, to_ms))
+            }
+            Role::Reader(_) => Ok(Vec::new()),
+        }
     }
 
     /// The first offset of a queue whose message was stored at a time or later; the end if none was. Time in
@@ -308,6 +368,12 @@ impl Store {
         self.log()?.set_group(group, config)
     }
 
+    /// Forgets the settings of a consumer group, and with `offsets` all that it committed; durable on return in every
+    /// flush mode.
+    pub fn delete_group(&self, group: &GroupName, offsets: bool) -> Result<(), Error> {
+        self.log()?.delete_group(group, offsets)
+    }
+
     /// The settings of a consumer group, a JSON object.
     pub fn group(&self, group: &GroupName) -> Option<String> {
         self.handle.view.tables().groups.get(group).map(serde_json::Value::to_string)
@@ -337,6 +403,21 @@ impl Store {
         queue: QueueId,
     ) -> Option<QueueOffset> {
         self.handle.view.tables().offsets.get(group, topic, queue.get()).map(QueueOffset::new)
+    }
+
+    /// The offset of its queue from which on a delay level is to be delivered, if it ever was.
+    pub fn delay_offset(&self, level: Level) -> Option<QueueOffset> {
+        self.handle.view.tables().delays.get(level.get()).map(QueueOffset::new)
+    }
+
+    /// Keeps how far a delay level was delivered, as durable as a message.
+    pub fn set_delay_offset(&self, level: Level, next: QueueOffset) -> Result<(), Error> {
+        self.log()?.set_delay_offset(level.get(), next.get())
+    }
+
+    /// What the store's clock says, in ms since 1970-01-01 UTC.
+    pub fn now_ms(&self) -> Result<i64, Error> {
+        Ok((self.log()?.clock)())
     }
 
     /// The groups that committed offsets in a topic, in the order of their names.
@@ -373,7 +454,17 @@ impl Store {
 
 impl Handle {
     fn shut(&self) -> Result<(), Error> {
-        let Role::Writer { log, thread } = &self.role else { return Ok(()) };
+        let Role::Writer { log, thread, keys } = &self.role else { return Ok(()) };
+        if let Some(Keys { index, thread }) = keys.get()
+            && let Some(thread) = thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            index.stop();
+            let _ = thread.join();
+            if let Err(error) = index.close() {
+                tracing::warn!(%error, "the key index is not whole, and is made again");
+                index.distrust();
+            }
+        }
         if let Some(thread) = thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             log.wishes.stop();
             // A panic of the thread was reported where it happened; the store closes all the same.

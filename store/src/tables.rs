@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::consume_queue::OFFSET_MAX;
 use crate::consumer_offset::ConsumerOffsets;
+use crate::delay::DelayOffsets;
 use crate::file::{Disk, Open};
 use crate::group::GroupTable;
 use crate::position::Positions;
@@ -26,6 +27,7 @@ use crate::view::Tables;
 pub(crate) mod name {
     pub(crate) const COMMIT_LOG: &str = "commitlog";
     pub(crate) const CONSUME_QUEUES: &str = "consumequeue";
+    pub(crate) const KEY_INDEX: &str = "index";
     pub(crate) const CONFIG: &str = "config";
     pub(crate) const OURS: &str = "sluice";
     pub(crate) const TAIL: &str = "sluice/tail";
@@ -37,6 +39,7 @@ pub(crate) mod name {
     pub(crate) const TOPICS: &str = "config/topics.json";
     pub(crate) const GROUPS: &str = "config/subscriptionGroup.json";
     pub(crate) const OFFSETS: &str = "config/consumerOffset.json";
+    pub(crate) const DELAYS: &str = "config/delayOffset.json";
     pub(crate) const POSITIONS: &str = "sluice/positions.json";
 }
 
@@ -63,6 +66,9 @@ pub(crate) struct Checkpoint {
     pub(crate) positions: Positions,
     /// Incarnations of the topics.
     pub(crate) incarnations: BTreeMap<String, String>,
+    /// Names of topics that were deleted, with the length of the log then, in bytes.
+    #[serde(default)]
+    pub(crate) deleted: BTreeMap<String, u64>,
     /// Where the queues ended, so that files that are lost are missed.
     #[serde(default)]
     pub(crate) ends: Ends,
@@ -112,10 +118,14 @@ pub(crate) fn read(dir: &Path) -> Result<(Tables, Option<Checkpoint>), Error> {
     let incarnations = checkpoint.as_ref().map(|c| c.incarnations.clone()).unwrap_or_default();
     let topics = read_one(&dir.join(name::TOPICS), |text| TopicTable::parse(text, incarnations.clone()))?;
     let offsets = read_one(&dir.join(name::OFFSETS), ConsumerOffsets::parse)?;
+    let delays = read_one(&dir.join(name::DELAYS), DelayOffsets::parse)?;
     let groups = read_one(&dir.join(name::GROUPS), GroupTable::parse)?;
+    let mut topics = topics.unwrap_or_else(|| TopicTable::new(incarnations));
+    topics.deleted = checkpoint.as_ref().map(|c| c.deleted.clone()).unwrap_or_default();
     let tables = Tables {
-        topics: topics.unwrap_or_else(|| TopicTable::new(incarnations)),
+        topics,
         offsets: offsets.unwrap_or_default(),
+        delays: delays.unwrap_or_default(),
         groups: groups.unwrap_or_default(),
         positions: checkpoint.as_ref().map(|c| c.positions.clone()).unwrap_or_default(),
     };

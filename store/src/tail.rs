@@ -53,12 +53,18 @@ pub(crate) struct TailRun {
 pub(crate) enum Change {
     /// A topic was made.
     Topic { name: String, queues: u32, incarnation: String },
+    /// A topic was deleted.
+    Delete { name: String },
     /// What clients are told of a topic was set.
     Access { name: String, read_queues: u32, write_queues: u32, perm: i32 },
     /// A group's settings were set.
     Group { name: String, config: serde_json::Value },
+    /// A group's settings were removed, perhaps with its offsets.
+    RemoveGroup { name: String, offsets: bool },
     /// A group committed an offset.
     Offset { group: String, topic: String, queue: i32, next: i64 },
+    /// A delay level was delivered up to an offset of its queue.
+    Delay { level: i32, next: i64 },
     /// A chain moved without a row.
     Position { chain: String, end: i64, incarnation: String },
 }

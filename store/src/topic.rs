@@ -4,7 +4,7 @@
 //! writes a file; the checkpoint does.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(crate) struct Queue {
     /// Units that a reader beside a writer found in the log and does not trust the files for, with the
     /// offset of the first; empty in the writer.
     pub(crate) found: Mutex<(i64, VecDeque<Unit>)>,
+    /// Whether its topic was deleted; changed under the writer's lock only.
+    pub(crate) gone: AtomicBool,
 }
 
 impl Queue {
@@ -47,6 +49,7 @@ impl Queue {
             visible: AtomicI64::new(0),
             next: AtomicI64::new(0),
             found: Mutex::new((i64::MAX, VecDeque::new())),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -91,6 +94,8 @@ pub(crate) struct TopicTable {
     version: DataVersion,
     configs: BTreeMap<TopicName, Value>,
     pub(crate) incarnations: BTreeMap<String, String>,
+    /// Names of topics that were deleted, each with the length of the log then, in bytes: records below it are of none.
+    pub(crate) deleted: BTreeMap<String, u64>,
     /// Whether the file must be written again.
     pub(crate) changed: bool,
 }
@@ -110,7 +115,7 @@ impl TopicTable {
             config.is_object().then(|| (name, config.clone()))
         });
         let version = DataVersion::of(&document);
-        Ok(Self { version, configs: configs.collect(), incarnations, changed: false })
+        Ok(Self { version, configs: configs.collect(), incarnations, ..Self::default() })
     }
 
     /// The text of the file.
@@ -140,6 +145,20 @@ impl TopicTable {
         self.incarnations.insert(name.to_string(), incarnation);
         self.version.step(now_ms);
         self.changed = true;
+    }
+
+    /// Removes a topic, with what the log holds of it up to a log offset.
+    pub(crate) fn remove(&mut self, name: &str, log: u64, now_ms: i64) {
+        self.configs.retain(|known, _| known.as_str() != name);
+        self.incarnations.remove(name);
+        self.deleted.insert(name.to_owned(), log);
+        self.version.step(now_ms);
+        self.changed = true;
+    }
+
+    /// Whether a record of a topic is one of a topic that was deleted.
+    pub(crate) fn is_deleted(&self, topic: &str, log_offset: u64) -> bool {
+        self.deleted.get(topic).is_some_and(|log| log_offset < *log)
     }
 
     /// Sets what clients are told of a topic that is there.

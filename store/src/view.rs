@@ -13,6 +13,7 @@ use sluice_protocol::record::{RECORD_BYTES_MIN, Record};
 
 use crate::consume_queue::{ConsumeQueues, UNIT_BYTES, Unit, units};
 use crate::consumer_offset::ConsumerOffsets;
+use crate::delay::DelayOffsets;
 use crate::group::GroupTable;
 use crate::position::Positions;
 use crate::segment::Segment;
@@ -29,6 +30,7 @@ const UNITS_MAX: usize = 4096;
 pub(crate) struct Tables {
     pub(crate) topics: TopicTable,
     pub(crate) offsets: ConsumerOffsets,
+    pub(crate) delays: DelayOffsets,
     pub(crate) groups: GroupTable,
     pub(crate) positions: Positions,
 }
@@ -222,6 +224,24 @@ impl View {
             }
         }
         Ok(QueueOffset::new(low))
+    }
+
+    /// What the units of a queue keep of tags, from an offset on.
+    pub(crate) fn tag_codes(
+        &self,
+        topic: &TopicName,
+        queue: QueueId,
+        from: QueueOffset,
+        max: usize,
+    ) -> Result<Vec<i64>, Error> {
+        let queue = find(&self.topics(), topic, queue)?;
+        let (first, end) = queue.offsets();
+        if from.get() < first {
+            return Err(expired(&queue, from));
+        }
+        let max = max.min(UNITS_MAX).min(usize::try_from(end - from.get()).unwrap_or(0));
+        let units = self.units(&queue, from.get(), end, max)?;
+        Ok(units.into_iter().map(|unit| unit.tag_hash).collect())
     }
 
     fn units(&self, queue: &Queue, from: i64, end: i64, max: usize) -> Result<Vec<Unit>, Error> {

@@ -13,6 +13,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluice_connect::config::{self, Parsed, vars};
+use sluice_connect::memory::{Memory, Share};
 use sluice_connect::pipeline::Pipeline;
 use sluice_connect::progress::{Progress, Reading, Stop};
 use sluice_connect::steps::Steps;
@@ -249,6 +250,7 @@ impl Life<'_> {
             dead_letters: dead_letters.transpose()?,
             then: document.errors.then,
             in_flight: if self.probe.in_flight == 0 { said } else { self.probe.in_flight },
+            memory: Share::new(Memory::new(usize::MAX), usize::MAX),
         })
     }
 

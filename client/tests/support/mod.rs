@@ -34,8 +34,10 @@ pub(crate) type Handler = dyn Fn(&Asked) -> Reply + Send + Sync;
 
 pub(crate) struct Fake {
     pub(crate) address: String,
-    /// All requests but those for routes.
+    /// All requests but those for routes and heartbeats.
     pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
+    /// Heartbeats and good-byes.
+    pub(crate) presence: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Fake {
@@ -46,15 +48,16 @@ impl Fake {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (asked, handler): (Arc<Mutex<Vec<Asked>>>, Arc<Handler>) = (Arc::default(), Arc::new(handler));
+        let (asked, presence): (Arc<Mutex<Vec<Asked>>>, Arc<Mutex<Vec<Asked>>>) = Default::default();
+        let handler: Arc<Handler> = Arc::new(handler);
         let route = route(&address, queues).encode_for(sluice_protocol::version::CURRENT, true);
-        let seen = Arc::clone(&asked);
+        let seen = [Arc::clone(&asked), Arc::clone(&presence)];
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&seen), Arc::clone(&handler), route.clone()));
+                tokio::spawn(serve(stream, seen.clone(), Arc::clone(&handler), route.clone()));
             }
         });
-        Self { address, asked }
+        Self { address, asked, presence }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -82,7 +85,12 @@ fn route(address: &str, queues: i32) -> Route {
     Route { broker_datas: vec![broker], queue_datas: vec![queues], ..Route::default() }
 }
 
-async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Asked>>>, handler: Arc<Handler>, route: Vec<u8>) {
+async fn serve(
+    mut stream: TcpStream,
+    [seen, presence]: [Arc<Mutex<Vec<Asked>>>; 2],
+    handler: Arc<Handler>,
+    route: Vec<u8>,
+) {
     let mut buffer = Vec::new();
     loop {
         while let Ok(Some((frame, len))) = Frame::decode(&buffer) {
@@ -101,9 +109,12 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<Asked>>>, handler: Arc
             drop(header);
             buffer.drain(..len);
             let mut out = Vec::new();
+            let fine = Header::response(ResponseCode::SUCCESS, asked.opaque, Fields::new());
             if asked.code == RequestCode::GET_ROUTEINFO_BY_TOPIC {
-                let header = Header::response(ResponseCode::SUCCESS, asked.opaque, Fields::new());
-                frame::encode(&mut out, asked.kind, &header, &route).unwrap();
+                frame::encode(&mut out, asked.kind, &fine, &route).unwrap();
+            } else if matches!(asked.code, RequestCode::HEART_BEAT | RequestCode::UNREGISTER_CLIENT) {
+                frame::encode(&mut out, asked.kind, &fine, &[]).unwrap();
+                presence.lock().unwrap().push(asked);
             } else {
                 seen.lock().unwrap().push(asked.clone());
                 match handler(&asked) {

@@ -282,17 +282,24 @@ pub struct Limits {
     /// Rows on their way from the source to the sink, in bytes.
     #[serde(default = "Limits::in_flight_default", deserialize_with = "size")]
     pub in_flight: ByteSize,
+    /// The same, and what the sink holds of files that are not written out yet: over it row groups end early.
+    #[serde(default = "Limits::memory_default", deserialize_with = "size")]
+    pub memory: ByteSize,
 }
 
 impl Limits {
     fn in_flight_default() -> ByteSize {
         ByteSize::mib(16)
     }
+
+    fn memory_default() -> ByteSize {
+        ByteSize::mib(256)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { in_flight: Self::in_flight_default() }
+        Self { in_flight: Self::in_flight_default(), memory: Self::memory_default() }
     }
 }
 

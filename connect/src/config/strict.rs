@@ -135,6 +135,7 @@ fn plain(expected: &dyn Expected) -> String {
     let text = expected.to_string();
     match text.as_str() {
         "a string" => "text".to_owned(),
+        "path string" => "a path".to_owned(),
         "a boolean" => "true or false".to_owned(),
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0".to_owned(),
         "i8" | "i16" | "i32" | "i64" => "a whole number".to_owned(),

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 pub(crate) mod disk;
+pub(crate) mod store;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -20,7 +21,9 @@ use sluice_connect::plan::Plan;
 use sluice_connect::task::{Chain, Claim, Class, Fates, Range, SinkTask, Slice, TaskError};
 use sluice_sinks::arrow_ipc::{ArrowConfig, Codec};
 use sluice_sinks::files::FileSink;
+use sluice_sinks::location::Location;
 use sluice_sinks::parquet::{ParquetConfig, RowGroup};
+use sluice_sinks::place::{self, Place};
 use sluice_sinks::rotate::Rotate;
 use sluice_store::file::Disk;
 
@@ -41,17 +44,31 @@ pub(crate) fn chain() -> Chain {
 }
 
 pub(crate) fn sink(kind: Kind, target: &Path, partition: &[&str], disk: Arc<dyn Disk>) -> FileSink {
-    let path = target.to_owned();
+    let place = place::open(&Location::Folder(target.to_owned()), None, disk.clone()).unwrap();
+    sink_in(place, kind, partition, disk)
+}
+
+pub(crate) fn sink_in(
+    place: Arc<dyn Place>,
+    kind: Kind,
+    partition: &[&str],
+    disk: Arc<dyn Disk>,
+) -> FileSink {
+    let path = Location::Folder("not used: the place is open".into());
     let partition = partition.iter().map(|column| (*column).to_owned()).collect();
     let rotate = Rotate { rows: 10, ..Rotate::default() };
     match kind {
         Kind::Parquet => {
             let row_group = RowGroup { rows: 4, bytes: ByteSize::mib(1) };
             let codec = "snappy".parse().unwrap();
-            FileSink::parquet(&ParquetConfig { path, codec, partition, row_group, rotate }, disk).unwrap()
+            let config =
+                ParquetConfig { path, store: None, codec, partition, open_partitions: 64, row_group, rotate };
+            FileSink::parquet_in(place, &config, disk).unwrap()
         }
         Kind::Arrow => {
-            FileSink::arrow(&ArrowConfig { path, codec: Codec::None, partition, rotate }, disk).unwrap()
+            let config =
+                ArrowConfig { path, store: None, codec: Codec::None, partition, open_partitions: 64, rotate };
+            FileSink::arrow_in(place, &config, disk).unwrap()
         }
     }
 }

@@ -1,0 +1,116 @@
+//! Delay levels: a task for each brings messages to their queues when their time has come.
+//!
+//! All messages of a level wait equally long, so its queue is in the order of delivery: only its head is ever looked
+//! at, however many wait, and one offset says after a restart where to go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_protocol::delay::{Level, TOPIC};
+use sluice_protocol::id::{QueueOffset, TopicName};
+use sluice_protocol::record;
+use sluice_store::Error as StoreError;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::broker::Broker;
+use crate::divert::Released;
+use crate::topic::own_topic;
+
+/// Bytes of messages that are delivered together.
+const READ_BYTES: usize = 1 << 20;
+/// The clock is looked at again after so long at most: someone may set it.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a queue of waiting messages has to do next.
+pub(crate) enum Next {
+    /// More is due.
+    Now,
+    /// Its first message is due in so many ms.
+    In(i64),
+    /// The same, unless something arrives that may be due before.
+    InOrSooner(i64),
+    /// Nothing waits.
+    Never,
+}
+
+/// Starts the tasks.
+pub(crate) fn start(broker: &Arc<Broker>, stop: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+    for level in Level::all() {
+        let (broker, topic) = (Arc::clone(broker), own_topic(TOPIC));
+        let arrivals = broker.long_poll.arrivals(&topic, level.queue());
+        let step = move || broker.deliver_level(&topic, level);
+        tasks.spawn(repeat("delayed messages", arrivals, stop.clone(), step));
+    }
+}
+
+/// Runs `step` on a thread that may block, again and again as it says.
+pub(crate) async fn repeat(
+    what: &'static str,
+    arrivals: Arc<tokio::sync::Notify>,
+    mut stop: watch::Receiver<bool>,
+    step: impl Fn() -> Result<Next, StoreError> + Clone + Send + 'static,
+) {
+    while !*stop.borrow() {
+        let arrived = arrivals.notified();
+        tokio::pin!(arrived);
+        // Listen before looking, or what comes between is missed.
+        arrived.as_mut().enable();
+        let next = match tokio::task::spawn_blocking(step.clone()).await {
+            Ok(Ok(next)) => next,
+            Ok(Err(StoreError::Closed { .. } | StoreError::Poisoned { .. })) | Err(_) => return,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "{what} can not be delivered, trying again");
+                Next::In(1000)
+            }
+        };
+        let wait = match next {
+            Next::Now => continue,
+            Next::In(ms) | Next::InOrSooner(ms) => {
+                Some(Duration::from_millis(ms.unsigned_abs()).min(LOOK_AGAIN))
+            }
+            Next::Never => None,
+        };
+        let listen = !matches!(next, Next::In(_));
+        tokio::select! {
+            () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+            () = arrived, if listen => {}
+            _ = stop.changed() => {}
+        }
+    }
+}
+
+impl Broker {
+    /// Delivers what of a level is due.
+    fn deliver_level(&self, topic: &TopicName, level: Level) -> Result<Next, StoreError> {
+        let Some((first, end)) = self.store.offsets(topic, level.queue()) else { return Ok(Next::Never) };
+        let from = self.store.delay_offset(level).unwrap_or(first).clamp(first, end);
+        if from == end {
+            return Ok(Next::Never);
+        }
+        let read = match self.store.read_records(topic, level.queue(), from, READ_BYTES, usize::MAX) {
+            // Retention passed it meanwhile.
+            Err(StoreError::Expired { .. }) => return Ok(Next::Now),
+            read => read?,
+        };
+        let now = self.store.now_ms()?;
+        let (mut next, mut later) = (read.next, None);
+        let mut released = Released::default();
+        for record in read.runs.iter().flat_map(|run| record::records(&run.bytes)).map_while(Result::ok) {
+            // A clock that was set back holds up no message for longer than its level.
+            let wait = (record.store_timestamp_ms + level.ms() - now).min(level.ms());
+            if wait > 0 {
+                (next, later) = (QueueOffset::new(record.queue_offset), Some(wait));
+                break;
+            }
+            released.add(self, &record, record.properties, |message| message);
+        }
+        if next > from {
+            let Released { batch, places } = released;
+            self.store.append_ahead(batch)?;
+            self.store.set_delay_offset(level, next)?;
+            places.iter().for_each(|(topic, queue)| self.long_poll.arrived(topic, *queue));
+        }
+        Ok(later.map_or(Next::Now, Next::In))
+    }
+}

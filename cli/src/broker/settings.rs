@@ -1,0 +1,142 @@
+//! What a broker is started with: by flags, and by a file whose keys are the flags' names.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use sluice_connect::config::Problem;
+
+use crate::load;
+
+/// Each field is a flag and a key. What neither says has the default that its text names.
+#[derive(Args, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BrokerSettings {
+    /// Folder of the store [default: ./sluice-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where the broker listens; every interface by 0.0.0.0:PORT, any free port by port 0 [default: 127.0.0.1:10911]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<HostPort>,
+    /// Where its name server listens [default: the same host, port 9876]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "namesrv")]
+    pub(crate) namesrv_listen: Option<HostPort>,
+    /// Name servers elsewhere to join, with semicolons between; then none is started here
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) namesrv: Option<NameServers>,
+    /// The address that clients are told, where it is not the one that the broker listens at
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<HostPort>,
+    /// The broker's name; unique among the brokers of its name servers [default: broker-a]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// The name of its cluster [default: DefaultCluster]
+    #[arg(long)]
+    pub(crate) cluster: Option<String>,
+    /// When messages are acknowledged: written (async), or durable against power loss (sync) [default: async]
+    #[arg(long)]
+    pub(crate) flush: Option<FlushMode>,
+    /// Whether a send makes a topic that does not exist, instead of being refused [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) auto_create: Option<bool>,
+    /// Serve what is counted for Prometheus, at http://HOST:PORT/metrics [default: nowhere]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics: Option<HostPort>,
+    /// Drop segments whose messages are older than this many hours [default: keep all]
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) retain_hours: Option<u32>,
+}
+
+/// When messages are acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FlushMode {
+    /// Acknowledged when written; a power loss can take the last half second
+    Async,
+    /// Acknowledged when durable
+    Sync,
+}
+
+/// `host:port`; nobody was asked whether there is such a host.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct HostPort(pub(crate) String);
+
+impl FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_fine =
+            text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if is_fine { Ok(Self(text.to_owned())) } else { Err(format!("`{text}` is not HOST:PORT")) }
+    }
+}
+
+impl TryFrom<String> for HostPort {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// Addresses of name servers.
+#[derive(Clone, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct NameServers(pub(crate) Vec<String>);
+
+impl FromStr for NameServers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let addrs = text.split(';').map(|addr| addr.trim().parse().map(|HostPort(addr)| addr));
+        addrs.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl TryFrom<String> for NameServers {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl BrokerSettings {
+    /// Reads a file, or tells all that is wrong in it.
+    pub(crate) fn read(file: &Path) -> Result<Self> {
+        let told = |problems: Vec<Problem>| {
+            let problems: Vec<_> = problems.into_iter().map(|p| (file.to_owned(), p)).collect();
+            load::not_right(&problems)
+        };
+        let (settings, tree): (Self, _) = load::settings(file).map_err(told)?;
+        if settings.namesrv.is_some() && settings.namesrv_listen.is_some() {
+            let message =
+                "stands beside `namesrv`: name servers elsewhere are joined, or one is started here";
+            let (place, path) = (tree.locate(&["namesrv_listen"]), "namesrv_listen".to_owned());
+            return Err(told(vec![Problem { place, path, message: message.to_owned() }]));
+        }
+        Ok(settings)
+    }
+
+    /// What is said here, and where nothing is said, what the file says.
+    pub(crate) fn or(self, file: Self) -> Self {
+        let says_names = self.namesrv.is_some() || self.namesrv_listen.is_some();
+        Self {
+            data_dir: self.data_dir.or(file.data_dir),
+            listen: self.listen.or(file.listen),
+            // The two exclude each other, so a flag of either wins over both keys.
+            namesrv_listen: self.namesrv_listen.or(file.namesrv_listen.filter(|_| !says_names)),
+            namesrv: self.namesrv.or(file.namesrv.filter(|_| !says_names)),
+            advertise: self.advertise.or(file.advertise),
+            name: self.name.or(file.name),
+            cluster: self.cluster.or(file.cluster),
+            flush: self.flush.or(file.flush),
+            auto_create: self.auto_create.or(file.auto_create),
+            metrics: self.metrics.or(file.metrics),
+            retain_hours: self.retain_hours.or(file.retain_hours),
+        }
+    }
+}

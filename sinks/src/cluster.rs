@@ -1,0 +1,154 @@
+//! Sink `topic` with `cluster`: rows become messages of brokers on the network, Sluice's or `RocketMQ`'s.
+//!
+//! The protocol has no act that stores messages and a position together, so delivery is at least once: after a
+//! failure the source goes on where its group stands.
+
+use std::time::{Duration, Instant};
+
+use sluice_client::{
+    Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, TopicName,
+};
+use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
+use tokio::runtime::Runtime;
+
+use crate::topic::{Rows, TopicConfig, text};
+
+/// How long a topic that was just made may stay unknown to the name servers.
+const ROUTE_WAIT: Duration = Duration::from_secs(10);
+const ROUTE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Writes one topic of a cluster.
+pub(crate) struct ClusterSink {
+    cluster: String,
+    topic: TopicName,
+    producer: Producer,
+    /// Ordered by broker and number, as equal keys need it.
+    queues: Vec<Queue>,
+    runtime: Runtime,
+}
+
+impl ClusterSink {
+    /// Opens the topic, made with `queues` queues at every broker if there is none.
+    pub(crate) fn new(config: &TopicConfig, cluster: &str) -> Result<Self, TaskError> {
+        let (topic, runtime) = begin(&config.name)?;
+        let failed = |what: &str, error| failed(cluster, &topic, what, error);
+        let (producer, queues) = runtime.block_on(async {
+            let client =
+                Client::new(ClientSettings::new(cluster)).map_err(|e| failed("cannot be used", e))?;
+            let queues =
+                made(&client, &topic, config.queues).await.map_err(|e| failed("cannot make the topic", e))?;
+            let producer = Producer::new(&client, ProducerSettings::default());
+            Ok((producer.map_err(|e| failed("cannot be used", e))?, queues))
+        })?;
+        Ok(Self { cluster: cluster.to_owned(), topic, producer, queues, runtime })
+    }
+
+    /// Equal keys meet in one queue; rows without keys are spread.
+    fn queue(&self, key: Option<&str>, row: usize) -> Result<&Queue, Error> {
+        let number = key.map_or(row, |k| crc32fast::hash(k.as_bytes()) as usize);
+        let queue = self.queues.get(number % self.queues.len().max(1));
+        queue.ok_or_else(|| no_queue(&self.topic))
+    }
+
+    /// Hands all rows over, then waits for every answer.
+    async fn send(&self, rows: &Rows<'_>, count: usize) -> Result<(), Error> {
+        let mut receipts = Vec::with_capacity(count);
+        for row in 0..count {
+            let mut message = Message::new(&self.topic, rows.body(row).to_vec());
+            for (name, value) in rows.properties(row) {
+                message = message.property(name, value)?;
+            }
+            receipts.push(self.producer.submit_to(&message, self.queue(text(rows.keys, row), row)?).await?);
+        }
+        for receipt in receipts {
+            receipt.await?;
+        }
+        Ok(())
+    }
+}
+
+fn begin(topic: &str) -> Result<(TopicName, Runtime), TaskError> {
+    let topic = TopicName::new(topic).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("cluster-sink")
+        .enable_all()
+        .build()
+        .map_err(|e| TaskError::io("cannot start the threads of a client", e))?;
+    Ok((topic, runtime))
+}
+
+/// How many queues a topic has to write to; `None` if a run would make it, because brokers are there that can.
+pub fn queues(topic: &str, cluster: &str) -> Result<Option<usize>, TaskError> {
+    let (topic, runtime) = begin(topic)?;
+    let asked = runtime.block_on(async {
+        let client = Client::new(ClientSettings::new(cluster))?;
+        match client.fetch_route(&topic).await {
+            Ok(route) if route.write_queues.is_empty() => Err(no_queue(&topic)),
+            Ok(route) => Ok(Some(route.write_queues.len())),
+            Err(Error::NoRoute { .. }) => Admin::new(&client).masters().await.map(|_| None),
+            Err(error) => Err(error),
+        }
+    });
+    asked.map_err(|e| failed(cluster, &topic, "cannot be written", e))
+}
+
+/// The queues of a topic, made if there is none.
+async fn made(client: &Client, topic: &TopicName, queues: u32) -> Result<Vec<Queue>, Error> {
+    let begun = Instant::now();
+    let mut asked = false;
+    loop {
+        match client.fetch_route(topic).await {
+            Ok(route) if !route.write_queues.is_empty() => return Ok(route.write_queues.clone()),
+            Ok(_) => return Err(no_queue(topic)),
+            Err(Error::NoRoute { .. }) if begun.elapsed() < ROUTE_WAIT => {}
+            Err(error) => return Err(error),
+        }
+        if asked {
+            tokio::time::sleep(ROUTE_PAUSE).await;
+            continue;
+        }
+        Admin::new(client).create_topic(topic, i32::try_from(queues).unwrap_or(i32::MAX)).await?;
+        asked = true;
+    }
+}
+
+fn no_queue(topic: &TopicName) -> Error {
+    Error::NoQueue { topic: topic.to_string(), purpose: "write to" }
+}
+
+/// What time may heal is tried again; the rest is for a person.
+fn failed(cluster: &str, topic: &TopicName, what: &str, error: Error) -> TaskError {
+    let passes = error.is_retryable() || matches!(error, Error::NoRoute { .. } | Error::NoQueue { .. });
+    let class = if passes { Class::Retry } else { Class::Config };
+    TaskError::new(class, format!("topic {topic} of cluster {cluster}: {what}")).because(error)
+}
+
+impl TransactTask for ClusterSink {
+    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
+        Ok(None)
+    }
+
+    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        Rows::all_unfit(&slice.envelope)
+    }
+
+    fn commit(&mut self, _: &Chain, _incarnation: &str, slice: &Slice, _: &Fates) -> Result<(), TaskError> {
+        let rows = Rows::new(&slice.envelope);
+        let sent = self.runtime.block_on(self.send(&rows, slice.envelope.num_rows()));
+        sent.map_err(|e| failed(&self.cluster, &self.topic, "cannot send messages", e))
+    }
+
+    /// What a broker answered for is as durable as it is set up to make it.
+    fn secure(&mut self) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    fn keeps_positions(&self) -> bool {
+        false
+    }
+}
