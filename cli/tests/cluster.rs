@@ -135,7 +135,8 @@ fn rows_go_through_a_topic_of_a_cluster_into_files_once() {
 fn another_topic_of_the_same_name_blocks() {
     let place = Place::new();
     let broker = Broker::start(&place.path("data"));
-    place.run(&format!("{}---{}", load(&broker.namesrv), lake(&broker.namesrv)));
+    place.run(&load(&broker.namesrv));
+    place.run(&lake(&broker.namesrv));
     drop(broker);
     let broker = Broker::start(&place.path("other"));
     place.run(&load(&broker.namesrv));

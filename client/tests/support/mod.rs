@@ -48,7 +48,7 @@ impl Fake {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (asked, presence): (Arc<Mutex<Vec<Asked>>>, Arc<Mutex<Vec<Asked>>>) = Default::default();
+        let (asked, presence) = (Arc::<Mutex<Vec<Asked>>>::default(), Arc::<Mutex<Vec<Asked>>>::default());
         let handler: Arc<Handler> = Arc::new(handler);
         let route = route(&address, queues).encode_for(sluice_protocol::version::CURRENT, true);
         let seen = [Arc::clone(&asked), Arc::clone(&presence)];

@@ -1,5 +1,6 @@
 //! Tells a queue of a foreign broker from another one of the same name: brokers know no incarnation of a topic,
-//! so the record at some offset stands for it.
+//! so the record at some offset stands for it. Of a queue that was empty when a run began nothing is known until the
+//! next run.
 
 use std::fmt;
 
