@@ -6,12 +6,14 @@ mod served;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sluice_client::{
     Client, Consumer, ConsumerSettings, Error, Message, Producer, ProducerSettings, PushConsumer, Start,
     Subscription, TopicName,
 };
 use sluice_protocol::heartbeat::MessageModel;
+use tokio::time::timeout;
 
 use served::{Served, get, json, sluice, sluice_with, until};
 
@@ -36,7 +38,8 @@ async fn member(client: &Client, topic: &TopicName, file: Option<&Path>) -> Resu
 async fn take(consumer: &mut Consumer, messages: usize) -> Vec<usize> {
     let mut found = Vec::new();
     while found.len() < messages {
-        for record in consumer.next_batch().await.unwrap().records {
+        let batch = timeout(Duration::from_secs(30), consumer.next_batch()).await;
+        for record in batch.expect("more messages").unwrap().records {
             found.push(String::from_utf8_lossy(&record.body).parse().unwrap());
         }
     }
@@ -113,7 +116,7 @@ fn a_function_that_fails_in_a_broadcast_is_not_called_again() {
                 async move { if text == "2" { Err("not this one".into()) } else { Ok(()) } }
             });
         let consumer = consumer.await.unwrap();
-        done.recv().await.unwrap();
+        timeout(Duration::from_secs(30), done.recv()).await.expect("all messages");
         consumer.close().await.unwrap();
         assert_eq!(*seen.lock().unwrap(), ["0", "1", "2", "3", "4"]);
     });

@@ -6,12 +6,14 @@ mod served;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_client::{
     Admin, Batch, Consumer, ConsumerSettings, Filter, Message, Producer, ProducerSettings, Start,
     Subscription, TopicName,
 };
+use tokio::time::timeout;
 
 use served::{Served, client, json, refused, sluice, sluice_with, table, until};
 
@@ -27,7 +29,8 @@ fn from_first(group: &str) -> ConsumerSettings {
 async fn take(consumer: &mut Consumer, messages: usize) -> Vec<String> {
     let mut texts = Vec::new();
     while texts.len() < messages {
-        let Batch { records, .. } = consumer.next_batch().await.unwrap();
+        let batch = timeout(Duration::from_secs(30), consumer.next_batch()).await;
+        let Batch { records, .. } = batch.expect("more messages").unwrap();
         texts.extend(records.iter().map(|record| String::from_utf8_lossy(&record.body).into_owned()));
     }
     texts
@@ -180,9 +183,12 @@ fn a_topic_is_spread_over_the_brokers_of_a_name_server() {
     runtime.block_on(async {
         let client = client(names);
         let admin = Admin::new(&client);
-        while admin.masters().await.is_ok_and(|masters| masters.len() < 2) {
-            tokio::task::yield_now().await;
-        }
+        let both = async {
+            while !admin.masters().await.is_ok_and(|masters| masters.len() == 2) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), both).await.expect("both brokers join");
     });
     sluice(&["topic", "create", "orders", "--queues", "2", "--namesrv", names]);
     let describe = ["topic", "describe", "orders", "--namesrv", names];

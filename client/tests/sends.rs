@@ -220,12 +220,15 @@ async fn brokers_hear_of_a_producer_and_of_its_end() {
     let settings = ProducerSettings { group: "billing".into(), ..ProducerSettings::default() };
     let producer = Producer::new(&fake.client(), settings).unwrap();
     producer.send(&message("a")).await.unwrap();
-    let heard = async |code| loop {
-        let heard = fake.presence.lock().unwrap().iter().find(|asked| asked.code == code).cloned();
-        match heard {
-            Some(asked) => break asked,
-            None => tokio::task::yield_now().await,
-        }
+    let heard = async |code| {
+        let found = || fake.presence.lock().unwrap().iter().find(|asked| asked.code == code).cloned();
+        let until_found = async {
+            while found().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), until_found).await.expect("it is told");
+        found().unwrap()
     };
     let heartbeat = Heartbeat::decode(&heard(RequestCode::HEART_BEAT).await.body).unwrap();
     assert_eq!(heartbeat.producer_data_set, [ProducerData { group_name: "billing".into() }]);

@@ -32,12 +32,15 @@ pub(crate) enum Reply {
 
 pub(crate) type Handler = dyn Fn(&Asked) -> Reply + Send + Sync;
 
+/// Requests that came, in their order.
+pub(crate) type Seen = Arc<Mutex<Vec<Asked>>>;
+
 pub(crate) struct Fake {
     pub(crate) address: String,
     /// All requests but those for routes and heartbeats.
-    pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
+    pub(crate) asked: Seen,
     /// Heartbeats and good-byes.
-    pub(crate) presence: Arc<Mutex<Vec<Asked>>>,
+    pub(crate) presence: Seen,
 }
 
 impl Fake {
@@ -48,7 +51,7 @@ impl Fake {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (asked, presence) = (Arc::<Mutex<Vec<Asked>>>::default(), Arc::<Mutex<Vec<Asked>>>::default());
+        let (asked, presence): (Seen, Seen) = Default::default();
         let handler: Arc<Handler> = Arc::new(handler);
         let route = route(&address, queues).encode_for(sluice_protocol::version::CURRENT, true);
         let seen = [Arc::clone(&asked), Arc::clone(&presence)];
@@ -85,12 +88,7 @@ fn route(address: &str, queues: i32) -> Route {
     Route { broker_datas: vec![broker], queue_datas: vec![queues], ..Route::default() }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    [seen, presence]: [Arc<Mutex<Vec<Asked>>>; 2],
-    handler: Arc<Handler>,
-    route: Vec<u8>,
-) {
+async fn serve(mut stream: TcpStream, [seen, presence]: [Seen; 2], handler: Arc<Handler>, route: Vec<u8>) {
     let mut buffer = Vec::new();
     loop {
         while let Ok(Some((frame, len))) = Frame::decode(&buffer) {
