@@ -128,8 +128,9 @@ fn a_full_disk_is_said_while_consumers_go_on_and_all_goes_on_when_there_is_space
         if !sync {
             broker.store.flush().unwrap();
         }
-        disk.crash(1, PowerLoss::Forget);
+        disk.power_off_after(0);
         broker.end();
+        disk.crash(1, PowerLoss::Forget);
         let broker = place.start(&FaultyDisk::new());
         let mut client = broker.client();
         assert!(bodies(&mut client) == acknowledged, "not what was acknowledged, after a power loss");
@@ -178,8 +179,9 @@ fn after_a_failed_sync_nothing_is_acknowledged_or_shown_until_the_broker_is_star
     assert_eq!(client.send("t", 0, "c", &[]).code, R::SUCCESS);
     let shown = bodies(&mut client);
     assert_eq!((shown.first().unwrap().as_str(), shown.last().unwrap().as_str()), ("a", "c"));
-    disk.crash(1, PowerLoss::Forget);
+    disk.power_off_after(0);
     broker.end();
+    disk.crash(1, PowerLoss::Forget);
     let broker = place.start(&FaultyDisk::new());
     assert_eq!(bodies(&mut broker.client()), shown);
 }

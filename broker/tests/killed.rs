@@ -69,7 +69,7 @@ fn what_waits_comes_once_after_a_kill_and_what_came_does_not_come_again() {
     assert_eq!(end(&mut client, &halves[0], 8), R::SUCCESS);
     assert_eq!(end(&mut client, &halves[1], 12), R::SUCCESS);
     // Both have come: first the one that waits less.
-    for offset in [0, 1] {
+    for offset in 0..2 {
         assert_eq!(client.pull("t", 1, offset, ("TAG", "*"), SOON).code, R::SUCCESS);
     }
     for (body, property) in [("later level", ("DELAY", "2")), ("later time", ("TIMER_DELAY_SEC", "3"))] {

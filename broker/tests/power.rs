@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use sluice_protocol::code::{RequestCode as C, ResponseCode as R};
 use sluice_protocol::fields::Fields;
+use sluice_protocol::id::{GroupName, QueueId, TopicName};
+use sluice_protocol::message::Message;
 use sluice_protocol::request;
 use sluice_protocol::topic::SubscriptionGroupConfig;
-use sluice_store::{Flush, Settings, Store};
+use sluice_store::{Batch, Flush, Settings, Store};
 use sluice_testkit::{FaultyDisk, ManualClock, PowerLoss, scratch};
 use tempfile::TempDir;
 
@@ -40,6 +42,8 @@ struct Scenario {
     acknowledged: BTreeMap<&'static str, Vec<String>>,
     /// How many messages a reader saw, by topic.
     seen: BTreeMap<&'static str, usize>,
+    /// The topics that were made, the broker's own too.
+    topics: Vec<TopicName>,
     /// The offset that was committed last in topic `aaa`, and acknowledged.
     committed: i64,
     /// The permission of topic `bbb` and the retries of the group, as they were set and acknowledged.
@@ -76,12 +80,14 @@ const STEPS: &[(&str, Step)] = &[
     ("send before the end", |s| s.send("bbb")),
     ("commit before the end", Scenario::commit),
     ("end and start", |s| {
-        s.end();
+        s.end()?;
         s.start()?;
         // A reader sees what was written and not acknowledged: from now on it stays.
-        let seen = bodies(s.client(), "aaa");
-        assert_eq!(seen.len(), s.acknowledged["aaa"].len() + 1);
-        s.acknowledged.insert("aaa", seen);
+        for (topic, more) in [("aaa", 2), ("large", 1)] {
+            let seen = bodies(s.client(), topic);
+            assert_eq!(seen.len(), s.acknowledged[topic].len() + more);
+            s.acknowledged.insert(topic, seen);
+        }
         Ok(())
     }),
     ("roll after the start", Scenario::roll),
@@ -100,6 +106,8 @@ const STEPS: &[(&str, Step)] = &[
 impl Scenario {
     fn new(skipped: Option<usize>) -> Self {
         let disk = FaultyDisk::new();
+        // The key index can be made again.
+        disk.do_not_count("index");
         if let Some(skipped) = skipped {
             disk.skip_sync(skipped);
         }
@@ -109,6 +117,7 @@ impl Scenario {
             root: scratch().unwrap(),
             acknowledged: BTreeMap::new(),
             seen: BTreeMap::new(),
+            topics: Vec::new(),
             committed: 0,
             perm: 6,
             retries: None,
@@ -211,13 +220,21 @@ impl Scenario {
         self.running.as_ref().unwrap().0.store.checkpoint().map_err(|e| e.to_string())
     }
 
-    /// The process ends when a message is written to log, consume queue and tail, and not synced: it is not
-    /// acknowledged, and can still be lost.
-    fn end(&mut self) {
-        self.disk.power_off_after(3);
-        assert!(self.send("aaa").is_err());
-        self.running.take().unwrap().0.end();
+    /// The process ends while messages wait for the disk, in two segments: they are not acknowledged, and can still
+    /// be lost.
+    fn end(&mut self) -> Result<(), String> {
+        let (broker, _) = self.running.take().unwrap();
+        let appended =
+            [("aaa", 10), ("large", 10_000), ("aaa", 10)].into_iter().try_for_each(|(topic, body)| {
+                let mut batch = Batch::new();
+                let message = Message { body: &vec![b'x'; body], ..Message::default() };
+                batch.push(&TopicName::new(topic).unwrap(), QueueId::ZERO, &message).unwrap();
+                broker.store.append_ahead(batch).map(drop)
+            });
+        self.disk.power_off_after(0);
+        broker.end();
         self.disk = self.disk.restarted();
+        appended.map_err(|error| error.to_string())
     }
 
     fn close(&mut self) -> Result<(), String> {
@@ -227,6 +244,13 @@ impl Scenario {
         store.close().map_err(|e| e.to_string())?;
         self.closed = true;
         Ok(())
+    }
+
+    /// The topics that there are after a step.
+    fn take_down_topics(&mut self) {
+        if let Some((broker, _)) = &self.running {
+            self.topics = broker.store.topics().into_iter().map(|topic| topic.name).collect();
+        }
     }
 
     /// What a reader sees now.
@@ -240,16 +264,18 @@ impl Scenario {
     /// The power goes, perhaps `inside` a step; says what is not as it was promised.
     fn crash_and_check(mut self, seed: u64, mode: PowerLoss, inside: bool) -> Result<(), String> {
         self.look();
-        self.disk.crash(seed, mode);
+        // Nobody must read a file while the crash changes it.
+        self.disk.power_off_after(0);
         if let Some((broker, _)) = self.running.take() {
             broker.end();
         }
+        self.disk.crash(seed, mode);
         let disk = FaultyDisk::new();
         let store = self.open(&disk).map_err(|e| format!("does not open: {e}"))?;
         let check = |what: &str, holds: bool| if holds { Ok(()) } else { Err(what.to_owned()) };
         check("a consume queue was not durable", store.recovery().queues_rebuilt == 0)?;
         check("the tail does not vouch for a run", inside || store.recovery().records_checked == 0)?;
-        check("a closed store does not open as one", !self.closed || store.recovery().clean)?;
+        check("a closed store does not open as one", inside || !self.closed || store.recovery().clean)?;
         let broker = TestBroker::over(store, true, |_| {});
         let mut client = broker.client();
         for topic in ["aaa", "bbb", "ccc", "large"] {
@@ -270,10 +296,11 @@ impl Scenario {
         check("the committed offset moved", (self.committed..=self.committed + 1).contains(&offset))?;
         let end = bodies(&mut client, "aaa").len();
         check("the committed offset is ahead of the messages", offset <= end as i64)?;
-        let topic = sluice_protocol::id::TopicName::new("bbb").unwrap();
-        let perm = broker.store.topic(&topic).map_or(6, |topic| topic.access.perm);
+        let topic = |name: &str| broker.store.topic(&TopicName::new(name).unwrap());
+        let perm = topic("bbb").map_or(6, |topic| topic.access.perm);
         check("the permission is lost", perm >= self.perm)?;
-        let group = sluice_protocol::id::GroupName::new(GROUP).unwrap();
+        check("a topic is lost", self.topics.iter().all(|topic| broker.store.topic(topic).is_some()))?;
+        let group = GroupName::new(GROUP).unwrap();
         let retries = broker
             .store
             .group(&group)
@@ -308,6 +335,7 @@ fn run(steps: usize, skipped: Option<usize>, calls: Option<u64>) -> Result<Scena
     let mut scenario = Scenario::new(skipped);
     for (number, (name, step)) in STEPS[..steps].iter().enumerate() {
         let last = number + 1 == steps;
+        scenario.take_down_topics();
         if let Some(calls) = calls.filter(|_| last) {
             scenario.disk.power_off_after(calls);
         }
@@ -315,6 +343,9 @@ fn run(steps: usize, skipped: Option<usize>, calls: Option<u64>) -> Result<Scena
             Err(error) if calls.is_none() || !last => return Err(format!("{name}: {error}")),
             _ => {}
         }
+    }
+    if calls.is_none() {
+        scenario.take_down_topics();
     }
     Ok(scenario)
 }

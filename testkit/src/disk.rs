@@ -18,6 +18,7 @@ use nix::unistd::{Whence, lseek};
 use sluice_store::file::{Disk, DiskFile, Open, RealDisk};
 
 use crate::Random;
+use crate::files::copy_file;
 
 const SECTOR_BYTES: u64 = 512;
 
@@ -60,6 +61,8 @@ struct State {
     acts: u64,
     syncs: Vec<String>,
     skipped: Option<usize>,
+    /// Folders in which syncs are not counted, by name.
+    uncounted: Option<&'static str>,
     failures: Vec<(Call, u64, Errno)>,
     /// Calls until the power goes.
     calls_left: Option<u64>,
@@ -176,6 +179,7 @@ impl FaultyDisk {
             acts: old.acts,
             syncs: old.syncs.clone(),
             skipped: old.skipped,
+            uncounted: old.uncounted,
             ..State::default()
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -194,6 +198,11 @@ impl FaultyDisk {
     /// What was synced so far, in order: the number of a sync is its place here.
     pub fn syncs(&self) -> Vec<String> {
         self.state().syncs.clone()
+    }
+
+    /// Syncs in folders of that name are not counted: a thread makes them whenever it comes to it.
+    pub fn do_not_count(&self, folder: &'static str) {
+        self.state().uncounted = Some(folder);
     }
 
     /// The sync with this number will do nothing and say that it did.
@@ -227,6 +236,9 @@ impl FaultyDisk {
 impl State {
     /// Counts a sync; whether it is to be swallowed.
     fn swallows(&mut self, what: &str, path: &Path) -> bool {
+        if self.uncounted.is_some_and(|folder| path.iter().any(|name| name == folder)) {
+            return false;
+        }
         let names: Vec<_> = path.iter().rev().take(3).map(|n| n.to_string_lossy().into_owned()).collect();
         let number = self.syncs.len();
         self.syncs.push(format!("{what} {}", names.into_iter().rev().collect::<Vec<_>>().join("/")));
@@ -484,10 +496,7 @@ fn put_back(path: &Path, before: Option<&File>) -> io::Result<()> {
     if !path.parent().is_some_and(Path::is_dir) {
         return Ok(());
     }
-    let len = before.metadata()?.len();
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    before.read_exact_at(&mut bytes, 0)?;
-    fs::write(path, bytes)
+    copy_file(before, &File::create(path)?)
 }
 
 fn inode(file: &File) -> io::Result<Inode> {

@@ -46,7 +46,8 @@ pub fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn copy_file(from: &File, to: &File) -> io::Result<()> {
+/// Copies what a file holds into an empty one; holes stay holes.
+pub(crate) fn copy_file(from: &File, to: &File) -> io::Result<()> {
     to.set_len(from.metadata()?.len())?;
     let mut bytes = vec![0; 64 * 1024];
     let mut at = 0;
