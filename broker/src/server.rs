@@ -81,14 +81,15 @@ impl Server {
         };
         let host = record_host(&settings).await;
         let long_poll = Arc::new(LongPoll::default());
-        let flusher =
-            Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
         let own = || {
             make_own_topics(&store, &settings.cluster)?;
             store.start_key_index()?;
             Ok((Timers::load(&store)?, Transactions::load(&store, &settings.transaction_check)?))
         };
         let (timers, transactions) = own().map_err(|source| Error::Own { source })?;
+        // The last that may fail: it keeps the store open until it is stopped.
+        let flusher =
+            Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
         let broker = Arc::new(Broker {
             groups: Groups::new(&store),
             store,

@@ -50,16 +50,23 @@ impl TestBroker {
 
     /// A broker over a store that is open already.
     pub fn over(store: Store, sync: bool, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::try_over(store, sync, change).unwrap()
+    }
+
+    pub fn try_over(
+        store: Store,
+        sync: bool,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Self, sluice_broker::Error> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut broker = Settings { listen: any, ..Settings::local() };
         change(&mut broker);
         let started_ms = 1_700_000_000_000;
-        let server =
-            runtime.block_on(Server::broker(broker, store.clone(), sync, Some(any), started_ms)).unwrap();
+        let server = runtime.block_on(Server::broker(broker, store.clone(), sync, Some(any), started_ms))?;
         let (addr, names) = (server.broker_addr().unwrap(), server.name_server_addr().unwrap());
-        Self { runtime, server: Some(server), store, addr, names }
+        Ok(Self { runtime, server: Some(server), store, addr, names })
     }
 
     /// Ends the broker; its store can not be closed any more.
