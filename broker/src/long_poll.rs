@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use sluice_protocol::delay;
 use sluice_protocol::id::{QueueId, TopicName};
 use tokio::sync::Notify;
 
@@ -11,10 +12,16 @@ use crate::metrics::Present;
 /// Pulls that are held for one connection; a client holds one for each queue.
 const HELD_MAX: usize = 20_000;
 
+/// Who waits, by queue.
+type Waiting = Mutex<HashMap<(TopicName, QueueId), Weak<Notify>>>;
+
 /// Arrivals by queue, and held pulls by connection.
 #[derive(Default)]
 pub(crate) struct LongPoll {
-    queues: Mutex<HashMap<(TopicName, QueueId), Weak<Notify>>>,
+    queues: Waiting,
+    /// The queues of messages that come later, at which the broker itself always waits: apart, so that an arrival
+    /// elsewhere costs nothing as long as no client waits.
+    later: Waiting,
     held: Arc<Mutex<HashMap<u64, usize>>>,
 }
 
@@ -47,9 +54,13 @@ impl LongPoll {
         Some(Held { outlet, counts: Arc::clone(&self.held), _present: Present::held_pull() })
     }
 
+    fn waiting(&self, topic: &TopicName) -> &Waiting {
+        if matches!(topic.as_str(), delay::TOPIC | delay::TIMER_TOPIC) { &self.later } else { &self.queues }
+    }
+
     /// What tells of messages that arrive in a queue.
     pub(crate) fn arrivals(&self, topic: &TopicName, queue: QueueId) -> Arc<Notify> {
-        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.waiting(topic).lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(there) = queues.get(&(topic.clone(), queue)).and_then(Weak::upgrade) {
             return there;
         }
@@ -63,7 +74,7 @@ impl LongPoll {
 
     /// Messages of a queue can be read.
     pub(crate) fn arrived(&self, topic: &TopicName, queue: QueueId) {
-        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues = self.waiting(topic).lock().unwrap_or_else(PoisonError::into_inner);
         if queues.is_empty() {
             return;
         }

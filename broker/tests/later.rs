@@ -255,7 +255,8 @@ fn timed_messages_come_once_each_and_in_time_under_load_and_across_restarts() {
                 assert!(ids.insert(record.body.to_vec()), "one came twice");
                 let due: i64 = property(record.properties, "TIMER_DELIVER_MS").unwrap().parse().unwrap();
                 assert!(record.store_timestamp_ms >= due, "one came early");
-                if due >= now {
+                // One that was due when it was sent came at once and says nothing of the broker.
+                if due >= now && property(record.properties, "REAL_TOPIC").is_some() {
                     late.push(record.store_timestamp_ms - due);
                 }
                 next = record.queue_offset + 1;

@@ -385,3 +385,34 @@ fn only_what_came_after_the_last_checkpoint_is_read_beyond_its_segment() {
     push(&mut more, "t", 0, &["more"]);
     store_after.append(more).unwrap();
 }
+
+#[test]
+fn times_of_messages_that_come_later_are_made_again_with_their_consume_queue() {
+    use sluice_protocol::delay::{TIMER_TOPIC, TOPIC};
+    use sluice_protocol::message::Message;
+    let place = Place::lazy();
+    let store = place.open();
+    let expected = [(TOPIC, vec![1_700_000_010_000]), (TIMER_TOPIC, vec![1_700_000_000_123, -77])];
+    for (name, properties) in [
+        (TOPIC, [&b"DELAY\x013\x02TAGS\x01A\x02"[..]].as_slice()),
+        (
+            TIMER_TOPIC,
+            &[b"TIMER_OUT_MS\x011700000000123\x02", b"TIMER_OUT_MS\x0177\x02TIMER_DEL_UNIQKEY\x01t+u\x02"],
+        ),
+    ] {
+        store.create_topic(&topic(name), 3).unwrap();
+        for properties in properties {
+            let mut batch = Batch::new();
+            batch.push(&topic(name), queue(2), &Message { properties, ..Message::default() }).unwrap();
+            store.append(batch).unwrap();
+        }
+    }
+    let codes = |store: &Store, name| store.tag_codes(&topic(name), queue(2), at(0), 10).unwrap();
+    expected.iter().for_each(|(name, expected)| assert_eq!(codes(&store, name), *expected));
+    store.close().unwrap();
+    let reader = Store::open_read_only(&place.dir()).unwrap();
+    expected.iter().for_each(|(name, expected)| assert_eq!(codes(&reader, name), *expected));
+    fs::remove_dir_all(place.dir().join("consumequeue")).unwrap();
+    let store = place.open();
+    expected.iter().for_each(|(name, expected)| assert_eq!(codes(&store, name), *expected));
+}
