@@ -10,7 +10,7 @@ use sluice_protocol::{request, response};
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
-use crate::reply::Reply;
+use crate::reply::{Reply, no_group};
 
 /// A queue that begins so near to the log's end is young: a new group gets all of it, in bytes.
 const YOUNG_BYTES: u64 = 1 << 30;
@@ -53,8 +53,7 @@ impl Broker {
             return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
         }
         if self.groups.settings(&group).is_none() {
-            let remark = format!("group {group} is not known: none of its clients was here");
-            return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+            return Err(no_group(&group));
         }
         let queue = QueueId::new(asked.queue_id)?;
         if self.resets.is_pending(&group, &topic, queue) {

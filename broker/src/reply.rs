@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sluice_protocol::code::ResponseCode;
 use sluice_protocol::fields::{FieldError, Fields};
 use sluice_protocol::header::Header;
-use sluice_protocol::id::IdError;
+use sluice_protocol::id::{GroupName, IdError};
 use sluice_protocol::json::JsonError;
 
 /// An answer.
@@ -62,6 +62,12 @@ impl Reply {
 pub(crate) fn no_topic(topic: &impl Display) -> Reply {
     let remark = format!("topic {topic} does not exist; create it, or let producers create it");
     Reply::refuse(ResponseCode::TOPIC_NOT_EXIST, remark)
+}
+
+/// No client of that group was here.
+pub(crate) fn no_group(group: &GroupName) -> Reply {
+    let remark = format!("group {group} is not known: none of its clients was here");
+    Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
 }
 
 impl From<FieldError> for Reply {

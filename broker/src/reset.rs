@@ -14,7 +14,7 @@ use sluice_protocol::request;
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
-use crate::reply::{Reply, no_topic};
+use crate::reply::{Reply, no_group, no_topic};
 
 /// The resets that members have not heard of.
 #[derive(Default)]
@@ -60,8 +60,7 @@ impl Broker {
         let (topic, group) = (TopicName::new(asked.topic)?, GroupName::new(asked.group)?);
         let known = self.store.topic(&topic).ok_or_else(|| no_topic(&topic))?;
         if self.groups.settings(&group).is_none() {
-            let remark = format!("group {group} is not known: none of its clients was here");
-            return Err(Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark));
+            return Err(no_group(&group));
         }
         let queues: Vec<QueueId> = match asked.queue_id.filter(|queue| *queue >= 0) {
             Some(queue) => vec![QueueId::new(queue)?],

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Request, Turn};
-use crate::reply::Reply;
+use crate::reply::{Reply, no_group};
 use crate::send::{illegal, pick_queue};
 
 /// Begins the name of a group's retry topic.
@@ -79,11 +79,6 @@ impl Broker {
         }
         Ok(Some(TopicName::stored(&format!("{DEAD}{group}"))?))
     }
-}
-
-fn no_group(group: &GroupName) -> Reply {
-    let remark = format!("group {group} is not known: none of its clients was here");
-    Reply::refuse(ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST, remark)
 }
 
 /// The properties of a message that comes back, with the delay level that it gets.
