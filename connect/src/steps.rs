@@ -5,16 +5,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use bytes::Bytes;
 use sluice_filters::{Filter, Name};
 use sluice_formats::json::{Decoder, Inferer};
 
 use crate::batch;
-use crate::config::{Document, Expression, SchemaMode, Step, Then};
-use crate::task::{Class, Fates, Needs, REJECT_BODY_BYTES_MAX, Reject, Slice, TaskError};
+use crate::config::{Document, Expression, SchemaMode, Then};
+use crate::task::{Class, Fates, Needs, Slice, TaskError};
+use rows::{fatal, held_bytes, project, reject};
+pub(crate) use rows::{field_type, stop_at_reject, turn_away};
+use stage::Stage;
+
+mod filter;
+mod rows;
+mod stage;
 
 /// Rows that `infer` looks at if the config does not say.
 pub const FREEZE_AFTER_ROWS: u64 = 5000;
@@ -26,10 +31,10 @@ const HELD_SLICES_MAX: usize = 10_000;
 /// Compiled steps of one pipeline.
 pub struct Steps {
     decode: Option<Decode>,
-    /// Filters that run here, after decoding, in order.
-    filters: Vec<Filter>,
+    /// What happens to rows after decoding, in order.
+    stages: Vec<Stage>,
     then: Then,
-    /// What the sink wants; the filters may need more of the envelope.
+    /// What the sink wants; the stages may need more of the envelope.
     wanted: Needs,
     held: Vec<(usize, Slice)>,
     held_rows: u64,
@@ -59,14 +64,14 @@ impl Steps {
     /// Compiles a document's steps, and what it needs of its source: `columns` for the sink.
     pub fn new<S, K>(document: &Document<S, K>, sink: &Needs) -> Result<(Self, Needs), TaskError> {
         let mut needs = sink.clone();
-        let (mut pushed, mut filters) = (None, Vec::new());
+        let (mut pushed, mut stages) = (None, Vec::new());
         if let Some(Expression(filter)) = &document.filter {
             let (front, rest) = filter.split();
             pushed = front;
-            filters.extend(rest);
+            stages.extend(rest.map(Stage::Where));
         }
-        filters.extend(document.steps.iter().map(|Step::Where(Expression(f))| f.clone()));
-        for name in pushed.iter().chain(&filters).flat_map(Filter::names) {
+        stages.extend(document.steps.iter().map(Stage::new));
+        for name in pushed.iter().flat_map(Filter::names).chain(stages.iter().flat_map(Stage::names)) {
             match name {
                 Name::Property(property) => needs.properties.push(property.clone()),
                 Name::Envelope(column) => needs.columns.extend(batch::COLUMNS.iter().find(|c| *c == column)),
@@ -105,7 +110,7 @@ impl Steps {
             wanted.columns.push("body");
             wanted.all_properties = true;
         }
-        let steps = Self { decode, filters, then, wanted, held, held_rows: 0, held_bytes: 0 };
+        let steps = Self { decode, stages, then, wanted, held, held_rows: 0, held_bytes: 0 };
         Ok((steps, needs))
     }
 
@@ -154,7 +159,7 @@ impl Steps {
 
     /// Checks the filters' names and types, against the decoded columns where they are known.
     pub fn check(&self, decoded: Option<&SchemaRef>) -> Result<(), TaskError> {
-        for filter in &self.filters {
+        for Stage::Where(filter) in &self.stages {
             filter
                 .check(&|name| match name {
                     Name::Property(_) => Some(DataType::Utf8View),
@@ -251,8 +256,8 @@ impl Steps {
         if let Some(Decode::Fixed(decoder)) = &mut self.decode {
             decode(decoder, &mut slice)?;
         }
-        for filter in &self.filters {
-            keep(filter, &mut slice)?;
+        for stage in &mut self.stages {
+            stage.apply(&mut slice)?;
         }
         self.pass(slice)
     }
@@ -279,29 +284,6 @@ impl Steps {
     }
 }
 
-/// Leaves out the columns that only filters and dead letters need.
-fn project(envelope: &RecordBatch, wanted: &Needs) -> Result<RecordBatch, TaskError> {
-    let is_wanted = |name: &str| match name.strip_prefix("properties.") {
-        Some(property) => wanted.properties.iter().any(|p| p == property),
-        None => {
-            name == "queue_offset"
-                || wanted.columns.contains(&name)
-                || name == "properties" && wanted.all_properties
-        }
-    };
-    let schema = envelope.schema();
-    let names = schema.fields().iter().enumerate();
-    let kept: Vec<usize> = names.filter(|(_, field)| is_wanted(field.name())).map(|(at, _)| at).collect();
-    envelope.project(&kept).map_err(|e| fatal("cannot leave out columns", e))
-}
-
-/// What a slice keeps from others in memory, in bytes.
-fn held_bytes(slice: &Slice) -> usize {
-    let batches = std::iter::once(&slice.envelope).chain(&slice.decoded);
-    let rows: usize = batches.flat_map(RecordBatch::columns).map(batch::bytes).sum();
-    rows + slice.rejects.iter().map(Reject::bytes).sum::<usize>()
-}
-
 /// How two schemas differ, for a person.
 fn difference(declared: &SchemaRef, standing: &SchemaRef) -> String {
     let show = |f: &Field| format!("`{}: {}`", f.name(), f.data_type());
@@ -320,10 +302,6 @@ fn difference(declared: &SchemaRef, standing: &SchemaRef) -> String {
     if parts.is_empty() { "the fields stand in another order".to_owned() } else { parts.join(", ") }
 }
 
-fn fatal(what: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TaskError {
-    TaskError::new(Class::Fatal, what.to_owned()).because(error)
-}
-
 fn body_column(envelope: &RecordBatch) -> Result<&ArrayRef, TaskError> {
     envelope
         .column_by_name("body")
@@ -339,109 +317,4 @@ fn decode(decoder: &mut Decoder, slice: &mut Slice) -> Result<(), TaskError> {
     turn_away(slice, &decoded.rejects)?;
     slice.decoded = Some(decoded.batch);
     Ok(())
-}
-
-/// Moves the rows that do not fit, each with its reason, from the slice's rows to its rejects.
-pub(crate) fn turn_away(slice: &mut Slice, unfit: &[(usize, String)]) -> Result<(), TaskError> {
-    if unfit.is_empty() {
-        return Ok(());
-    }
-    let mut fits = vec![true; slice.envelope.num_rows()];
-    for (row, reason) in unfit {
-        if let Some(fit) = fits.get_mut(*row) {
-            *fit = false;
-        }
-        slice.rejects.push(reject(&slice.envelope, *row, reason));
-    }
-    slice.rejects.sort_by_key(|r| r.offset);
-    let fits = BooleanArray::from(fits);
-    let left_out = |e| fatal("cannot leave out rejected rows", e);
-    slice.envelope = filter_record_batch(&slice.envelope, &fits).map_err(left_out)?;
-    if let Some(decoded) = &slice.decoded {
-        slice.decoded = Some(filter_record_batch(decoded, &fits).map_err(left_out)?);
-    }
-    Ok(())
-}
-
-/// Under `then: stop` a record that does not fit ends the run.
-pub(crate) fn stop_at_reject(then: Then, slice: &Slice) -> Result<(), TaskError> {
-    match slice.rejects.first() {
-        Some(reject) if then == Then::Stop => Err(TaskError::new(
-            Class::Record,
-            format!(
-                "{}: {} (nothing was passed over; see `errors: {{then: skip | dead_letter}}`)",
-                reject.place, reject.reason
-            ),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn reject(envelope: &RecordBatch, row: usize, reason: &str) -> Reject {
-    let offset = batch::offsets(envelope).get(row).copied().unwrap_or(-1);
-    let bodies = envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt());
-    let body = bodies.filter(|b| row < b.len() && b.is_valid(row)).map_or(&[][..], |b| b.value(row));
-    let kept = body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(body);
-    Reject {
-        offset,
-        reason: reason.to_owned(),
-        body: Bytes::copy_from_slice(kept),
-        body_bytes: body.len() as u64,
-        place: format!("queue offset {offset}"),
-        properties: batch::properties_of(envelope, row),
-    }
-}
-
-/// Leaves out the rows for which the filter is not TRUE.
-pub fn keep(filter: &Filter, slice: &mut Slice) -> Result<(), TaskError> {
-    let rows = slice.envelope.num_rows();
-    let mask = filter
-        .mask(rows, &|name| resolve(&slice.envelope, slice.decoded.as_ref(), name))
-        .map_err(|e| fatal("cannot evaluate the filter", e))?;
-    let passed = mask.true_count();
-    if passed == rows {
-        return Ok(());
-    }
-    let left_out = |e| fatal("cannot leave out filtered rows", e);
-    slice.filtered += (rows - passed) as u64;
-    slice.envelope = filter_record_batch(&slice.envelope, &mask).map_err(left_out)?;
-    if let Some(decoded) = &slice.decoded {
-        slice.decoded = Some(filter_record_batch(decoded, &mask).map_err(left_out)?);
-    }
-    Ok(())
-}
-
-/// The column that a name of an expression means.
-pub fn resolve(envelope: &RecordBatch, decoded: Option<&RecordBatch>, name: &Name) -> Option<ArrayRef> {
-    match name {
-        Name::Property(property) => envelope.column_by_name(&batch::property_column(property)).cloned(),
-        Name::Envelope(column) => envelope.column_by_name(column).cloned(),
-        Name::Field(path) => {
-            let (first, rest) = path.split_first()?;
-            let mut column = Arc::clone(decoded?.column_by_name(first)?);
-            for field in rest {
-                let parent = Arc::clone(&column);
-                let parent = parent.as_struct_opt()?;
-                column = masked(parent.column_by_name(field)?, parent)?;
-            }
-            Some(column)
-        }
-    }
-}
-
-/// A struct's field is null where the struct is.
-fn masked(child: &ArrayRef, parent: &arrow::array::StructArray) -> Option<ArrayRef> {
-    let Some(nulls) = parent.nulls() else { return Some(Arc::clone(child)) };
-    let mask = BooleanArray::new(!nulls.inner(), None);
-    arrow::compute::nullif(child, &mask).ok()
-}
-
-pub(crate) fn field_type(schema: &SchemaRef, path: &[String]) -> Option<DataType> {
-    let (first, rest) = path.split_first()?;
-    let mut data_type = schema.field_with_name(first).ok()?.data_type().clone();
-    for name in rest {
-        let DataType::Struct(fields) = data_type else { return None };
-        data_type = fields.iter().find(|f| f.name() == name)?.data_type().clone();
-    }
-    Some(data_type)
 }

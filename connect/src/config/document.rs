@@ -10,6 +10,8 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Unexpected, Visi
 use sluice_filters::{Dialect, Filter};
 use sluice_formats::json::schema_from_fields;
 
+use super::step::Step;
+
 /// One pipeline: a source, any steps, one sink.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -177,14 +179,6 @@ impl<'de> DeserializeSeed<'de> for FieldType {
         let [field] = field;
         Ok(field)
     }
-}
-
-/// A step after decoding.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// Rows for which this is not TRUE are left out.
-    Where(Expression),
 }
 
 /// What a target promises.
