@@ -83,6 +83,11 @@ pub fn run(
     {
         adopt(&mut steps, &schema, scope)?;
     }
+    if !steps.decodes()
+        && let Some(output) = steps.check_undecoded()?
+    {
+        target.accept(&output)?;
+    }
     let confirmer = source.confirmer();
     let hold_max = target.hold_max();
     let (sender, receiver) = channel::bounded(pipeline.in_flight);
@@ -147,6 +152,8 @@ struct Feed {
     until: Option<i64>,
     /// That plan's rows passed before any schema was known.
     without_schema: bool,
+    /// Rows before this one are read again, for what the steps have to know of them.
+    warm: Option<i64>,
     ended: bool,
     /// Rows between the last one read and the queue's end, where it is known.
     lag: Option<i64>,
@@ -213,9 +220,10 @@ impl SourceHalf<'_> {
                 self.progress.state("waiting for memory");
                 self.stop.wait(MEMORY_WAIT);
             }
-            let range = Range { start: feed.next, end: feed.until.unwrap_or(i64::MAX) };
+            let range = Range { start: feed.next, end: feed.warm.or(feed.until).unwrap_or(i64::MAX) };
             let (topic, queue) = (Arc::clone(&feed.chain.topic), feed.chain.queue);
             match self.source.read(&topic, queue, range, SLICE_BYTES)? {
+                Read::Idle | Read::Ended if feed.warm.is_some() => self.end_warm(number),
                 Read::Idle => break,
                 Read::Ended => {
                     if let Some(until) = feed.until {
@@ -253,6 +261,15 @@ impl SourceHalf<'_> {
             return Err(TaskError::new(Class::Fatal, message));
         }
         feed.next = slice.range.end;
+        if let Some(end) = feed.warm {
+            if feed.next >= end {
+                self.end_warm(number);
+            }
+            return match self.steps.push(number, slice)? {
+                Next::Pass(slices) => self.send_all(slices),
+                Next::Fix(schema) => self.fix(&schema),
+            };
+        }
         let without_schema = feed.until.is_some() && feed.without_schema && self.steps.decodes();
         if feed.until == Some(feed.next) {
             feed.until = None;
@@ -272,6 +289,15 @@ impl SourceHalf<'_> {
                 Ok(())
             }
             Next::Fix(schema) => self.fix(&schema),
+        }
+    }
+
+    /// From here on rows count.
+    fn end_warm(&mut self, number: usize) {
+        if let Some(feed) = self.feeds.get_mut(number)
+            && let Some(next) = feed.warm.take()
+        {
+            feed.next = next;
         }
     }
 
@@ -297,8 +323,8 @@ impl SourceHalf<'_> {
     fn fix(&mut self, proposed: &SchemaRef) -> Result<(), TaskError> {
         self.held_since = None;
         // Types are checked before the target keeps anything.
-        self.steps.check(Some(proposed))?;
-        let schema = self.ask(|reply| Message::Schema(Arc::clone(proposed), reply))?;
+        let output = self.steps.check(proposed)?;
+        let schema = self.ask(|reply| Message::Schema(Arc::clone(proposed), output, reply))?;
         adopt(&mut self.steps, &schema, self.scope)?;
         let slices = self.steps.release()?;
         self.send_all(slices)
@@ -354,7 +380,13 @@ impl SourceHalf<'_> {
             }
             let ended = *self.scope != Scope::All && until.is_none();
             let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
-            self.feeds.push(Feed { chain, next, until, without_schema, ended, lag });
+            let warm_from = next.saturating_sub(self.steps.looks_back()).max(queue.first);
+            let warm = (warm_from < next && !ended).then_some(next);
+            if warm.is_some() {
+                self.steps.warm_until(self.feeds.len(), next);
+            }
+            let next = if warm.is_some() { warm_from } else { next };
+            self.feeds.push(Feed { chain, next, until, without_schema, warm, ended, lag });
         }
         Ok(())
     }

@@ -210,7 +210,14 @@ impl TransactTask for TopicSink {
             incarnation: incarnation.to_owned(),
             start: slice.range.start,
             end: slice.range.end,
-            fates: [fates.written, fates.filtered, fates.skipped, fates.dead, fates.absent],
+            // The mark has no place of its own for rows that another one made needless.
+            fates: [
+                fates.written,
+                fates.filtered + fates.deduplicated,
+                fates.skipped,
+                fates.dead,
+                fates.absent,
+            ],
         };
         let appended = self.store.append_chain(batch, &mark);
         appended.map(drop).map_err(|e| failed(format!("cannot append to topic {}", self.topic), e))

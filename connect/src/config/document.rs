@@ -45,6 +45,18 @@ pub struct Document<Source, Sink> {
     pub tests: Vec<TestCase>,
 }
 
+impl<Source, Sink> Document<Source, Sink> {
+    /// Whether rows have columns of their own beside the envelope: a file then holds those.
+    pub fn makes_columns(&self) -> bool {
+        self.decode.is_some() || self.steps.iter().any(Step::changes_columns)
+    }
+
+    /// Whether a step says which topic or partition each row goes to.
+    pub fn routes(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Route(_)))
+    }
+}
+
 /// `[a-z0-9]`, then up to 62 more of `[a-z0-9_-]`: it names folders and chains.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]

@@ -1,10 +1,15 @@
 //! Step `where`: rows for which an expression is not TRUE are left out.
 
-use arrow::compute::filter_record_batch;
 use sluice_filters::Filter;
 
-use super::rows::{fatal, resolve};
+use super::columns::{Columns, StepProblem};
+use super::rows::{fatal, offsets_lost, resolve, retain};
 use crate::task::{Slice, TaskError};
+
+/// Checks the filter's names and types.
+pub(super) fn check(filter: &Filter, columns: &Columns) -> Result<(), StepProblem> {
+    filter.check(&|name| columns.data_type(name)).map_err(|e| columns.refused(&[], &e))
+}
 
 /// Leaves out the rows for which the filter is not TRUE.
 pub(super) fn keep(filter: &Filter, slice: &mut Slice) -> Result<(), TaskError> {
@@ -12,15 +17,11 @@ pub(super) fn keep(filter: &Filter, slice: &mut Slice) -> Result<(), TaskError> 
     let mask = filter
         .mask(rows, &|name| resolve(&slice.envelope, slice.decoded.as_ref(), name))
         .map_err(|e| fatal("cannot evaluate the filter", e))?;
-    let passed = mask.true_count();
-    if passed == rows {
+    if mask.true_count() == rows {
         return Ok(());
     }
-    let left_out = |e| fatal("cannot leave out filtered rows", e);
-    slice.filtered += (rows - passed) as u64;
-    slice.envelope = filter_record_batch(&slice.envelope, &mask).map_err(left_out)?;
-    if let Some(decoded) = &slice.decoded {
-        slice.decoded = Some(filter_record_batch(decoded, &mask).map_err(left_out)?);
-    }
+    let before = slice.envelope.clone();
+    retain(slice, &mask)?;
+    slice.filtered += offsets_lost(&before, &slice.envelope);
     Ok(())
 }

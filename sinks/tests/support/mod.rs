@@ -133,6 +133,7 @@ pub(crate) fn put(sink: &mut FileSink, start: i64, end: i64, cut: Cut) -> Result
 pub(crate) fn plan(sink: &mut FileSink, start: i64, end: i64) -> Result<Plan, TaskError> {
     let files = sink.files(&chain(), start)?;
     Ok(Plan {
+        rows: None,
         start,
         end,
         files,
