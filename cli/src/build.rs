@@ -125,7 +125,8 @@ fn is_retry(error: &anyhow::Error) -> bool {
 fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pipeline> {
     let document = &parsed.document;
     let target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
-    let (steps, needs) = Steps::new(document, &document.sink.needs(document.decode.is_some()))?;
+    let (steps, needs) = Steps::new(document, &document.sink.needs(document.makes_columns()))?;
+    let steps = steps.with_sql(crate::steps::make_sql());
     let source = source(parsed, shared, feeders)?;
     let dead_letters: Option<Box<dyn TransactTask>> =
         match (&document.errors.then, &document.errors.dead_letter) {

@@ -15,6 +15,7 @@ mod preview;
 mod query;
 mod run;
 mod show;
+mod steps;
 mod topic;
 
 use std::path::PathBuf;

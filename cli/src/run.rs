@@ -308,9 +308,12 @@ fn sum_up(
         }
         let mut parts =
             vec![format!("{} written", count(fates.written)), format!("{} filtered", count(fates.filtered))];
-        for (rows, fate) in
-            [(fates.skipped, "skipped"), (fates.dead, "dead letters"), (fates.absent, "absent")]
-        {
+        for (rows, fate) in [
+            (fates.deduplicated, "duplicates"),
+            (fates.skipped, "skipped"),
+            (fates.dead, "dead letters"),
+            (fates.absent, "absent"),
+        ] {
             if rows > 0 {
                 parts.push(format!("{} {fate}", count(rows)));
             }

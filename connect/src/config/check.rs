@@ -86,6 +86,18 @@ impl<Source, Sink> Parsed<Source, Sink> {
         sluice_formats::json::schema_from_fields(&fields.0).ok()
     }
 
+    /// The columns of the rows that come to the sink, as far as the document says which they are.
+    pub fn output(&self) -> Option<SchemaRef> {
+        let columns = match (&self.document.decode, self.declared()) {
+            (None, _) => Columns::None,
+            (Some(_), None) => Columns::Unknown,
+            (Some(_), Some(schema)) => Columns::Known(schema),
+        };
+        let mut planner = Planner::to_check(columns);
+        self.document.steps.iter().try_for_each(|step| planner.check(step)).ok()?;
+        planner.columns.known().cloned()
+    }
+
     /// What `RocketMQ`'s own filter would make otherwise of expressions over properties alone, which a consumer
     /// could subscribe with: to be known, and no mistake.
     pub fn differences(&self) -> Vec<Problem> {

@@ -13,7 +13,7 @@ use crate::config;
 use crate::task::{Slice, TaskError};
 
 /// Rows that one record makes, at most.
-pub const ROWS_MAX: usize = 100_000;
+const ROWS_MAX: usize = 100_000;
 /// What the rows of one record may hold of its other columns, all together, in bytes.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
