@@ -313,10 +313,16 @@ impl Default for Limits {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TestCase {
+    /// What it shows, for a person.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Messages as they stand in the source.
     pub given: Vec<GivenMessage>,
-    /// Rows that come out; columns that are not named are not compared.
+    /// Rows that come out, in order; columns that are not named are not compared, `$name` is an envelope column.
     pub expect: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// Records that do not fit, in order: a part of what is said of each.
+    #[serde(default)]
+    pub expect_rejects: Vec<String>,
 }
 
 /// A message of a [`TestCase`].
@@ -329,4 +335,13 @@ pub struct GivenMessage {
     /// Its body.
     #[serde(default)]
     pub body: Option<String>,
+    /// Its keys, separated by blanks.
+    #[serde(default)]
+    pub keys: Option<String>,
+    /// Its tag.
+    #[serde(default)]
+    pub tags: Option<String>,
+    /// When it was stored, as in `2013-01-31T12:00:00Z`.
+    #[serde(default)]
+    pub store_timestamp: Option<String>,
 }
