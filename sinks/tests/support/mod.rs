@@ -106,6 +106,7 @@ pub(crate) fn rows(start: i64, end: i64, offsets: &[i64]) -> Slice {
         decoded: Some(RecordBatch::try_new(schema(), columns).unwrap()),
         filtered: u64::try_from(end - start).unwrap() - offsets.len() as u64,
         absent: 0,
+        deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
     }
