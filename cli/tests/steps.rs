@@ -419,7 +419,7 @@ tests:
     let document = place.json(&["test", "p.yaml", "--json"]);
     assert_eq!((&document["ok"], &document["tests"][0]["test"]), (&json!(false), &json!(1)));
     assert_eq!(document["tests"][0]["differences"].as_array().unwrap().len(), 4);
-    place.write("p.yaml", &config.split("tests:").next().unwrap().to_owned());
+    place.write("p.yaml", config.split("tests:").next().unwrap());
     assert!(place.said(&["test", "p.yaml"], 1).contains("nothing to test"));
 }
 

@@ -18,7 +18,7 @@ pub(crate) use columns::{Columns, StepProblem};
 use dedupe::Window;
 use rows::{fatal, held_bytes, project, reject, with_column};
 pub(crate) use rows::{stop_at_reject, turn_away};
-pub use sql::{Answer, MakeSql, Sql};
+pub use sql::{Answer, MakeSql, RunSql, Sql};
 pub(crate) use stage::Planner;
 use stage::Stage;
 

@@ -157,13 +157,11 @@ impl SinkConfig {
                         format!("`$.{name}` is a field of the decoded body: add `decode: {{format: json}}`"),
                     ));
                 }
-                PartitionColumn::Envelope(name) if name == ROUTE => {
-                    if !document.routes() {
-                        let message = "`$route` is set by a step: add `route: …` to `steps`";
-                        found.push((at.clone(), message.to_owned()));
-                    }
+                PartitionColumn::Envelope(name) if name == ROUTE && !document.routes() => {
+                    let message = "`$route` is set by a step: add `route: …` to `steps`";
+                    found.push((at.clone(), message.to_owned()));
                 }
-                PartitionColumn::Envelope(name) if !COLUMNS.contains(&name.as_str()) => {
+                PartitionColumn::Envelope(name) if name != ROUTE && !COLUMNS.contains(&name.as_str()) => {
                     found.push((
                         at.clone(),
                         format!("no envelope column `${name}`; there are: {}", COLUMNS.join(", ")),

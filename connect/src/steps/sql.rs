@@ -12,12 +12,15 @@ use crate::task::{Slice, TaskError};
 /// Makes a statement ready for rows of a schema, or says what is wrong with it.
 pub type MakeSql = Arc<dyn Fn(&str, &SchemaRef) -> Result<Sql, String> + Send + Sync>;
 
+/// Runs a statement over one batch.
+pub type RunSql = dyn FnMut(&RecordBatch) -> Result<Answer, TaskError> + Send;
+
 /// A statement, ready to run.
 pub struct Sql {
     /// The columns of its answers.
     pub output: SchemaRef,
     /// Runs it over one batch.
-    pub run: Box<dyn FnMut(&RecordBatch) -> Result<Answer, TaskError> + Send>,
+    pub run: Box<RunSql>,
 }
 
 /// What a statement makes of a batch.
