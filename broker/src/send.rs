@@ -33,6 +33,10 @@ const CLOSED_TOPICS: [&str; 6] = [
     "OFFSET_MOVED_EVENT",
 ];
 
+/// Properties that each message gets if it has none of that name, as `RocketMQ` 5.3.3 gives them.
+const MSG_REGION: &str = "MSG_REGION";
+const TRACE_ON: &str = "TRACE_ON";
+
 /// Most messages of one client batch: as many as 4 MiB hold of empty ones, about.
 const BATCH_MESSAGES_MAX: usize = 65_536;
 
@@ -232,13 +236,20 @@ impl Sends {
                 add(name, value)?;
             }
         }
-        if message::property(own, UNIQ_KEY).is_none() {
+        let (mut key, mut region, mut trace) = (false, false, false);
+        for (name, _) in message::entries(own) {
+            key |= name == UNIQ_KEY.as_bytes();
+            region |= name == MSG_REGION.as_bytes();
+            trace |= name == TRACE_ON.as_bytes();
+        }
+        if !key {
             add(UNIQ_KEY, &broker.unique_keys.next())?;
         }
-        for (name, value) in [("MSG_REGION", "DefaultRegion"), ("TRACE_ON", "true")] {
-            if message::property(own, name).is_none() {
-                add(name, value)?;
-            }
+        if !region {
+            add(MSG_REGION, "DefaultRegion")?;
+        }
+        if !trace {
+            add(TRACE_ON, "true")?;
         }
         add("CLUSTER", &broker.settings.cluster)?;
         if properties.len() > PROPERTIES_BYTES_MAX {

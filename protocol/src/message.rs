@@ -211,11 +211,14 @@ pub fn entries(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 
 /// What stands between the separators, empty or not.
 pub fn split(encoded: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut start = 0;
-    memchr::memchr_iter(2, encoded).chain([encoded.len()]).map(move |end| {
-        let piece = encoded.get(start..end).unwrap_or_default();
-        start = end + 1;
-        piece
+    let mut rest = Some(encoded);
+    std::iter::from_fn(move || {
+        let bytes = rest.take()?;
+        let Some((piece, after)) = memchr::memchr(2, bytes).and_then(|at| bytes.split_at_checked(at)) else {
+            return Some(bytes);
+        };
+        rest = after.get(1..);
+        Some(piece)
     })
 }
 
