@@ -381,6 +381,10 @@ impl SourceHalf<'_> {
             let ended = *self.scope != Scope::All && until.is_none();
             let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
             let warm_from = next.saturating_sub(self.steps.looks_back()).max(queue.first);
+            if warm_from < next && warm_from > next.saturating_sub(self.steps.looks_back()).max(0) {
+                let kept_from = queue.first;
+                tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
+            }
             let warm = (warm_from < next && !ended).then_some(next);
             if warm.is_some() {
                 self.steps.warm_until(self.feeds.len(), next);

@@ -12,7 +12,7 @@ use sluice_filters::{Filter, Name};
 use sluice_formats::json::{Decoder, Inferer};
 
 use crate::batch;
-use crate::config::{Document, Expression, Part, SchemaMode, Step, Then};
+use crate::config::{Document, Expression, SchemaMode, Step, Then};
 use crate::task::{Class, Fates, Needs, Slice, TaskError};
 pub(crate) use columns::{Columns, StepProblem};
 use dedupe::Window;
@@ -97,10 +97,7 @@ impl Steps {
         let mut names: Vec<Name> = pushed.iter().flat_map(Filter::names).cloned().collect();
         for (_, step) in &steps {
             for (_, part) in step.expressions() {
-                match part {
-                    Part::Condition(filter) => names.extend(filter.names().iter().cloned()),
-                    Part::Value(value) => names.extend(value.names().iter().cloned()),
-                }
+                names.extend(part.names().iter().cloned());
             }
             match step {
                 Step::Dedupe(dedupe) if dedupe.age.is_some() => needs.columns.push("store_timestamp"),

@@ -32,7 +32,38 @@ impl<Source, Sink> Parsed<Source, Sink> {
         problems
     }
 
-    fn check_step(&self, path: &[&str], step: &Step, planner: &mut Planner<'_>) -> Option<Problem> {
+    /// What is wrong with a step: each name that means nothing here, or the first thing else.
+    fn check_step(&self, path: &[&str], step: &Step, planner: &mut Planner<'_>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (below, part) in step.expressions() {
+            let path: Vec<&str> = path.iter().copied().chain(below.iter().map(String::as_str)).collect();
+            for name in part.names() {
+                match name {
+                    Name::Field(_) if matches!(planner.columns, Columns::None) => {
+                        let message = format!(
+                            "`{name}` is a field of the decoded body: add `decode: {{format: json}}`"
+                        );
+                        problems.push(self.problem(&path, message));
+                    }
+                    Name::Envelope(column) if planner.columns.data_type(name).is_none() => {
+                        let hint = nearest(column, batch::COLUMNS).map_or_else(
+                            || format!("; envelope columns: {}", batch::COLUMNS.join(", ")),
+                            |n| format!("; did you mean `${n}`?"),
+                        );
+                        problems.push(self.problem(&path, format!("no envelope column `{name}`{hint}")));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if problems.is_empty() {
+            return self.check_planned(path, step, planner).into_iter().collect();
+        }
+        planner.columns = Columns::Unknown;
+        problems
+    }
+
+    fn check_planned(&self, path: &[&str], step: &Step, planner: &mut Planner<'_>) -> Option<Problem> {
         let problem = planner.check(step).err()?;
         let path: Vec<&str> = path.iter().copied().chain(problem.path.iter().map(String::as_str)).collect();
         let node = self.tree.find(&path).filter(|node| !node.secret);
@@ -132,11 +163,7 @@ impl<Source, Sink> Parsed<Source, Sink> {
         let mut problems = Vec::new();
         for (path, part) in self.expressions() {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            let names = match &part {
-                Part::Condition(filter) => filter.names(),
-                Part::Value(value) => value.names(),
-            };
-            for name in names {
+            for name in part.names() {
                 let Name::Property(property) = name else { continue };
                 if !known.contains(property) {
                     let hint = self.property_hint(property, known);

@@ -1,6 +1,7 @@
 //! The steps of a pipeline as a person writes them: plain data. What lies between a step and the columns
 //! that come to it is [`crate::steps`]'s.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -100,6 +101,16 @@ pub enum Part<'a> {
     Condition(&'a sluice_filters::Filter),
     /// It makes a value.
     Value(ValueExpression),
+}
+
+impl Part<'_> {
+    /// What it names.
+    pub fn names(&self) -> &BTreeSet<Name> {
+        match self {
+            Self::Condition(filter) => filter.names(),
+            Self::Value(value) => value.names(),
+        }
+    }
 }
 
 /// A value expression, compiled.
