@@ -1,7 +1,5 @@
 //! Steps of a pipeline as far as they meet its source and its sink, and the engine that runs their SQL.
 
-use std::sync::Arc;
-
 use sluice_connect::config::{Problem, Step};
 use sluice_connect::steps::MakeSql;
 use sluice_sinks::SinkConfig;
@@ -13,7 +11,7 @@ use crate::load::ParsedPipeline;
 #[cfg(feature = "query")]
 #[expect(clippy::unnecessary_wraps, reason = "a program without `query` has none")]
 pub(crate) fn make_sql() -> Option<MakeSql> {
-    Some(Arc::new(sluice_query::step::make))
+    Some(std::sync::Arc::new(sluice_query::step::make))
 }
 
 /// What runs the statements of `sql` steps, if this program has it.

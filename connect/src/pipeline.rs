@@ -152,7 +152,7 @@ struct Feed {
     until: Option<i64>,
     /// That plan's rows passed before any schema was known.
     without_schema: bool,
-    /// Rows before this one are read again, for what the steps have to know of them.
+    /// Rows from this one to the first that counts are read again, for what the steps have to know of them.
     warm: Option<i64>,
     ended: bool,
     /// Rows between the last one read and the queue's end, where it is known.
@@ -220,10 +220,9 @@ impl SourceHalf<'_> {
                 self.progress.state("waiting for memory");
                 self.stop.wait(MEMORY_WAIT);
             }
-            let range = Range { start: feed.next, end: feed.warm.or(feed.until).unwrap_or(i64::MAX) };
+            let range = Range { start: feed.next, end: feed.until.unwrap_or(i64::MAX) };
             let (topic, queue) = (Arc::clone(&feed.chain.topic), feed.chain.queue);
             match self.source.read(&topic, queue, range, SLICE_BYTES)? {
-                Read::Idle | Read::Ended if feed.warm.is_some() => self.end_warm(number),
                 Read::Idle => break,
                 Read::Ended => {
                     if let Some(until) = feed.until {
@@ -242,6 +241,9 @@ impl SourceHalf<'_> {
                     break;
                 }
                 Read::Slice(slice) => {
+                    if !self.warm(number)? {
+                        break;
+                    }
                     self.pass(number, slice)?;
                     progressed = true;
                 }
@@ -261,15 +263,6 @@ impl SourceHalf<'_> {
             return Err(TaskError::new(Class::Fatal, message));
         }
         feed.next = slice.range.end;
-        if let Some(end) = feed.warm {
-            if feed.next >= end {
-                self.end_warm(number);
-            }
-            return match self.steps.push(number, slice)? {
-                Next::Pass(slices) => self.send_all(slices),
-                Next::Fix(schema) => self.fix(&schema),
-            };
-        }
         let without_schema = feed.until.is_some() && feed.without_schema && self.steps.decodes();
         if feed.until == Some(feed.next) {
             feed.until = None;
@@ -292,13 +285,34 @@ impl SourceHalf<'_> {
         }
     }
 
-    /// From here on rows count.
-    fn end_warm(&mut self, number: usize) {
-        if let Some(feed) = self.feeds.get_mut(number)
-            && let Some(next) = feed.warm.take()
-        {
-            feed.next = next;
+    /// Before the first row of a chain that counts: has the steps see those that they look back at. Whether that was
+    /// done to the end; rows that never come are not waited for.
+    fn warm(&mut self, number: usize) -> Result<bool, TaskError> {
+        let Some(feed) = self.feeds.get(number) else { return Ok(true) };
+        let Some(mut at) = feed.warm else { return Ok(true) };
+        let (until, topic, queue) = (feed.next, Arc::clone(&feed.chain.topic), feed.chain.queue);
+        self.steps.warm_until(number, until);
+        while at < until {
+            if self.stop.is_asked() || self.sender.is_closed() {
+                return Ok(false);
+            }
+            match self.source.read(&topic, queue, Range { start: at, end: until }, SLICE_BYTES)? {
+                Read::Slice(slice) => {
+                    at = slice.range.end;
+                    match self.steps.push(number, slice)? {
+                        Next::Pass(slices) => self.send_all(slices)?,
+                        Next::Fix(schema) => self.fix(&schema)?,
+                    }
+                }
+                // What is pulled over a network may be on its way.
+                Read::Idle => self.source.wait(IDLE_WAIT),
+                Read::Ended => break,
+            }
         }
+        if let Some(feed) = self.feeds.get_mut(number) {
+            feed.warm = None;
+        }
+        Ok(true)
     }
 
     /// Rows wait for the schema as long as rows may wait for the end of their plan.
@@ -385,11 +399,7 @@ impl SourceHalf<'_> {
                 let kept_from = queue.first;
                 tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
             }
-            let warm = (warm_from < next && !ended).then_some(next);
-            if warm.is_some() {
-                self.steps.warm_until(self.feeds.len(), next);
-            }
-            let next = if warm.is_some() { warm_from } else { next };
+            let warm = (warm_from < next).then_some(warm_from);
             self.feeds.push(Feed { chain, next, until, without_schema, warm, ended, lag });
         }
         Ok(())

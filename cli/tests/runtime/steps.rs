@@ -184,3 +184,49 @@ fn a_pipeline_that_starts_at_the_end_knows_the_keys_before_it() {
     assert_eq!(life.run(&text).unwrap().fates.total(), 17);
     assert_eq!(found(&world), expected(30, 13));
 }
+
+#[test]
+fn a_start_with_nothing_to_do_reads_no_window() {
+    let world = World::new();
+    let text = config(&world, DECLARED, "earliest");
+    let reads = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&reads);
+    let on_read: Box<dyn Fn(&str) + Send + Sync> =
+        Box::new(move |_| drop(seen.fetch_add(1, Ordering::SeqCst)));
+    let probe = Probe { on_read: Some(on_read), ..Probe::default() };
+    let life = world.life(Arc::new(RealDisk), Arc::new(RealDisk), probe);
+    life.create_topic("t", 1);
+    life.create_topic("dlq", 1);
+    append(&life, 0..20);
+    life.run(&text).unwrap();
+    let before = reads.swap(0, Ordering::SeqCst);
+    life.run(&text).unwrap();
+    assert!(before > 1 && reads.load(Ordering::SeqCst) == 1, "one look for new rows");
+}
+
+#[test]
+fn a_plan_ends_before_a_record_whose_rows_need_files_of_their_own() {
+    let world = World::new();
+    let text = config(&world, DECLARED, "earliest").replace("rows: 4}", "rows: 100000}");
+    let probe = Probe { slice_bytes: 1, ..Probe::default() };
+    let life = world.life(Arc::new(RealDisk), Arc::new(RealDisk), probe);
+    life.create_topic("t", 1);
+    life.create_topic("dlq", 1);
+    let record = |id: i64, legs: std::ops::Range<i64>| {
+        let legs: Vec<i64> = legs.collect();
+        let body = serde_json::json!({"id": id, "key": id, "legs": legs}).to_string();
+        life.append_with("t", 0, &body, &[("keep", "yes")]);
+    };
+    record(0, 100..800);
+    record(1, 1000..1700);
+    let reading = life.run(&text).unwrap();
+    assert_eq!((reading.fates.written, reading.files), (2, 1400));
+    assert_eq!(world.files(".plan").len(), 2);
+    // More than one plan can have: told, and nothing else is written.
+    record(2, 0..1100);
+    let error = life.run(&text).unwrap_err();
+    assert!(
+        error.class == Class::Config && error.message.contains("for more files than a plan can have"),
+        "{error}"
+    );
+}

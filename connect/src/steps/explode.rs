@@ -15,7 +15,7 @@ use crate::task::{Slice, TaskError};
 /// Rows that one record makes, at most.
 const ROWS_MAX: usize = 100_000;
 /// What the rows of one record may hold of its other columns, all together, in bytes.
-const BYTES_MAX: usize = 64 * 1024 * 1024;
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A list column, to be made rows of.
 pub(super) struct Explode {
