@@ -423,6 +423,14 @@ tests:
     assert!(place.said(&["test", "p.yaml"], 1).contains("nothing to test"));
 }
 
+#[cfg(not(feature = "query"))]
+#[test]
+fn a_program_without_sql_says_so() {
+    let said = lint("  - sql: SELECT id FROM batch");
+    assert!(said.contains("steps.[0].sql: this program was built without DataFusion"), "{said}");
+}
+
+#[cfg(feature = "query")]
 #[test]
 fn the_examples_pass_lint_and_their_own_tests_and_the_one_of_every_step_runs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

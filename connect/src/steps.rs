@@ -108,6 +108,7 @@ impl Steps {
         for name in &names {
             match name {
                 Name::Property(property) => needs.properties.push(property.clone()),
+                Name::Envelope(column) if column == "properties" => needs.all_properties = true,
                 Name::Envelope(column) => needs.columns.extend(batch::COLUMNS.iter().find(|c| *c == column)),
                 Name::Field(_) => {}
             }

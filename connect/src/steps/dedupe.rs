@@ -90,6 +90,8 @@ impl Dedupe {
             }
             kept.push(is_new);
         }
+        // Another such step may have left out some already.
+        slice.deduplicated.sort_unstable();
         retain(slice, &BooleanArray::from(kept))
     }
 }

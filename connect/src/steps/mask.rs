@@ -144,10 +144,10 @@ fn masked(array: &ArrayRef, how: &How) -> Result<ArrayRef, TaskError> {
     if matches!(how, How::Redact) && !is_text(array.data_type()) {
         return Ok(new_null_array(array.data_type(), array.len()));
     }
-    let texts = rows::cast(array, &DataType::Utf8View).map_err(|e| fatal("cannot mask a column", e))?;
+    let texts = rows::texts(array).map_err(|e| fatal("cannot mask a column", e))?;
     let mut made = StringBuilder::new();
     let mut hex = String::with_capacity(64);
-    for text in texts.as_string_view() {
+    for text in &texts {
         match (text, how) {
             (None, _) => made.append_null(),
             (Some(_), How::Redact) => made.append_value(REDACTED),

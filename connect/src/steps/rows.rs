@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewArray};
 use arrow::compute::{can_cast_types, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -94,6 +94,18 @@ pub(super) fn cast(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowEr
         }
         _ => arrow::compute::cast(&from, to),
     }
+}
+
+/// The column as text; null where a value is.
+pub(super) fn texts(column: &ArrayRef) -> Result<StringViewArray, ArrowError> {
+    let texts = match column.data_type() {
+        DataType::Utf8View => Arc::clone(column),
+        // Dictionaries and the rest come to text first; the cast to views is free from there.
+        _ => {
+            cast(column, &DataType::Utf8).and_then(|text| arrow::compute::cast(&text, &DataType::Utf8View))?
+        }
+    };
+    Ok(texts.as_string_view().clone())
 }
 
 /// No time zone has a name here, since no table of them is built in.
