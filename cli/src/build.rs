@@ -70,7 +70,11 @@ pub(crate) type Address<'a> = (Option<&'a str>, &'a str);
 pub(crate) fn writes(parsed: &ParsedPipeline, topic: Address<'_>) -> bool {
     let document = &parsed.document;
     let dead_letter = document.errors.dead_letter.as_deref().map(|name| (None, name));
-    document.sink.topic() == Some(topic) || dead_letter == Some(topic)
+    // A step may send rows to any topic beside the sink's.
+    let routed = document.sink.topic().filter(|_| document.routes());
+    document.sink.topic() == Some(topic)
+        || dead_letter == Some(topic)
+        || routed.is_some_and(|(cluster, _)| cluster == topic.0) && document.source.topic() != Some(topic)
 }
 
 /// The pipelines of a run that write what a pipeline reads, with their progress.
@@ -125,7 +129,8 @@ fn is_retry(error: &anyhow::Error) -> bool {
 fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pipeline> {
     let document = &parsed.document;
     let target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
-    let (steps, needs) = Steps::new(document, &document.sink.needs(document.decode.is_some()))?;
+    let (steps, needs) = Steps::new(document, &document.sink.needs(document.makes_columns()))?;
+    let steps = steps.with_sql(crate::steps::make_sql());
     let source = source(parsed, shared, feeders)?;
     let dead_letters: Option<Box<dyn TransactTask>> =
         match (&document.errors.then, &document.errors.dead_letter) {

@@ -70,6 +70,7 @@ struct Seen {
     passed: usize,
     read: u64,
     filtered: u64,
+    duplicates: u64,
     rejects: Vec<Reject>,
     /// What passed of the first queue.
     sample: Vec<Slice>,
@@ -119,8 +120,9 @@ fn one(
             build::source(parsed, &shared, Vec::new())?
         }
     };
-    let (mut steps, needs) =
-        Steps::new(&without_stop(parsed).document, &document.sink.needs(document.decode.is_some()))?;
+    let (steps, needs) =
+        Steps::new(&without_stop(parsed).document, &document.sink.needs(document.makes_columns()))?;
+    let mut steps = steps.with_sql(crate::steps::make_sql());
     source.open(&needs)?;
     let seen = look(source.as_mut(), &mut steps, arguments.rows as usize)?;
     show(&seen, parsed, arguments.rows as usize, out)?;
@@ -213,6 +215,7 @@ fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
     for (number, slice) in slices {
         seen.passed += slice.envelope.num_rows();
         seen.filtered += slice.filtered;
+        seen.duplicates += slice.deduplicated.len() as u64;
         seen.batches.push(slice.output().clone());
         seen.rejects.extend(slice.rejects.iter().cloned());
         if number == 0 {
@@ -222,10 +225,12 @@ fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
 }
 
 fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write) -> Result<()> {
-    let Seen { batches, passed, read, filtered, rejects, .. } = seen;
+    let Seen { batches, passed, read, filtered, duplicates, rejects, .. } = seen;
+    let duplicates =
+        if *duplicates > 0 { format!(", {} duplicates", count(*duplicates)) } else { String::new() };
     writeln!(
         out,
-        "  looked at {} rows: {} pass, {} filtered, {} rejected",
+        "  looked at {} rows: {} pass, {} filtered, {} rejected{duplicates}",
         count(*read),
         count(*passed as u64),
         count(*filtered),

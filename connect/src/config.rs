@@ -6,6 +6,7 @@
 
 mod check;
 mod document;
+mod step;
 pub mod strict;
 pub mod tree;
 pub mod vars;
@@ -15,6 +16,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 
 pub use document::*;
+pub use step::*;
 use tree::{Node, Place, Text, Value};
 
 /// One thing that is wrong in a pipeline file.

@@ -261,11 +261,13 @@ impl SinkTask for FileSink {
         proposed: Option<&SchemaRef>,
     ) -> Result<Option<SchemaRef>, TaskError> {
         if let Some(proposed) = proposed {
-            // A schema without the partition columns must not stand.
-            self.partition.check(Some(proposed), None)?;
             self.chains.put_schema(pipeline, proposed)?;
         }
         self.chains.schema(pipeline)
+    }
+
+    fn accept(&self, output: &SchemaRef) -> Result<(), TaskError> {
+        self.partition.check(Some(output), None)
     }
 
     fn keep_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError> {
