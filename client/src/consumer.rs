@@ -107,6 +107,7 @@ pub(crate) struct Shared {
     queues: Mutex<BTreeMap<Queue, Held>>,
     deliveries: Sender<Delivery>,
     room: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 struct Held {
@@ -312,6 +313,7 @@ impl Shared {
             queues: Mutex::default(),
             deliveries,
             room: Arc::new(Semaphore::new(room_max)),
+            turns: Arc::new(Semaphore::new(ASKED_AT_ONCE)),
         };
         Ok((Arc::new(shared), receiver))
     }
@@ -337,6 +339,7 @@ impl Shared {
             deliveries: self.deliveries.clone(),
             room: Arc::clone(&self.room),
             room_max: settings.waiting_bytes_max,
+            turns: Arc::clone(&self.turns),
         };
         let task = tokio::spawn(puller.run(offset)).abort_handle();
         lock(&self.queues).insert(queue, Held { assigned, task });

@@ -70,6 +70,9 @@ pub(crate) async fn drain(args: &Args) -> anyhow::Result<Value> {
 /// Queues that are not known to have ended, from which on the positions of all are looked at with each that ends.
 const LAST_QUEUES: usize = 8;
 
+/// The same for more queues.
+const LOOK_AT_MANY: Duration = Duration::from_millis(250);
+
 /// Reads until its queues are where they ended at the start. A group's members must have settled before; run one
 /// member, or a backlog that lasts longer than the settling.
 async fn drain_share(
@@ -89,13 +92,13 @@ async fn drain_share(
                     continue;
                 }
                 open.remove(&batch.queue);
-                // Where a filter leaves out the last messages of a queue, only the positions tell; of many queues
-                // they are not worth a look at each.
-                if open.len() > LAST_QUEUES {
-                    continue;
-                }
             }
             Err(_) => idle += LOOK,
+        }
+        // Where a filter leaves out the last messages of a queue, only the positions tell; those of many queues are
+        // looked at when nothing has come for a while.
+        if open.len() > LAST_QUEUES && idle < LOOK_AT_MANY {
+            continue;
         }
         let ended = |(queue, at): &(Queue, i64)| match ends.get(queue) {
             Some((_, max)) => at >= max,
