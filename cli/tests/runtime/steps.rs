@@ -191,8 +191,9 @@ fn a_start_with_nothing_to_do_reads_no_window() {
     let text = config(&world, DECLARED, "earliest");
     let reads = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&reads);
-    let on_read: Box<dyn Fn(&str) + Send + Sync> =
-        Box::new(move |_| drop(seen.fetch_add(1, Ordering::SeqCst)));
+    let on_read: Box<dyn Fn(&str) + Send + Sync> = Box::new(move |_| {
+        seen.fetch_add(1, Ordering::SeqCst);
+    });
     let probe = Probe { on_read: Some(on_read), ..Probe::default() };
     let life = world.life(Arc::new(RealDisk), Arc::new(RealDisk), probe);
     life.create_topic("t", 1);
