@@ -14,7 +14,7 @@ use super::{Expression, Span};
 
 /// Rows that `dedupe` looks back, if not said.
 const WINDOW_ROWS: u64 = 100_000;
-/// Rows that `dedupe` looks back at most; each takes about 64 bytes, for each queue.
+/// Rows that `dedupe` looks back at most; each takes about 100 bytes, for each queue.
 pub const WINDOW_ROWS_MAX: u64 = 10_000_000;
 
 /// A step after decoding.
