@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode> {
         load::load(&arguments.files)?.into_iter().map(|parsed| (parsed, Arc::default())).collect();
     let clock = crate::clock();
     let embedded = Embedded::new(arguments.store.data_dir.clone(), None, clock.clone());
-    let shared = Shared { embedded, clock, stop: Arc::default(), memory: Memory::new(0) };
+    let shared = Shared { embedded, clock, stop: Arc::default(), memory: Memory::new(0), apart: None };
     let mut tried = Vec::new();
     for (parsed, _) in &all {
         let source = check_source(parsed, &all, &arguments.store.data_dir, &shared).map(|()| {

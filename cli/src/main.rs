@@ -7,6 +7,7 @@ mod broker;
 mod build;
 mod check;
 mod compact;
+mod connect;
 mod filter;
 mod load;
 mod network;
@@ -61,6 +62,17 @@ enum Command {
 Ctrl-C once: what is in hand is finished and published, exit code 130. Twice: ends at once; nothing is
 lost or doubled by that either, the next run goes on where this one was.")]
     Run(run::RunArguments),
+    /// Run pipelines apart from the broker, their tasks shared with other workers
+    #[command(after_help = "Examples:
+  sluice connect lake.yaml --cluster ns1:9876
+  sluice connect lake.yaml                       the source says `cluster: \"ns1:9876;ns2:9876\"`
+  kill -HUP PID                                  reads the files again: what changed begins anew, the rest goes on
+
+Start it on as many machines as you like: the workers of a pipeline are members of its consumer group (see
+`sluice group members`), and each takes its share of the topic's queues. One that is killed or hangs loses its
+tasks to the others within its lease; one that comes back too late is fenced by the plans in the target, and
+doubles nothing. SIGTERM: what is in hand is published, then it leaves the group, exit code 0.")]
+    Connect(connect::ConnectArguments),
     /// Check pipeline files without opening anything
     #[command(after_help = "Example:
   sluice lint examples/*.yaml
@@ -167,6 +179,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false).init();
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Connect(arguments) => connect::run(&arguments),
         Command::Lint { files, json } => load::lint(&files, json),
         Command::Check(arguments) => check::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),

@@ -124,6 +124,11 @@ impl Steps {
         self.held.iter().any(|(number, _)| *number == chain)
     }
 
+    /// Drops what waits of chain number `chain`: it is read again, here or elsewhere.
+    pub fn forget(&mut self, chain: usize) {
+        self.held.retain(|(number, _)| *number != chain);
+    }
+
     /// Whether the schema that stands is the one that the config declares, if it declares one.
     pub fn check_declared(&self, standing: &SchemaRef) -> Result<(), TaskError> {
         match &self.decode {

@@ -3,12 +3,16 @@
 //! The protocol has no act that stores messages and a position together, so delivery is at least once: after a
 //! failure the source goes on where its group stands.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use sluice_client::{
-    Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, TopicName,
+    Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, Receipt, TopicName,
 };
+use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
+use sluice_protocol::code::ResponseCode;
 use tokio::runtime::Runtime;
 
 use crate::topic::{Rows, TopicConfig, text};
@@ -24,6 +28,8 @@ pub(crate) struct ClusterSink {
     producer: Producer,
     /// Ordered by broker and number, as equal keys need it.
     queues: Vec<Queue>,
+    /// Rows of a slice that was refused and are stored all the same: they are not sent again when it comes in parts.
+    stored: BTreeSet<(Chain, i64)>,
     runtime: Runtime,
 }
 
@@ -40,7 +46,7 @@ impl ClusterSink {
             let producer = Producer::new(&client, ProducerSettings::default());
             Ok((producer.map_err(|e| failed("cannot be used", e))?, queues))
         })?;
-        Ok(Self { cluster: cluster.to_owned(), topic, producer, queues, runtime })
+        Ok(Self { cluster: cluster.to_owned(), topic, producer, queues, stored: BTreeSet::new(), runtime })
     }
 
     /// Equal keys meet in one queue; rows without keys are spread.
@@ -50,20 +56,40 @@ impl ClusterSink {
         queue.ok_or_else(|| no_queue(&self.topic))
     }
 
-    /// Hands all rows over, then waits for every answer.
-    async fn send(&self, rows: &Rows<'_>, count: usize) -> Result<(), Error> {
-        let mut receipts = Vec::with_capacity(count);
-        for row in 0..count {
-            let mut message = Message::new(&self.topic, rows.body(row).to_vec());
-            for (name, value) in rows.properties(row) {
-                message = message.property(name, value)?;
+    /// Hands all rows over, then waits for every answer. With the error come the rows that are stored.
+    async fn send(&self, chain: &Chain, envelope: &RecordBatch) -> Result<(), (Error, Vec<i64>)> {
+        let (rows, offsets) = (Rows::new(envelope), batch::offsets(envelope));
+        let (mut receipts, mut failure) = (Vec::with_capacity(offsets.len()), None);
+        for (row, offset) in offsets.iter().enumerate() {
+            if !self.stored.is_empty() && self.stored.contains(&(chain.clone(), *offset)) {
+                continue;
             }
-            receipts.push(self.producer.submit_to(&message, self.queue(text(rows.keys, row), row)?).await?);
+            match self.submit(&rows, row).await {
+                Ok(receipt) => receipts.push((*offset, receipt)),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
         }
-        for receipt in receipts {
-            receipt.await?;
+        let mut stored = Vec::new();
+        for (offset, receipt) in receipts {
+            match receipt.await {
+                Ok(_) => stored.push(offset),
+                // A row that can never be stored must not hide that the broker is away.
+                Err(error) if failure.as_ref().is_none_or(is_refusal) => failure = Some(error),
+                Err(_) => {}
+            }
         }
-        Ok(())
+        failure.map_or(Ok(()), |error| Err((error, stored)))
+    }
+
+    async fn submit(&self, rows: &Rows<'_>, row: usize) -> Result<Receipt, Error> {
+        let mut message = Message::new(&self.topic, rows.body(row).to_vec());
+        for (name, value) in rows.properties(row) {
+            message = message.property(name, value)?;
+        }
+        self.producer.submit_to(&message, self.queue(text(rows.keys, row), row)?).await
     }
 }
 
@@ -117,10 +143,19 @@ fn no_queue(topic: &TopicName) -> Error {
     Error::NoQueue { topic: topic.to_string(), purpose: "write to" }
 }
 
-/// What time may heal is tried again; the rest is for a person.
+/// Whether a broker says that the message itself can not be stored.
+fn is_refusal(error: &Error) -> bool {
+    error.response_code() == Some(ResponseCode::MESSAGE_ILLEGAL)
+}
+
+/// What time may heal is tried again, what a message can not be is the record's; the rest is for a person.
 fn failed(cluster: &str, topic: &TopicName, what: &str, error: Error) -> TaskError {
     let passes = error.is_retryable() || matches!(error, Error::NoRoute { .. } | Error::NoQueue { .. });
-    let class = if passes { Class::Retry } else { Class::Config };
+    let class = match is_refusal(&error) {
+        true => Class::Record,
+        false if passes => Class::Retry,
+        false => Class::Config,
+    };
     TaskError::new(class, format!("topic {topic} of cluster {cluster}: {what}")).because(error)
 }
 
@@ -137,10 +172,24 @@ impl TransactTask for ClusterSink {
         Rows::all_unfit(&slice.envelope)
     }
 
-    fn commit(&mut self, _: &Chain, _incarnation: &str, slice: &Slice, _: &Fates) -> Result<(), TaskError> {
-        let rows = Rows::new(&slice.envelope);
-        let sent = self.runtime.block_on(self.send(&rows, slice.envelope.num_rows()));
-        sent.map_err(|e| failed(&self.cluster, &self.topic, "cannot send messages", e))
+    fn commit(
+        &mut self,
+        chain: &Chain,
+        _incarnation: &str,
+        slice: &Slice,
+        _: &Fates,
+    ) -> Result<(), TaskError> {
+        match self.runtime.block_on(self.send(chain, &slice.envelope)) {
+            Ok(()) => {
+                let is_done = |at: &(Chain, i64)| at.0 == *chain && at.1 < slice.range.end;
+                self.stored.retain(|at| !is_done(at));
+                Ok(())
+            }
+            Err((error, stored)) => {
+                self.stored.extend(stored.into_iter().map(|offset| (chain.clone(), offset)));
+                Err(failed(&self.cluster, &self.topic, "cannot send messages", error))
+            }
+        }
     }
 
     /// What a broker answered for is as durable as it is set up to make it.
