@@ -4,6 +4,7 @@
 //! Who runs what is agreed on by nobody: each worker computes it from who is there. The chain of plans in the target
 //! is the fence, so a worker that is wrong works in vain and doubles nothing.
 
+mod counts;
 mod membership;
 
 use std::collections::BTreeMap;
@@ -28,9 +29,12 @@ use sluice_connect::worker;
 use sluice_sources::SourceConfig;
 use tokio::runtime::{Builder, Runtime};
 
+use self::counts::Counts;
 use self::membership::{Membership, Wanted};
+use crate::broker::resolve;
 use crate::build::{self, Apart, Embedded, Shared};
 use crate::load::{self, ParsedPipeline};
+use crate::metrics;
 use crate::show::count;
 
 #[derive(clap::Args)]
@@ -48,6 +52,9 @@ pub(crate) struct ConnectArguments {
     /// What rows on their way may hold in memory, over all pipelines
     #[arg(long, default_value = "1GiB", value_name = "SIZE")]
     memory: ByteSize,
+    /// Serve counters for Prometheus at http://HOST:PORT/metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
     /// Print what happens as JSON, one document a line
     #[arg(long)]
     json: bool,
@@ -74,6 +81,7 @@ struct Worker {
     json: bool,
     /// One client a cluster, by its name servers.
     clients: BTreeMap<String, Client>,
+    counts: Counts,
     events: Sender<Event>,
 }
 
@@ -106,8 +114,20 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode> {
         lease: arguments.lease,
         json: arguments.json,
         clients: BTreeMap::new(),
+        counts: Counts::default(),
         events,
     };
+    if let Some(addr) = &arguments.metrics {
+        let counts = worker.counts.clone();
+        let served = metrics::serve(resolve(addr)?, Arc::new(move || counts.render()));
+        let addr = worker.runtime.block_on(served)?;
+        let line = if arguments.json {
+            serde_json::json!({ "metrics": addr }).to_string()
+        } else {
+            format!("metrics http://{addr}/metrics")
+        };
+        writeln!(std::io::stdout(), "{line}")?;
+    }
     let mut running = BTreeMap::new();
     for one in parsed {
         worker.begin(one, &mut running)?;
@@ -218,7 +238,9 @@ impl Worker {
             Membership::start(wanted, Arc::clone(&assignment))
         };
         self.tell(&name, &line, &told)?;
-        let (stop, progress, parsed) = (Arc::new(Stop::default()), Arc::default(), Arc::new(parsed));
+        let (stop, progress, parsed) =
+            (Arc::new(Stop::default()), Arc::<Progress>::default(), Arc::new(parsed));
+        self.counts.add(&name, Arc::clone(&progress), Arc::clone(&assignment));
         let one = Running { parsed, stop, progress, next: None };
         let (parsed, stop, progress) =
             (Arc::clone(&one.parsed), Arc::clone(&one.stop), Arc::clone(&one.progress));

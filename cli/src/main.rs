@@ -8,8 +8,10 @@ mod build;
 mod check;
 mod compact;
 mod connect;
+mod dlq;
 mod filter;
 mod load;
+mod metrics;
 mod network;
 mod preview;
 #[cfg(feature = "query")]
@@ -145,6 +147,14 @@ SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends w
   sluice group lag billing --namesrv broker:9876"
     )]
     Group(network::GroupCommand),
+    /// List dead letters with their cause, and send them back where they come from
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  sluice dlq list late-flights-dlq
+  sluice dlq replay --group billing --namesrv broker:9876 --where \"region = 'EU'\" --dry-run"
+    )]
+    Dlq(dlq::DlqCommand),
     /// Look at single messages of brokers on the network
     #[command(
         subcommand,
@@ -189,6 +199,7 @@ fn main() -> ExitCode {
         Command::Namesrv(arguments) => broker::name_server(&arguments),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => network::group(command),
+        Command::Dlq(command) => dlq::run(command),
         Command::Message(command) => network::message(command),
         Command::Filter(command) => filter::run(command),
         #[cfg(feature = "query")]

@@ -77,7 +77,10 @@ impl Steps {
             None => None,
             Some(decode) => {
                 needs.columns.push("body");
-                needs.all_properties |= document.errors.then == Then::DeadLetter;
+                if document.errors.then == Then::DeadLetter {
+                    needs.all_properties = true;
+                    needs.columns.extend(batch::RESERVED.map(|(column, _)| column));
+                }
                 Some(match (decode.schema.mode, &decode.schema.fields) {
                     (SchemaMode::Declared, Some(fields)) if fields.0.is_empty() => {
                         return Err(TaskError::new(Class::Config, "`decode.schema.fields` names no field"));
@@ -103,6 +106,7 @@ impl Steps {
         if decode.is_some() && then == Then::DeadLetter {
             // A row that the sink turns away keeps its body; a file holds the decoded columns alone.
             wanted.columns.push("body");
+            wanted.columns.extend(batch::RESERVED.map(|(column, _)| column));
             wanted.all_properties = true;
         }
         let steps = Self { decode, filters, then, wanted, held, held_rows: 0, held_bytes: 0 };
@@ -393,7 +397,7 @@ fn reject(envelope: &RecordBatch, row: usize, reason: &str) -> Reject {
         body: Bytes::copy_from_slice(kept),
         body_bytes: body.len() as u64,
         place: format!("queue offset {offset}"),
-        properties: batch::properties_of(envelope, row),
+        properties: batch::all_properties_of(envelope, row),
     }
 }
 
