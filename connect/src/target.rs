@@ -195,7 +195,12 @@ impl<'a> TargetHalf<'a> {
                     drop(reply.send(schema));
                 }
                 Received::Item(Message::Slice(chain, slice)) => match self.fitting(&chain, slice) {
-                    Ok(slice) => self.take(&chain, slice)?,
+                    Ok(slice) => match self.take(&chain, slice) {
+                        Err(error) if error.class == Class::Record => {
+                            return self.publish_all(|_| true).and(Err(error));
+                        }
+                        taken => taken?,
+                    },
                     Err(_) if self.lost.contains(&chain) => {}
                     // What was good before a bad record still gets its place.
                     Err(error) => return self.publish_all(|_| true).and(Err(error)),

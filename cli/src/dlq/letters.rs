@@ -33,8 +33,11 @@ const OF_PIPELINES: [&str; 7] = [
     "dead_place",
     "dead_body_bytes",
 ];
-/// What brokers and clients add to a message on its way through retries, in the words of `RocketMQ` 5.3.3.
-const OF_RETRIES: [&str; 14] = [
+/// What brokers and clients add to a message, each time or on its way through retries, in the words of `RocketMQ` 5.3.3.
+const OF_BROKERS: [&str; 17] = [
+    "CLUSTER",
+    "MSG_REGION",
+    "TRACE_ON",
     RETRY_TOPIC,
     ORIGIN_MESSAGE_ID,
     "DLQ_ORIGIN_TOPIC",
@@ -104,7 +107,7 @@ impl Letter {
     /// The properties of the message that it was.
     pub(super) fn original(&self) -> Vec<u8> {
         let added = if self.property("dead_reason").is_some() { &OF_PIPELINES[..] } else { &[] };
-        message::without(&self.properties, &[added, &OF_RETRIES].concat())
+        message::without(&self.properties, &[added, &OF_BROKERS].concat())
     }
 
     pub(super) fn line(&self) -> String {
