@@ -224,6 +224,26 @@ fn tasks_of_a_dead_worker_run_elsewhere_and_a_stale_one_is_fenced() {
 }
 
 #[test]
+fn workers_that_have_caught_up_end_and_leave_nothing_behind() {
+    let place = Place::new();
+    for _ in 0..3 {
+        place.load();
+    }
+    let lake = place.pipeline("lake", "5m").replace("name: t}", "name: t, until: caught_up}");
+    fs::write(place.path("lake.yaml"), lake).unwrap();
+    let mut workers: Vec<Worker> = (0..3).map(|number| place.worker(number, &["lake.yaml"], &[])).collect();
+    for worker in &mut workers {
+        let mut said = worker.says("lake");
+        while said["ended"].is_null() {
+            said = worker.says("lake");
+        }
+        assert_eq!(said["ended"]["state"], "done", "{said}");
+        assert!(worker.child.wait().unwrap().success());
+    }
+    assert_eq!(place.audited("lake"), 3 * ROWS);
+}
+
+#[test]
 fn a_change_touches_one_pipeline_and_one_that_is_not_right_none() {
     let place = Place::new();
     place.load();

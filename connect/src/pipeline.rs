@@ -133,6 +133,7 @@ pub fn run(
                 feeds,
                 known,
                 recall,
+                unsettled: false,
                 scope,
                 stop,
                 progress,
@@ -196,6 +197,8 @@ struct SourceHalf<'a> {
     known: HashMap<Chain, usize>,
     /// The chains that another worker was faster with.
     recall: &'a Recall,
+    /// Tasks of this worker may wait to begin, because its share just changed.
+    unsettled: bool,
     scope: &'a Scope,
     stop: &'a Stop,
     progress: &'a Progress,
@@ -225,7 +228,7 @@ impl SourceHalf<'_> {
             }
             // A source without queues may get one; only the plans of an earlier run are all there.
             let mut here = self.feeds.iter().filter(|f| !f.given_up).peekable();
-            let all_known = here.peek().is_some() || self.scope.is_unfinished();
+            let all_known = !self.unsettled && here.peek().is_some() || self.scope.is_unfinished();
             if self.stop.is_asked() || all_known && here.all(|f| f.ended) && self.recall.is_empty() {
                 return Ok(());
             }
@@ -414,7 +417,8 @@ impl SourceHalf<'_> {
                 self.give_up(number)?;
             }
         }
-        if !assignment.is_settled((self.clock)()) {
+        self.unsettled = !assignment.is_settled((self.clock)());
+        if self.unsettled {
             mine.clear();
         }
         Ok(mine)
