@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use metrics_exporter_prometheus::PrometheusBuilder;
 use sluice_broker::{NAME_SERVER_PORT, Server};
 use sluice_store::file::RealDisk;
 use sluice_store::{Flush, Retention, Store};

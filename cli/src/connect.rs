@@ -107,7 +107,8 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode> {
         memory: Memory::new(usize::try_from(arguments.memory.as_u64()).unwrap_or(usize::MAX)),
         apart: Some(Apart { cluster: arguments.cluster.clone() }),
     };
-    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("membership").enable_all().build();
+    let runtime =
+        Builder::new_multi_thread().worker_threads(1).thread_name("membership").enable_all().build();
     let mut worker = Worker {
         runtime: runtime.context("cannot start the runtime")?,
         shared: Arc::new(shared),
@@ -196,11 +197,7 @@ impl Worker {
     }
 
     /// Begins what is new, ends what is gone, and changes what has changed; the others are left alone.
-    fn reload(
-        &mut self,
-        parsed: Vec<ParsedPipeline>,
-        running: &mut BTreeMap<String, Running>,
-    ) -> Result<()> {
+    fn reload(&mut self, parsed: Vec<ParsedPipeline>, running: &mut BTreeMap<String, Running>) -> Result<()> {
         let is_named = |name: &str| parsed.iter().any(|one| one.document.name.as_str() == name);
         for (name, one) in running.iter_mut().filter(|(name, _)| !is_named(name)) {
             self.tell(name, "ends: it stands in no file any more", &serde_json::json!({}))?;

@@ -160,7 +160,8 @@ impl Replay {
         // All are read before the first is sent: one that is sent may become a dead letter again.
         let mut letters = Vec::new();
         let mut cut = 0;
-        let (to, is_store, dry_run, json) = (self.to.clone(), target.is_none(), self.dry_run, self.which.json);
+        let (to, is_store, dry_run, json) =
+            (self.to.clone(), target.is_none(), self.dry_run, self.which.json);
         let out = RefCell::new(std::io::stdout().lock());
         self.which.each(|letter| {
             if !letter.is_whole() {
@@ -211,7 +212,11 @@ impl Replay {
             writeln!(out, "0 dead letters {verb}")?;
         }
         if *cut > 0 {
-            writeln!(out, "{} left out: cut when they were stored, so the rest of the body is gone", plural(*cut, "dead letter"))?;
+            writeln!(
+                out,
+                "{} left out: cut when they were stored, so the rest of the body is gone",
+                plural(*cut, "dead letter")
+            )?;
         }
         Ok(())
     }
@@ -227,7 +232,10 @@ fn destination(letter: &Letter, to: Option<&TopicName>, into_store: bool) -> Res
         bail!("{} does not say where it comes from: give --to TOPIC", at());
     };
     if is_clusters && into_store {
-        bail!("{} comes from topic {topic} of a cluster: give --to-namesrv HOST:PORT, or --to TOPIC for one of the store", at());
+        bail!(
+            "{} comes from topic {topic} of a cluster: give --to-namesrv HOST:PORT, or --to TOPIC for one of the store",
+            at()
+        );
     }
     TopicName::new(topic)
         .with_context(|| format!("{} comes from `{topic}`, which is no topic: give --to TOPIC", at()))
@@ -291,7 +299,9 @@ fn append(arguments: &StoreArguments, letters: &[Outgoing]) -> Result<()> {
             let queue = QueueId::all(u32::try_from(count)?).nth(number % count).unwrap_or_default();
             let mut batch = Batch::new();
             batch.push(topic, queue, &message)?;
-            store.append(batch).with_context(|| format!("{} were sent before", plural(number, "dead letter")))?;
+            store
+                .append(batch)
+                .with_context(|| format!("{} were sent before", plural(number, "dead letter")))?;
         }
         Ok(store.flush()?)
     })();

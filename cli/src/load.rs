@@ -153,7 +153,10 @@ fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<P
     if let Some(own) = group(parsed)
         && groups.contains(&own)
     {
-        let told = format!("group `{}` is another pipeline's: each needs one of its own, whose members share its tasks", own.1);
+        let told = format!(
+            "group `{}` is another pipeline's: each needs one of its own, whose members share its tasks",
+            own.1
+        );
         found.push(parsed.problem(&["source", "topic", "group"], told));
     }
     found

@@ -89,8 +89,9 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
         json: bool,
     },
     /// Try what pipelines need: connections, permissions, schemas, and what their targets guarantee; stores no row
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   sluice check examples/flights.yaml
+  sluice check lake.yaml --cluster ns1:9876      as `sluice connect` would run it
 
 A file target is written to and read back below its folder `_sluice`, and asked to give one name twice: it must
 refuse the second time. Exit code 1 if anything does not hold.")]

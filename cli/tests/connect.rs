@@ -1,6 +1,9 @@
 //! `sluice connect`: workers as processes beside `sluice broker`, killed, stopped and changed while they share tasks.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "a test over processes takes the machine's environment and clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test over processes takes the machine's environment and clock"
+)]
 
 mod served;
 
@@ -102,13 +105,23 @@ sink: {{parquet: {{path: {lake}, rotate: {{age: {age}}}}}}}
     fn published(&self, group: &str) -> i64 {
         let lag = sluice(&["group", "lag", group, "--namesrv", &self.names, "--json"]);
         let lag: Value = serde_json::from_str(&lag).unwrap();
-        lag["queues"].as_array().unwrap().iter().map(|queue| queue["committed"].as_i64().unwrap().max(0)).sum()
+        lag["queues"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|queue| queue["committed"].as_i64().unwrap().max(0))
+            .sum()
     }
 
     /// The rows that the audit proves to be in a pipeline's folder.
     fn audited(&self, name: &str) -> u64 {
         let found: Value = serde_json::from_str(&sluice(&["audit", &self.text(name), "--json"])).unwrap();
-        found["chains"].as_array().unwrap().iter().map(|chain| chain["fates"]["written"].as_u64().unwrap()).sum()
+        found["chains"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|chain| chain["fates"]["written"].as_u64().unwrap())
+            .sum()
     }
 }
 
@@ -224,6 +237,40 @@ fn tasks_of_a_dead_worker_run_elsewhere_and_a_stale_one_is_fenced() {
 }
 
 #[test]
+fn dead_letters_of_a_worker_lie_at_the_brokers_and_go_back() {
+    let place = Place::new();
+    sluice_with(
+        "{\"id\": 1}\n{\"id\": \"x\"}\n",
+        &["topic", "send", "t", "--prop", "region=EU", "--key", "k", "--namesrv", &place.names],
+    );
+    let lake = place.pipeline("lake", "200ms");
+    fs::write(place.path("lake.yaml"), format!("{lake}errors: {{then: dead_letter, dead_letter: bad}}\n"))
+        .unwrap();
+    let worker = place.worker(1, &["lake.yaml"], &[]);
+    let letters = || -> Vec<Value> {
+        let out = sluice_with("", &["dlq", "list", "bad", "--namesrv", &place.names, "--json"]);
+        let lines = String::from_utf8(out.stdout).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    until("the row that does not fit is a dead letter", || letters().len() == 1);
+    let letter = letters().remove(0);
+    assert_eq!(
+        (&letter["topic"], &letter["pipeline"], &letter["body"]["id"]),
+        (&"t".into(), &"lake".into(), &"x".into())
+    );
+    assert_eq!((&letter["properties"]["KEYS"], &letter["properties"]["region"]), (&"k".into(), &"EU".into()));
+    let replay =
+        |filter: &str| sluice(&["dlq", "replay", "bad", "--namesrv", &place.names, "--where", filter]);
+    assert_eq!(replay("dead_pipeline = 'other'"), "0 dead letters sent\n");
+    assert_eq!(replay("dead_pipeline = 'lake' AND region = 'EU'"), "1 dead letter sent to t\n");
+    until("it does not fit this time either", || letters().len() == 2);
+    until("both have their fate", || place.published("lake") == 3);
+    let ended = worker.end("lake");
+    assert_eq!(ended["ended"]["fates"]["dead"], 2, "{ended}");
+    assert_eq!(place.audited("lake"), 1);
+}
+
+#[test]
 fn workers_that_have_caught_up_end_and_leave_nothing_behind() {
     let place = Place::new();
     for _ in 0..3 {
@@ -287,12 +334,26 @@ fn what_can_not_be_shared_is_said_with_its_place() {
     let lake = place.pipeline("lake", "1s");
     check("no-cluster.yaml", &lake, &[], &["no-cluster.yaml:3:", "give --cluster HOST:PORT"]);
     check("bad-cluster.yaml", &lake, &["--cluster", "nowhere"], &["source.topic", "host:port"]);
-    let twice = format!("{lake}---{}", lake.replace("lake", "pond").replace("name: t}", "name: t, group: lake}"));
+    let twice =
+        format!("{lake}---{}", lake.replace("lake", "pond").replace("name: t}", "name: t, group: lake}"));
     check("twice.yaml", &twice, &["--cluster", &names], &["group `lake` is another pipeline's"]);
     let made = "name: made\nsource: {generate: {rows: 1}}\nsink: {stdout: {format: ndjson}}\ndelivery: at_least_once\n";
     check("made.yaml", made, &["--cluster", &names], &["made.yaml:2:", "`sluice run` runs it"]);
     let embedded = format!("{}sink: {{topic: {{name: out}}}}\n", lake.split("sink:").next().unwrap());
-    check("embedded.yaml", &embedded, &["--cluster", &names], &["sink.topic", "apart from the embedded broker"]);
+    check(
+        "embedded.yaml",
+        &embedded,
+        &["--cluster", &names],
+        &["sink.topic", "apart from the embedded broker"],
+    );
+    let with_dead_letters = format!("{lake}errors: {{then: dead_letter, dead_letter: lake-dlq}}\n");
+    fs::write(place.path("fine.yaml"), with_dead_letters).unwrap();
+    let told = sluice(&["check", &place.text("fine.yaml"), "--cluster", &names]);
+    assert!(told.contains("lake: source: ok: there, and can be read"), "{told}");
+    assert!(
+        told.contains("lake: dead letters: ok: topic lake-dlq is made by the first run: at_least_once"),
+        "{told}"
+    );
     let foreign = embedded.replace("name: out", &format!("name: out, cluster: '{names}'"));
     check("foreign.yaml", &foreign, &["--cluster", &names], &["write `delivery: at_least_once`"]);
     drop(place.broker);

@@ -36,7 +36,12 @@ impl Place {
 
     /// A file of rows of which each with `is_bad` has a body that the pipelines below do not take.
     fn rows(&self, count: u32, is_bad: impl Fn(u32) -> bool) {
-        let row = |i| format!("{{\"id\": {}, \"origin\": \"EWR\"}}\n", if is_bad(i) { "\"x\"".to_owned() } else { i.to_string() });
+        let row = |i| {
+            format!(
+                "{{\"id\": {}, \"origin\": \"EWR\"}}\n",
+                if is_bad(i) { "\"x\"".to_owned() } else { i.to_string() }
+            )
+        };
         self.write("rows.ndjson", &(0..count).map(row).collect::<String>());
     }
 
@@ -101,13 +106,13 @@ fn a_dead_letter_tells_its_cause_and_goes_back_as_it_was() {
         sluice(&[&arguments[..], more].concat())
     };
     assert_eq!(replay(&["--dry-run"]).lines().last(), Some("2 dead letters would be sent to t"));
-    assert_eq!(
-        replay(&["--where", "dead_offset = 30"]),
-        "1 dead letter sent to t\n"
-    );
+    assert_eq!(replay(&["--where", "dead_offset = 30"]), "1 dead letter sent to t\n");
     let sent = lines(&sluice(&["topic", "tail", "t", "--data-dir", &data, "--from", "100"]));
     assert_eq!(sent.len(), 1);
-    assert_eq!((&sent[0]["body"], &sent[0]["keys"], &sent[0]["tags"]), (&letter["body"], &json!("x"), &json!("EWR")));
+    assert_eq!(
+        (&sent[0]["body"], &sent[0]["keys"], &sent[0]["tags"]),
+        (&letter["body"], &json!("x"), &json!("EWR"))
+    );
     assert_eq!(sent[0]["properties"], json!({"origin": "EWR"}));
     let said = refused(&["dlq", "replay", "lake-dlq", "--data-dir", &data, "--to", "nowhere"]);
     assert!(said.contains("no such topic: nowhere"), "{said}");
@@ -139,10 +144,14 @@ fn a_pipeline_whose_rows_do_not_fit_is_blocked() {
         assert_eq!(out.status.code(), Some(1));
         String::from_utf8(out.stdout).unwrap()
     };
-    assert!(lint(", stop_after: {ratio: 10}").contains(":10:72: errors.stop_after.ratio: 10 is no share of rows"));
+    assert!(
+        lint(", stop_after: {ratio: 10}").contains(":10:72: errors.stop_after.ratio: 10 is no share of rows")
+    );
     assert!(lint(", stop_after: {ratio: 0.1, of: 0}").contains("errors.stop_after.of: 0 rows"));
     assert!(lint(", stop_after: {share: 0.1}").contains("unknown key `share`"));
-    let stops = place.pipelines(", stop_after: {ratio: 0.1}").replace("then: dead_letter, dead_letter: lake-dlq", "then: stop");
+    let stops = place
+        .pipelines(", stop_after: {ratio: 0.1}")
+        .replace("then: dead_letter, dead_letter: lake-dlq", "then: stop");
     let file = place.write("lint.yaml", &stops);
     let told = String::from_utf8(sluice_with("", &["lint", &file]).stdout).unwrap();
     assert!(told.contains("`stop_after` goes with `then: skip` or `then: dead_letter`"), "{told}");
@@ -242,13 +251,17 @@ fn dead_letters_of_a_consumer_group_go_back_to_their_topic() {
     assert_eq!(letters[0]["properties"]["UNIQ_KEY"].as_str().map(str::len), Some(32));
     let own = json!({"KEYS": "k0", "TAGS": "paid", "UNIQ_KEY": letters[0]["properties"]["UNIQ_KEY"], "region": "EU"});
     assert_eq!(letters[0]["properties"], own, "nothing that a broker or a retry added");
-    let summary: Value = serde_json::from_str(&dlq("replay", &["--where", "region = 'EU'", "--json"])).unwrap();
+    let summary: Value =
+        serde_json::from_str(&dlq("replay", &["--where", "region = 'EU'", "--json"])).unwrap();
     assert_eq!(summary, json!({"sent": {"orders": 2}, "cut": 0, "dry_run": false}));
     let sent = lines(&sluice(&["topic", "tail", "orders", "--namesrv", &names, "--from", "3"]));
     let bodies: Vec<&Value> = sent.iter().map(|message| &message["body"]).collect();
     assert_eq!(bodies, ["order 0", "order 2"]);
     let first = &sent[0];
-    assert_eq!((&first["keys"], &first["tags"], &first["properties"]["region"]), (&json!("k0"), &json!("paid"), &json!("EU")));
+    assert_eq!(
+        (&first["keys"], &first["tags"], &first["properties"]["region"]),
+        (&json!("k0"), &json!("paid"), &json!("EU"))
+    );
     let left: Vec<&String> = first["properties"].as_object().unwrap().keys().collect();
     // What the broker adds to each message is among them.
     assert_eq!(left, ["CLUSTER", "KEYS", "MSG_REGION", "TAGS", "TRACE_ON", "UNIQ_KEY", "region"], "{first}");

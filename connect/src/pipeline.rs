@@ -94,8 +94,18 @@ pub fn run(
     progress: &Progress,
     clock: &Clock,
 ) -> Result<(), TaskError> {
-    let Pipeline { name, config, mut steps, needs, mut source, mut target, dead_letters, then, stop_after, .. } =
-        pipeline;
+    let Pipeline {
+        name,
+        config,
+        mut steps,
+        needs,
+        mut source,
+        mut target,
+        dead_letters,
+        then,
+        stop_after,
+        ..
+    } = pipeline;
     let memory = &pipeline.memory;
     source.open(&needs)?;
     if steps.decodes()
@@ -158,7 +168,9 @@ pub fn run(
     match recall.take().first() {
         Some(chain) if !stop.is_asked() => Err(TaskError::new(
             Class::Retry,
-            format!("{chain}: another worker has planned the last rows; whether it finishes them is to be seen"),
+            format!(
+                "{chain}: another worker has planned the last rows; whether it finishes them is to be seen"
+            ),
         )),
         _ => Ok(()),
     }

@@ -40,6 +40,8 @@ const DEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DEAD_BATCH_BYTES: usize = 1024 * 1024;
 /// How often the ages of open plans are looked at, at the most.
 const AGE_CHECK: Duration = Duration::from_millis(100);
+/// The same while no rows are held.
+const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// How long rows wait for the schema where no plan's age says so.
 const HOLD_MAX: Duration = Duration::from_secs(5);
 
@@ -181,7 +183,8 @@ impl<'a> TargetHalf<'a> {
         }
         let wait = self.target.hold_max().min(AGE_CHECK);
         loop {
-            match receiver.receive(wait) {
+            let holds_rows = self.open.values().any(|open| open.range.end > open.range.start);
+            match receiver.receive(if holds_rows { wait } else { IDLE_WAIT }) {
                 Received::Item(Message::Open(chain, queue, reply)) => {
                     let start = self.start(chain, queue)?;
                     // The source's half may be gone by now; it tells its own reason.

@@ -335,7 +335,10 @@ fn without_a_place_for_it_the_row_ends_the_run_and_what_was_before_it_stays() {
         let (held, result) = run(slices(&[0; 20], 20), &[13].into(), is_files, Then::Stop);
         let error = result.unwrap_err();
         assert_eq!(error.class, Class::Record);
-        assert!(error.message.contains("queue offset 13") && error.message.contains("row 13 is poison"), "{error}");
+        assert!(
+            error.message.contains("queue offset 13") && error.message.contains("row 13 is poison"),
+            "{error}"
+        );
         assert_eq!(held.rows, (0..13).collect::<Vec<_>>());
         let (held, result) = run(slices(&[0; 20], 20), &[13].into(), is_files, Then::Skip);
         result.unwrap();

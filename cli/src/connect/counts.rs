@@ -32,15 +32,16 @@ impl Counts {
             })
             .collect();
         let mut text = String::new();
-        let mut series = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Reading, usize) -> Option<u64>| {
-            // Writing to a text does not fail.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (pipeline, reading, tasks) in &pipelines {
-                if let Some(value) = value(reading, *tasks) {
-                    let _ = writeln!(text, "{name}{{pipeline=\"{pipeline}\"}} {value}");
+        let mut series =
+            |name: &str, kind: &str, help: &str, value: &dyn Fn(&Reading, usize) -> Option<u64>| {
+                // Writing to a text does not fail.
+                let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+                for (pipeline, reading, tasks) in &pipelines {
+                    if let Some(value) = value(reading, *tasks) {
+                        let _ = writeln!(text, "{name}{{pipeline=\"{pipeline}\"}} {value}");
+                    }
                 }
-            }
-        };
+            };
         series("sluice_connect_tasks", "gauge", "Tasks of the pipeline that run here.", &|_, tasks| {
             Some(tasks as u64)
         });
@@ -58,7 +59,9 @@ impl Counts {
             ("sluice_connect_rows_written_total", "Rows published in the target.", |r| r.fates.written),
             ("sluice_connect_rows_filtered_total", "Rows that a filter left out.", |r| r.fates.filtered),
             ("sluice_connect_rows_skipped_total", "Rows that do not fit, left out.", |r| r.fates.skipped),
-            ("sluice_connect_rows_dead_total", "Rows that do not fit, in the dead letters.", |r| r.fates.dead),
+            ("sluice_connect_rows_dead_total", "Rows that do not fit, in the dead letters.", |r| {
+                r.fates.dead
+            }),
             ("sluice_connect_rows_absent_total", "Offsets without a record.", |r| r.fates.absent),
         ];
         for (name, help, fate) in fates {

@@ -119,8 +119,9 @@ impl Letter {
 
     pub(super) fn json(&self) -> Value {
         let original = self.original();
-        let properties: serde_json::Map<String, Value> =
-            message::properties(&original).map(|(n, v)| (n.to_owned(), Value::String(v.to_owned()))).collect();
+        let properties: serde_json::Map<String, Value> = message::properties(&original)
+            .map(|(n, v)| (n.to_owned(), Value::String(v.to_owned())))
+            .collect();
         let body: Value = serde_json::from_slice(&self.body)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&self.body).into_owned()));
         json!({
@@ -159,7 +160,8 @@ impl Selection {
             (None, Some(group)) => format!("{GROUP_TOPIC}{group}"),
             (None, None) => bail!("name a topic, or a group by --group"),
         };
-        let parse = |text| Filter::parse(text, Dialect::Sluice).with_context(|| format!("--where \"{text}\""));
+        let parse =
+            |text| Filter::parse(text, Dialect::Sluice).with_context(|| format!("--where \"{text}\""));
         let filter = filter.map(parse).transpose()?;
         if let Some(name) = filter.iter().flat_map(Filter::names).find(|n| matches!(n, Name::Field(_))) {
             bail!("--where: `{name}` is a field of the body: ask `sluice query` for it");
@@ -258,7 +260,11 @@ pub(super) async fn of_brokers(
         let Some(&end) = ends.get(&batch.queue) else { continue };
         for record in batch.records.iter().filter(|record| record.queue_offset < end) {
             if record.is_compressed() {
-                bail!("the body of the dead letter at {} offset {} is damaged", batch.queue, record.queue_offset);
+                bail!(
+                    "the body of the dead letter at {} offset {} is damaged",
+                    batch.queue,
+                    record.queue_offset
+                );
             }
             let letter = Letter {
                 queue_id: record.queue_id,
@@ -318,13 +324,17 @@ mod tests {
         );
         assert_eq!(dead.origin(), Some(("orders", true)));
         assert!(dead.is_whole() && dead.line().ends_with("no JSON") && dead.line().contains("orders@b/3:9"));
-        assert_eq!(message::properties(&dead.original()).collect::<Vec<_>>(), [("origin", "EWR"), ("KEYS", "k")]);
+        assert_eq!(
+            message::properties(&dead.original()).collect::<Vec<_>>(),
+            [("origin", "EWR"), ("KEYS", "k")]
+        );
         assert!(!letter(&[("dead_reason", "r"), ("dead_body_bytes", "3")], "{}").is_whole());
     }
 
     #[test]
     fn a_groups_letter_goes_back_to_the_topic_that_it_was_for() {
-        let added = [("RETRY_TOPIC", "orders"), ("ORIGIN_MESSAGE_ID", "7F"), ("DELAY", "0"), ("WAIT", "false")];
+        let added =
+            [("RETRY_TOPIC", "orders"), ("ORIGIN_MESSAGE_ID", "7F"), ("DELAY", "0"), ("WAIT", "false")];
         let dead = letter(&[&[("dead_topic_of_ours", "x")][..], &added].concat(), "{}");
         assert_eq!(dead.origin(), Some(("orders", false)));
         assert!(dead.line().contains("consumption failed 16 times"));
