@@ -134,7 +134,8 @@ fn list(which: &Which) -> Result<()> {
             writeln!(out, "{:>5}  {:>10}  {:24}  {:32}  REASON", "QUEUE", "OFFSET", "STORED", "FROM")?;
         }
         found += 1;
-        Ok(if which.json { writeln!(out, "{}", letter.json())? } else { writeln!(out, "{}", letter.line())? })
+        let line = if which.json { letter.json().to_string() } else { letter.line() };
+        Ok(writeln!(out, "{line}")?)
     })?;
     if !which.json {
         writeln!(out, "{}", plural(found, "dead letter"))?;

@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sluice_connect::assignment::Assignment;
 use sluice_connect::progress::{Progress, Reading};
 
+/// Pipelines by name.
+type Pipelines = BTreeMap<String, (Arc<Progress>, Arc<Assignment>)>;
+
 /// The pipelines of a worker since it began; a pipeline that begins anew counts from 0.
 #[derive(Clone, Default)]
 pub(super) struct Counts {
-    pipelines: Arc<Mutex<BTreeMap<String, (Arc<Progress>, Arc<Assignment>)>>>,
+    pipelines: Arc<Mutex<Pipelines>>,
 }
 
 impl Counts {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (Arc<Progress>, Arc<Assignment>)>> {
+    fn lock(&self) -> MutexGuard<'_, Pipelines> {
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
