@@ -28,8 +28,10 @@ use crate::pull::Wanted;
 use crate::reply::Reply;
 use crate::subscription::Expressions;
 
-/// A client that sent no heartbeat for this long is gone.
+/// A client that sent no heartbeat for this long is gone, unless its heartbeats ask for less.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// The least that they may ask for.
+const LEASE_MIN: Duration = Duration::from_secs(1);
 /// Clients of one group.
 const CLIENTS_MAX: usize = 10_000;
 /// Groups and subscriptions of one heartbeat.
@@ -75,6 +77,8 @@ struct Client {
     language: Language,
     version: i32,
     seen: Instant,
+    /// How long it may be silent.
+    lease: Duration,
     /// A consumer's subscriptions, hashed.
     wants: u64,
 }
@@ -202,7 +206,7 @@ impl Groups {
 
     /// Drops the clients that are silent.
     pub(crate) fn expire(&self) {
-        self.remove(|_, client| client.seen.elapsed() > SILENCE_MAX);
+        self.remove(|_, client| client.seen.elapsed() > client.lease);
         self.locks.expire(Instant::now());
     }
 
@@ -427,8 +431,12 @@ impl Broker {
             let remark = format!("a heartbeat holds {ENTRIES_MAX} groups and subscriptions at most");
             return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
         }
+        let asked = request::Heartbeat::parse(&request.header.fields)?.lease_ms;
+        let asked = asked.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+        let lease = asked.map_or(SILENCE_MAX, |asked| asked.clamp(LEASE_MIN, SILENCE_MAX));
         let client = || Client {
             outlet: Arc::clone(outlet),
+            lease,
             language: request.header.language,
             version: request.header.version,
             seen: Instant::now(),

@@ -29,7 +29,7 @@ use crate::topic::make_own_topics;
 use crate::transaction::{self, Transactions};
 
 /// How often silent clients and brokers are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// After the listener failed, for example because there are too many open files.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 

@@ -1,6 +1,5 @@
 //! `sluice broker | namesrv`: serves RocketMQ's clients on the network.
 
-mod metrics;
 mod settings;
 
 use std::io::Write;
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_broker::{NAME_SERVER_PORT, Server};
@@ -19,6 +19,7 @@ use sluice_store::file::RealDisk;
 use sluice_store::{Flush, Retention, Store};
 
 use self::settings::{BrokerSettings, FlushMode, HostPort, NameServers};
+use crate::metrics;
 
 /// Length of a new store's segments, in bytes: RocketMQ's, so that the store can change hands.
 const SEGMENT_BYTES: u64 = 1 << 30;
@@ -109,7 +110,12 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
     };
     let runtime = runtime()?;
     let metrics = match &arguments.metrics {
-        Some(HostPort(addr)) => Some(runtime.block_on(metrics::serve(resolve(addr)?))?),
+        Some(HostPort(addr)) => {
+            // Before anything is counted.
+            let counted = PrometheusBuilder::new().install_recorder().context("cannot count")?;
+            let render = Arc::new(move || counted.render());
+            Some(runtime.block_on(metrics::serve(resolve(addr)?, render))?)
+        }
         None => None,
     };
     let server = runtime.block_on(Server::broker(settings, store.clone(), sync, own_names, started))?;
@@ -165,7 +171,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
-fn resolve(addr: &str) -> Result<SocketAddr> {
+pub(crate) fn resolve(addr: &str) -> Result<SocketAddr> {
     let found = addr.to_socket_addrs().with_context(|| format!("`{addr}` is not HOST:PORT"))?.next();
     found.with_context(|| format!("`{addr}` has no address"))
 }

@@ -10,9 +10,11 @@ use sluice_connect::memory::{Memory, Share};
 use sluice_connect::pipeline::{Clock, Pipeline};
 use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::steps::Steps;
+use sluice_connect::target::Target;
 use sluice_connect::task::{Class, SourceTask, TaskError, TransactTask};
-use sluice_sinks::topic::TopicSink;
-use sluice_sources::Feeders;
+use sluice_sinks::SinkConfig;
+use sluice_sinks::topic::{TopicConfig, TopicSink};
+use sluice_sources::{Feeders, SourceConfig};
 use sluice_store::file::RealDisk;
 use sluice_store::{Flush, Settings, Store};
 
@@ -61,6 +63,25 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) stop: Arc<Stop>,
     pub(crate) memory: Arc<Memory>,
+    /// Set where there is no embedded broker: the cluster of topics that say none.
+    pub(crate) apart: Option<Apart>,
+}
+
+/// Pipelines that run apart from the embedded broker.
+pub(crate) struct Apart {
+    /// The name servers of source topics that say none, if given.
+    pub(crate) cluster: Option<String>,
+}
+
+impl Apart {
+    /// Gives a document's source its cluster.
+    pub(crate) fn complete(&self, parsed: &mut ParsedPipeline) {
+        if let SourceConfig::Topic(config) = &mut parsed.document.source
+            && config.cluster.is_none()
+        {
+            config.cluster.clone_from(&self.cluster);
+        }
+    }
 }
 
 /// A topic, with its cluster unless it is the embedded broker's.
@@ -100,7 +121,7 @@ pub(crate) fn pipeline(
     shared: &Shared,
     feeders: &Feeders,
 ) -> Result<Pipeline, TaskError> {
-    let earlier;
+    let mut earlier;
     let parsed = match text {
         None => parsed,
         Some(text) => {
@@ -110,6 +131,9 @@ pub(crate) fn pipeline(
                     "the earlier config that an unfinished plan needs can not be read any more",
                 )
             })?;
+            if let Some(apart) = &shared.apart {
+                apart.complete(&mut earlier);
+            }
             &earlier
         }
     };
@@ -134,6 +158,14 @@ fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pi
     let source = source(parsed, shared, feeders)?;
     let dead_letters: Option<Box<dyn TransactTask>> =
         match (&document.errors.then, &document.errors.dead_letter) {
+            (Then::DeadLetter, Some(name)) if shared.apart.is_some() => {
+                let cluster = document.source.topic().and_then(|(cluster, _)| cluster.map(str::to_owned));
+                let sink = SinkConfig::Topic(TopicConfig { name: name.clone(), cluster, queues: 1 });
+                match sink.open(|| shared.embedded.store(), &shared.clock)? {
+                    Target::Transact(task) => Some(task),
+                    Target::Files(_) => None,
+                }
+            }
             (Then::DeadLetter, Some(name)) => {
                 let store = shared.embedded.store()?;
                 Some(Box::new(TopicSink::new(name, 1, store, shared.clock.clone())?))
@@ -151,6 +183,7 @@ fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pi
         target,
         dead_letters,
         then: document.errors.then,
+        stop_after: document.errors.stop_after,
         in_flight,
         memory: Share::new(Arc::clone(&shared.memory), bytes(document.limits.memory)),
     })

@@ -14,7 +14,7 @@ use sluice_connect::target::Target;
 use sluice_sinks::SinkConfig;
 use sluice_sinks::topic::TopicConfig;
 
-use crate::build::{Embedded, Shared};
+use crate::build::{Apart, Embedded, Shared};
 use crate::load::{self, ParsedPipeline};
 use crate::run::{One, check_source};
 use crate::show::{causes, plural};
@@ -26,6 +26,9 @@ pub(crate) struct CheckArguments {
     files: Vec<PathBuf>,
     #[command(flatten)]
     store: crate::StoreArguments,
+    /// Check for `sluice connect` with these name servers
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "data_dir")]
+    cluster: Option<String>,
     /// Print one JSON document instead of lines
     #[arg(long)]
     json: bool,
@@ -35,7 +38,7 @@ pub(crate) struct CheckArguments {
 #[derive(Serialize)]
 struct Tried {
     pipeline: String,
-    /// The part of the document: `source` or `sink`.
+    /// The part of the document: `source`, `sink` or `dead letters`.
     part: &'static str,
     ok: bool,
     /// What holds, or what is wrong.
@@ -43,18 +46,28 @@ struct Tried {
 }
 
 pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode> {
-    let all: Vec<One> =
-        load::load(&arguments.files)?.into_iter().map(|parsed| (parsed, Arc::default())).collect();
+    let (files, cluster) = (&arguments.files, arguments.cluster.as_deref());
+    let parsed = if cluster.is_some() { load::load_apart(files, cluster)? } else { load::load(files)? };
+    let all: Vec<One> = parsed.into_iter().map(|parsed| (parsed, Arc::default())).collect();
     let clock = crate::clock();
     let embedded = Embedded::new(arguments.store.data_dir.clone(), None, clock.clone());
-    let shared = Shared { embedded, clock, stop: Arc::default(), memory: Memory::new(0) };
+    let shared = Shared {
+        embedded,
+        clock,
+        stop: Arc::default(),
+        memory: Memory::new(0),
+        apart: cluster.map(|c| Apart { cluster: Some(c.to_owned()) }),
+    };
     let mut tried = Vec::new();
     for (parsed, _) in &all {
         let source = check_source(parsed, &all, &arguments.store.data_dir, &shared).map(|()| {
             let fed = !crate::build::feeders(&all, parsed).is_empty();
             if fed { "written by a pipeline of these files" } else { "there, and can be read" }.to_owned()
         });
-        for (part, result) in [("source", source), ("sink", sink(parsed, &shared))] {
+        let parts = [("source", Some(source)), ("sink", Some(sink(parsed, &shared)))];
+        let dead_letters = dead_letters(parsed, &shared).transpose();
+        for (part, result) in parts.into_iter().chain([("dead letters", dead_letters)]) {
+            let Some(result) = result else { continue };
             let ok = result.is_ok();
             let message = result.unwrap_or_else(|error| causes(&error));
             tried.push(Tried { pipeline: parsed.document.name.to_string(), part, ok, message });
@@ -77,16 +90,30 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// What holds of the topic of dead letters, if there is one.
+fn dead_letters(parsed: &ParsedPipeline, shared: &Shared) -> Result<Option<String>> {
+    let document = &parsed.document;
+    let Some(name) = &document.errors.dead_letter else { return Ok(None) };
+    let cluster = document.source.topic().and_then(|(cluster, _)| cluster);
+    Ok(Some(match cluster.filter(|_| shared.apart.is_some()) {
+        Some(cluster) => in_cluster(name, cluster)?,
+        None => format!("topic {name} of the embedded broker: each once"),
+    }))
+}
+
+/// What holds of a topic of a cluster that rows go to.
+fn in_cluster(name: &str, cluster: &str) -> Result<String> {
+    Ok(match sluice_sinks::cluster::queues(name, cluster)? {
+        Some(queues) => format!("topic {name} is there, with {queues} queues: at_least_once"),
+        None => format!("topic {name} is made by the first run: at_least_once"),
+    })
+}
+
 /// What holds of the sink.
 fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
     let document = &parsed.document;
     Ok(match &document.sink {
-        SinkConfig::Topic(TopicConfig { name, cluster: Some(cluster), .. }) => {
-            match sluice_sinks::cluster::queues(name, cluster)? {
-                Some(queues) => format!("topic {name} is there, with {queues} queues: at_least_once"),
-                None => format!("topic {name} is made by the first run: at_least_once"),
-            }
-        }
+        SinkConfig::Topic(TopicConfig { name, cluster: Some(cluster), .. }) => in_cluster(name, cluster)?,
         SinkConfig::Topic(config) => {
             format!("topic {}: rows and position are one act: exactly_once", config.name)
         }

@@ -10,6 +10,8 @@ use sluice_connect::config::{self, Delivery, Document, Parsed, Problem, tree::No
 use sluice_sinks::SinkConfig;
 use sluice_sources::SourceConfig;
 
+use crate::build::Apart;
+
 /// A document with the settings of our sources and sinks.
 pub(crate) type Pipeline = Document<SourceConfig, SinkConfig>;
 /// The same, with its text and places.
@@ -95,6 +97,70 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<ParsedPipeline>> {
         return Ok(pipelines.into_iter().map(|(_, pipeline)| pipeline).collect());
     }
     Err(not_right(&problems))
+}
+
+/// The same for pipelines that run apart from the embedded broker: their sources are topics of clusters, of this one if
+/// they name none.
+pub(crate) fn load_apart(files: &[PathBuf], cluster: Option<&str>) -> Result<Vec<ParsedPipeline>> {
+    let (mut pipelines, mut problems) = read(files);
+    let apart = Apart { cluster: cluster.map(str::to_owned) };
+    let mut groups: Vec<(String, String)> = Vec::new();
+    for (file, parsed) in &mut pipelines {
+        apart.complete(parsed);
+        problems.extend(apart_problems(parsed, &groups).into_iter().map(|problem| (file.clone(), problem)));
+        groups.extend(group(parsed));
+    }
+    if problems.is_empty() {
+        return Ok(pipelines.into_iter().map(|(_, pipeline)| pipeline).collect());
+    }
+    Err(not_right(&problems))
+}
+
+/// The cluster and the group whose members share a pipeline's tasks.
+fn group(parsed: &ParsedPipeline) -> Option<(String, String)> {
+    let SourceConfig::Topic(config) = &parsed.document.source else { return None };
+    let group = config.group.as_deref().unwrap_or(parsed.document.name.as_str());
+    Some((config.cluster.clone()?, group.to_owned()))
+}
+
+/// What only `sluice run` can do.
+fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<Problem> {
+    let Pipeline { source, sink, .. } = &parsed.document;
+    let mut found = Vec::new();
+    let cluster = match source {
+        SourceConfig::Topic(config) => config.cluster.as_deref(),
+        SourceConfig::File(_) | SourceConfig::Generate(_) => {
+            let told = "workers share the queues of a topic, and this source has none: `sluice run` runs it";
+            return vec![parsed.problem(&["source"], told)];
+        }
+    };
+    match cluster {
+        None => found.push(parsed.problem(
+            &["source", "topic"],
+            "`sluice connect` runs apart from the embedded broker: name the topic's `cluster: HOST:PORT`, or give --cluster HOST:PORT",
+        )),
+        Some(cluster) => {
+            if let Err(error) = sluice_client::ClientSettings::new(cluster).check() {
+                found.push(parsed.problem(&["source", "topic"], error.to_string()));
+            }
+        }
+    }
+    if let Some((None, _)) = sink.topic() {
+        found.push(parsed.problem(
+            &["sink", "topic"],
+            "`sluice connect` runs apart from the embedded broker: name the topic's `cluster: HOST:PORT`, with `delivery: at_least_once`",
+        ));
+    }
+    if let Some(own) = group(parsed)
+        && groups.contains(&own)
+    {
+        let told = format!(
+            "group `{}` is another pipeline's: each needs one of its own, whose members share its tasks",
+            own.1
+        );
+        found.push(parsed.problem(&["source", "topic", "group"], told));
+    }
+    found
 }
 
 /// The error that holds every problem, each on a line.

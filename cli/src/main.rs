@@ -7,8 +7,11 @@ mod broker;
 mod build;
 mod check;
 mod compact;
+mod connect;
+mod dlq;
 mod filter;
 mod load;
+mod metrics;
 mod network;
 mod preview;
 #[cfg(feature = "query")]
@@ -64,6 +67,17 @@ enum Command {
 Ctrl-C once: what is in hand is finished and published, exit code 130. Twice: ends at once; nothing is
 lost or doubled by that either, the next run goes on where this one was.")]
     Run(run::RunArguments),
+    /// Run pipelines apart from the broker, their tasks shared with other workers
+    #[command(after_help = "Examples:
+  sluice connect lake.yaml --cluster ns1:9876
+  sluice connect lake.yaml                       the source says `cluster: \"ns1:9876;ns2:9876\"`
+  kill -HUP PID                                  reads the files again: what changed begins anew, the rest goes on
+
+Start it on as many machines as you like: the workers of a pipeline are members of its consumer group (see
+`sluice group members`), and each takes its share of the topic's queues. One that is killed or hangs loses its
+tasks to the others within its lease; one that comes back too late is fenced by the plans in the target, and
+doubles nothing. SIGTERM: what is in hand is published, then it leaves the group, exit code 0.")]
+    Connect(connect::ConnectArguments),
     /// Check pipeline files without opening anything
     #[command(after_help = "Example:
   sluice lint examples/*.yaml
@@ -78,8 +92,9 @@ Each problem is one line `FILE:LINE:COLUMN: KEY: what is wrong`; exit code 1 if 
         json: bool,
     },
     /// Try what pipelines need: connections, permissions, schemas, and what their targets guarantee; stores no row
-    #[command(after_help = "Example:
+    #[command(after_help = "Examples:
   sluice check examples/flights.yaml
+  sluice check lake.yaml --cluster ns1:9876      as `sluice connect` would run it
 
 A file target is written to and read back below its folder `_sluice`, and asked to give one name twice: it must
 refuse the second time. Exit code 1 if anything does not hold.")]
@@ -145,6 +160,14 @@ SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends w
   sluice group lag billing --namesrv broker:9876"
     )]
     Group(network::GroupCommand),
+    /// List dead letters with their cause, and send them back where they come from
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  sluice dlq list late-flights-dlq
+  sluice dlq replay --group billing --namesrv broker:9876 --where \"region = 'EU'\" --dry-run"
+    )]
+    Dlq(dlq::DlqCommand),
     /// Look at single messages of brokers on the network
     #[command(
         subcommand,
@@ -179,6 +202,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false).init();
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Connect(arguments) => connect::run(&arguments),
         Command::Lint { files, json } => load::lint(&files, json),
         Command::Check(arguments) => check::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
@@ -189,6 +213,7 @@ fn main() -> ExitCode {
         Command::Namesrv(arguments) => broker::name_server(&arguments),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => network::group(command),
+        Command::Dlq(command) => dlq::run(command),
         Command::Message(command) => network::message(command),
         Command::Filter(command) => filter::run(command),
         #[cfg(feature = "query")]

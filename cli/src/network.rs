@@ -21,7 +21,9 @@ use sluice_store::BODY_BYTES_MAX;
 use crate::show::{count, time_text};
 
 /// How long a tail that does not follow waits for what it knows to be there.
-const TAIL_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const TAIL_WAIT: Duration = Duration::from_secs(10);
+/// The group in whose name topics are looked into: one that brokers know without settings.
+pub(crate) const TAIL_GROUP: &str = "TOOLS_CONSUMER";
 
 #[derive(Args, Clone)]
 pub(crate) struct NetworkArguments {
@@ -133,7 +135,8 @@ pub(crate) struct TailOptions<'a> {
     pub(crate) follow: bool,
 }
 
-fn run<T>(namesrv: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+/// Runs work with a client of these name servers.
+pub(crate) fn run<T>(namesrv: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -425,7 +428,7 @@ pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
         if queues.is_empty() {
             return Ok(());
         }
-        let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new("TOOLS_CONSUMER") };
+        let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new(TAIL_GROUP) };
         let mut consumer = Consumer::assign(&client, settings, queues, Wanted::All).await?;
         let mut left = options.limit.unwrap_or(u64::MAX);
         while left > 0 && !ends.is_empty() {

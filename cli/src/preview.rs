@@ -116,7 +116,8 @@ fn one(
         _ => {
             let clock = crate::clock();
             let embedded = Embedded::new(PathBuf::new(), None, clock.clone());
-            let shared = Shared { embedded, clock, stop: Arc::default(), memory: Memory::new(0) };
+            let shared =
+                Shared { embedded, clock, stop: Arc::default(), memory: Memory::new(0), apart: None };
             build::source(parsed, &shared, Vec::new())?
         }
     };

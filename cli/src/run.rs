@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sluice_connect::memory::Memory;
+use sluice_connect::pipeline::Scope;
 use sluice_connect::progress::{Progress, Reading, Stop};
 use sluice_connect::task::{Needs, TaskError};
 use sluice_connect::worker;
@@ -74,7 +75,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let embedded = Embedded::new(arguments.store.data_dir.clone(), flush, clock.clone());
     let stop = Arc::new(Stop::default());
     let memory = Memory::new(usize::try_from(arguments.memory.as_u64()).unwrap_or(usize::MAX));
-    let shared = Shared { embedded, clock, stop: Arc::clone(&stop), memory };
+    let shared = Shared { embedded, clock, stop: Arc::clone(&stop), memory, apart: None };
     let data_dir = &arguments.store.data_dir;
     all.iter().try_for_each(|(parsed, _)| check_source(parsed, &all, data_dir, &shared))?;
     make_topics(&all, &shared)?;
@@ -200,7 +201,7 @@ fn run_all(all: &[One], shared: &Shared, stop: &Stop, json: bool) -> Vec<Result<
                     let retry_for = parsed.document.errors.retry.0;
                     // Whoever waits for this pipeline must hear of its end, even of a panic.
                     let _end = End(progress);
-                    worker::run(&make, stop, progress, &shared.clock, retry_for)
+                    worker::run(&make, &Scope::All, stop, progress, &shared.clock, retry_for)
                 })
             })
             .collect();

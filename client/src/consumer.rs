@@ -184,6 +184,8 @@ impl Consumer {
         local: Option<LocalOffsets>,
     ) -> Result<Self, Error> {
         let membership = Membership::new(client, &settings.group, subscriptions.into_iter().collect())?;
+        let membership = membership.from(settings.start);
+        let membership = if local.is_some() { membership.broadcasting() } else { membership };
         let (shared, deliveries) = Shared::new(client, settings, Some(membership), local)?;
         crate::group::join(&shared).await?;
         let task = tokio::spawn(crate::group::run(Arc::clone(&shared)));
@@ -267,7 +269,9 @@ impl Consumer {
     pub(crate) async fn leave(self) {
         let shared = Arc::clone(&self.shared);
         drop(self);
-        crate::group::leave(&shared).await;
+        if let Some(membership) = &shared.membership {
+            crate::group::leave(&shared.client, membership).await;
+        }
     }
 
     pub(crate) const fn shared(&self) -> &Arc<Shared> {

@@ -14,7 +14,7 @@ use sluice_protocol::heartbeat::{
 use sluice_protocol::id::TopicName;
 use sluice_protocol::request;
 use sluice_protocol::topic::RETRY_PREFIX;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::assigned::Start;
 use crate::client::Client;
@@ -30,7 +30,7 @@ use crate::route::Queue;
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often its share is computed without being told to.
-const REBALANCE_INTERVAL: Duration = Duration::from_secs(20);
+pub(crate) const REBALANCE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Questions about single queues that are under way together: a topic may have thousands.
 pub(crate) const ASKED_AT_ONCE: usize = 64;
@@ -41,9 +41,14 @@ pub(crate) struct Membership {
     subscriptions: Vec<Subscription>,
     /// When the subscriptions were made; brokers keep the newest.
     version: i64,
+    model: MessageModel,
+    from: ConsumeFromWhere,
+    /// How long it may be silent, where brokers take its word for it.
+    lease: Option<Duration>,
 }
 
 impl Membership {
+    /// A member that shares the queues with the others, and begins at the end of those that the group never read.
     pub(crate) fn new(client: &Client, group: &str, subscriptions: Vec<Subscription>) -> Result<Self, Error> {
         if subscriptions.is_empty() {
             let (name, expected) = ("subscriptions", "at least one");
@@ -53,7 +58,36 @@ impl Membership {
             let (name, expected) = ("group", "one without a member at this client");
             return Err(Error::Setting { name, value: group.to_owned(), expected });
         }
-        Ok(Self { group: group.to_owned(), subscriptions, version: now_ms() })
+        Ok(Self {
+            group: group.to_owned(),
+            subscriptions,
+            version: now_ms(),
+            model: MessageModel::Clustering,
+            from: ConsumeFromWhere::LastOffset,
+            lease: None,
+        })
+    }
+
+    /// Each member reads all queues.
+    pub(crate) const fn broadcasting(mut self) -> Self {
+        self.model = MessageModel::Broadcasting;
+        self
+    }
+
+    /// Where the group begins.
+    pub(crate) const fn from(mut self, start: Start) -> Self {
+        self.from = match start {
+            Start::First | Start::Offset(_) => ConsumeFromWhere::FirstOffset,
+            Start::Last => ConsumeFromWhere::LastOffset,
+            Start::Time(_) => ConsumeFromWhere::Timestamp,
+        };
+        self
+    }
+
+    /// How long the member may be silent before brokers that take its word for it hold it for gone.
+    pub(crate) const fn lease(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease);
+        self
     }
 }
 
@@ -73,7 +107,7 @@ pub(crate) async fn join(shared: &Arc<Shared>) -> Result<(), Error> {
                 check_filter(shared, membership, subscription, address).await?;
             }
         }
-        heartbeat(shared, membership).await?;
+        heartbeat(&shared.client, membership).await?;
         rebalance(shared, membership).await
     };
     joined.await.inspect_err(|_| shared.client.leave(&membership.group))
@@ -82,17 +116,12 @@ pub(crate) async fn join(shared: &Arc<Shared>) -> Result<(), Error> {
 /// Keeps the member in its group; the consumer ends it.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let Some(membership) = &shared.membership else { return };
-    let every = |period| {
-        let mut interval = interval_at(Instant::now() + period, period);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        interval
-    };
     let (mut heartbeats, mut rebalances) = (every(HEARTBEAT_INTERVAL), every(REBALANCE_INTERVAL));
     let mut requests = shared.client.server_requests();
     loop {
         tokio::select! {
             _ = heartbeats.tick() => {
-                if let Err(error) = heartbeat(&shared, membership).await {
+                if let Err(error) = heartbeat(&shared.client, membership).await {
                     tracing::warn!(group = membership.group, %error, "could not send a heartbeat");
                 }
                 continue;
@@ -112,34 +141,40 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     }
 }
 
+/// Ticks from the next period on.
+pub(crate) fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 /// Tells brokers that the member is gone.
-pub(crate) async fn leave(shared: &Shared) {
-    let Some(membership) = &shared.membership else { return };
+pub(crate) async fn leave(client: &Client, membership: &Membership) {
     let header = request::UnregisterClient {
-        client_id: shared.client.id(),
+        client_id: client.id(),
         producer_group: None,
         consumer_group: Some(&membership.group),
     };
-    for address in addresses(shared, membership).await {
+    for address in addresses(client, membership).await {
         let code = RequestCode::UNREGISTER_CLIENT;
-        if let Err(error) = shared.client.ask(&address, code, header.fields(), &[], &membership.group).await {
+        if let Err(error) = client.ask(&address, code, header.fields(), &[], &membership.group).await {
             tracing::debug!(group = membership.group, peer = &*address, %error, "could not leave the group");
         }
     }
 }
 
 /// Whether brokers tell that the members of the group changed.
-fn concerns(request: &ServerRequest, group: &str) -> bool {
+pub(crate) fn concerns(request: &ServerRequest, group: &str) -> bool {
     let Ok(header) = request.header() else { return false };
     header.request_code() == RequestCode::NOTIFY_CONSUMER_IDS_CHANGED
         && header.fields.get("consumerGroup") == Some(group)
 }
 
 /// Addresses of all brokers of the topics, as far as they are known.
-async fn addresses(shared: &Shared, membership: &Membership) -> BTreeSet<Arc<str>> {
+async fn addresses(client: &Client, membership: &Membership) -> BTreeSet<Arc<str>> {
     let mut addresses = BTreeSet::new();
     for subscription in &membership.subscriptions {
-        match shared.client.route(&subscription.topic).await {
+        match client.route(&subscription.topic).await {
             Ok(route) => addresses.extend(route.addresses().cloned()),
             Err(error) => tracing::debug!(topic = subscription.topic.as_str(), %error, "has no route"),
         }
@@ -148,35 +183,30 @@ async fn addresses(shared: &Shared, membership: &Membership) -> BTreeSet<Arc<str
 }
 
 /// Tells all brokers; an error if none listens.
-async fn heartbeat(shared: &Shared, membership: &Membership) -> Result<(), Error> {
+pub(crate) async fn heartbeat(client: &Client, membership: &Membership) -> Result<(), Error> {
     let data = |subscription: &Subscription| {
         subscription.filter.subscription(subscription.topic.as_str(), membership.version)
     };
     let consumer = ConsumerData {
         group_name: membership.group.clone(),
         consume_type: Some(ConsumeType::Passively),
-        message_model: Some(match shared.local {
-            Some(_) => MessageModel::Broadcasting,
-            None => MessageModel::Clustering,
-        }),
-        consume_from_where: Some(match shared.settings.start {
-            Start::First | Start::Offset(_) => ConsumeFromWhere::FirstOffset,
-            Start::Last => ConsumeFromWhere::LastOffset,
-            Start::Time(_) => ConsumeFromWhere::Timestamp,
-        }),
+        message_model: Some(membership.model),
+        consume_from_where: Some(membership.from),
         subscription_data_set: membership.subscriptions.iter().map(data).collect(),
         unit_mode: false,
     };
     let body = Heartbeat {
-        client_id: shared.client.id().to_owned(),
+        client_id: client.id().to_owned(),
         consumer_data_set: vec![consumer],
         ..Heartbeat::default()
     };
     let body = body.encode();
+    let lease_ms = membership.lease.map(|lease| i64::try_from(lease.as_millis()).unwrap_or(i64::MAX));
+    let header = request::Heartbeat { lease_ms };
     let (mut heard, mut failure) = (false, None);
-    for address in addresses(shared, membership).await {
+    for address in addresses(client, membership).await {
         let code = RequestCode::HEART_BEAT;
-        match shared.client.ask(&address, code, Fields::new(), &body, &membership.group).await {
+        match client.ask(&address, code, header.fields(), &body, &membership.group).await {
             Ok(_) => heard = true,
             Err(error) => failure = Some(error),
         }
@@ -230,12 +260,7 @@ async fn rebalance_topic(
         Err(Error::NoRoute { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
-    let mut members = members(shared, membership, topic).await?;
-    if !members.iter().any(|member| member == shared.client.id()) {
-        // A broker that began anew has to hear of the member first.
-        heartbeat(shared, membership).await?;
-        members = self::members(shared, membership, topic).await?;
-    }
+    let members = members_with(&shared.client, membership, topic).await?;
     if members.is_empty() {
         return Ok(());
     }
@@ -271,14 +296,29 @@ async fn rebalance_topic(
     failure
 }
 
+/// The members of the group in order, this one among them unless no broker knows any.
+pub(crate) async fn members_with(
+    client: &Client,
+    membership: &Membership,
+    topic: &TopicName,
+) -> Result<Vec<String>, Error> {
+    let members = members(client, membership, topic).await?;
+    if members.iter().any(|member| member == client.id()) {
+        return Ok(members);
+    }
+    // A broker that began anew has to hear of the member first.
+    heartbeat(client, membership).await?;
+    self::members(client, membership, topic).await
+}
+
 /// The members of the group in order, as the first broker says that answers; none if none knows.
-async fn members(shared: &Shared, membership: &Membership, topic: &TopicName) -> Result<Vec<String>, Error> {
-    let route = shared.client.route(topic).await?;
+async fn members(client: &Client, membership: &Membership, topic: &TopicName) -> Result<Vec<String>, Error> {
+    let route = client.route(topic).await?;
     let header = request::GetConsumerList { consumer_group: &membership.group };
     let mut failure = None;
     for address in route.addresses() {
         let code = RequestCode::GET_CONSUMER_LIST_BY_GROUP;
-        match shared.client.ask(address, code, header.fields(), &[], &membership.group).await {
+        match client.ask(address, code, header.fields(), &[], &membership.group).await {
             Ok(response) => {
                 let list = ConsumerList::decode(&response.body)
                     .map_err(|error| Error::unreadable(address, code, "body", error))?;

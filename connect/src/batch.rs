@@ -10,6 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
+use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY};
 
 /// Names of the envelope's columns in their order; an expression writes them `$name`.
 pub const COLUMNS: [&str; 10] = [
@@ -91,6 +92,21 @@ pub fn bytes(column: &ArrayRef) -> usize {
         }
         _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
     }
+}
+
+/// The columns of properties that have one of their own, with their names.
+pub const RESERVED: [(&str, &str); 3] = [("keys", KEYS), ("tags", TAGS), ("message_id", UNIQ_KEY)];
+
+/// [`properties_of`] with keys, tag and id among them, as the message had them.
+pub fn all_properties_of(envelope: &RecordBatch, row: usize) -> Vec<(String, String)> {
+    let mut pairs = properties_of(envelope, row);
+    for (column, name) in RESERVED {
+        let column = envelope.column_by_name(column).and_then(|c| c.as_string_view_opt());
+        if let Some(column) = column.filter(|c| row < c.len() && c.is_valid(row)) {
+            pairs.push((name.to_owned(), column.value(row).to_owned()));
+        }
+    }
+    pairs
 }
 
 /// The properties of one row, as far as the envelope holds them all.

@@ -2,7 +2,9 @@
 //!
 //! Knows no connector, no socket and no file: those come in through [`task`].
 
+pub mod assignment;
 pub mod batch;
+mod breaker;
 pub mod channel;
 pub mod config;
 mod dead_letter;
@@ -10,6 +12,7 @@ pub mod memory;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+mod recall;
 pub mod steps;
 pub mod target;
 pub mod task;

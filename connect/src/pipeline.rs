@@ -4,7 +4,7 @@
 //! The source's half is here; what becomes of a slice in the target is in [`crate::target`]. Retry is
 //! [`crate::worker`]'s: any failure ends the run, and the next one begins at the target's positions.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -12,13 +12,17 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 
+use crate::assignment::Assignment;
 use crate::channel::{self, Sender};
-use crate::config::Then;
+use crate::config::{StopAfter, Then};
 use crate::memory::Share;
 use crate::progress::{Progress, Stop};
+use crate::recall::Recall;
 use crate::steps::{Next, Steps};
 use crate::target::{Message, Start, Target, TargetHalf};
-use crate::task::{Chain, Class, Needs, Range, Read, Slice, SourceTask, TaskError, TransactTask};
+use crate::task::{
+    Chain, Class, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError, TransactTask,
+};
 
 /// What one read asks for, in bytes.
 const SLICE_BYTES: usize = 2 * 1024 * 1024;
@@ -51,6 +55,8 @@ pub struct Pipeline {
     pub dead_letters: Option<Box<dyn TransactTask>>,
     /// What happens to rows that do not fit.
     pub then: Then,
+    /// When too many rows do not fit.
+    pub stop_after: Option<StopAfter>,
     /// Rows on their way, in bytes.
     pub in_flight: usize,
     /// Its part of the process's memory.
@@ -58,12 +64,26 @@ pub struct Pipeline {
 }
 
 /// Which chains a run takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Scope {
     /// All of the source.
     All,
+    /// Those that are this worker's, which may change.
+    Shared(Arc<Assignment>),
     /// Only these, and only up to the end of their unfinished plans.
     Unfinished(Vec<Chain>),
+}
+
+impl Scope {
+    /// Whether the run is over once the plans that it found are finished.
+    fn is_unfinished(&self) -> bool {
+        matches!(self, Self::Unfinished(_))
+    }
+
+    /// Whether other workers run the same pipeline.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(_))
+    }
 }
 
 /// Runs until the source has ended or a stop is asked for.
@@ -74,8 +94,18 @@ pub fn run(
     progress: &Progress,
     clock: &Clock,
 ) -> Result<(), TaskError> {
-    let Pipeline { name, config, mut steps, needs, mut source, mut target, dead_letters, then, .. } =
-        pipeline;
+    let Pipeline {
+        name,
+        config,
+        mut steps,
+        needs,
+        mut source,
+        mut target,
+        dead_letters,
+        then,
+        stop_after,
+        ..
+    } = pipeline;
     let memory = &pipeline.memory;
     source.open(&needs)?;
     if steps.decodes()
@@ -90,6 +120,7 @@ pub fn run(
     }
     let confirmer = source.confirmer();
     let hold_max = target.hold_max();
+    let recall = Recall::default();
     let (sender, receiver) = channel::bounded(pipeline.in_flight);
     let mut half = TargetHalf::new(
         Arc::clone(&name),
@@ -97,15 +128,18 @@ pub fn run(
         target,
         dead_letters,
         then,
+        stop_after,
         confirmer,
         progress,
         memory,
         clock,
+        scope.is_shared().then_some(&recall),
     );
     half.finish_lost(&source.queues()?, scope)?;
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
-            let (feeds, known) = (Vec::new(), HashSet::new());
+            let (feeds, known) = (Vec::new(), HashMap::new());
+            let recall = &recall;
             SourceHalf {
                 name,
                 steps,
@@ -113,6 +147,8 @@ pub fn run(
                 sender,
                 feeds,
                 known,
+                recall,
+                unsettled: false,
                 scope,
                 stop,
                 progress,
@@ -133,13 +169,22 @@ pub fn run(
             .unwrap_or_else(|_| Err(TaskError::new(Class::Fatal, "the source's thread panicked")));
         // The target's failure comes first: the source's is then only that nobody listens.
         put.and(read)
-    })
+    })?;
+    match recall.take().first() {
+        Some(chain) if !stop.is_asked() => Err(TaskError::new(
+            Class::Retry,
+            format!(
+                "{chain}: another worker has planned the last rows; whether it finishes them is to be seen"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Uses the schema that stands. One that the config declares must be the same; the plans of an earlier config
 /// are finished by the one they were begun with.
 fn adopt(steps: &mut Steps, schema: &SchemaRef, scope: &Scope) -> Result<(), TaskError> {
-    if *scope == Scope::All {
+    if !scope.is_unfinished() {
         steps.check_declared(schema)?;
     }
     steps.fix(schema)
@@ -155,6 +200,8 @@ struct Feed {
     /// Rows from this one to the first that counts are read again, for what the steps have to know of them.
     warm: Option<i64>,
     ended: bool,
+    /// Another worker's now; it may come back.
+    given_up: bool,
     /// Rows between the last one read and the queue's end, where it is known.
     lag: Option<i64>,
 }
@@ -165,8 +212,12 @@ struct SourceHalf<'a> {
     source: Box<dyn SourceTask>,
     sender: Sender<Message>,
     feeds: Vec<Feed>,
-    /// The chains of the feeds.
-    known: HashSet<Chain>,
+    /// The chains of the feeds, with their numbers.
+    known: HashMap<Chain, usize>,
+    /// The chains that another worker was faster with.
+    recall: &'a Recall,
+    /// Tasks of this worker may wait to begin, because its share just changed.
+    unsettled: bool,
     scope: &'a Scope,
     stop: &'a Stop,
     progress: &'a Progress,
@@ -195,8 +246,9 @@ impl SourceHalf<'_> {
                 progressed |= self.turn(number)?;
             }
             // A source without queues may get one; only the plans of an earlier run are all there.
-            let all_known = !self.feeds.is_empty() || *self.scope != Scope::All;
-            if self.stop.is_asked() || all_known && self.feeds.iter().all(|f| f.ended) {
+            let mut here = self.feeds.iter().filter(|f| !f.given_up).peekable();
+            let all_known = !self.unsettled && here.peek().is_some() || self.scope.is_unfinished();
+            if self.stop.is_asked() || all_known && here.all(|f| f.ended) && self.recall.is_empty() {
                 return Ok(());
             }
             self.release_if_old()?;
@@ -211,7 +263,7 @@ impl SourceHalf<'_> {
     fn turn(&mut self, number: usize) -> Result<bool, TaskError> {
         let mut progressed = false;
         for _ in 0..TURN_SLICES {
-            let Some(feed) = self.feeds.get(number).filter(|f| !f.ended) else { break };
+            let Some(feed) = self.feeds.get(number).filter(|f| !f.ended && !f.given_up) else { break };
             if self.stop.is_asked() {
                 break;
             }
@@ -266,7 +318,7 @@ impl SourceHalf<'_> {
         let without_schema = feed.until.is_some() && feed.without_schema && self.steps.decodes();
         if feed.until == Some(feed.next) {
             feed.until = None;
-            feed.ended = *self.scope != Scope::All;
+            feed.ended = self.scope.is_unfinished();
         }
         self.progress.state("running");
         self.progress.read(u64::try_from(slice.range.end - slice.range.start).unwrap_or(0));
@@ -368,42 +420,112 @@ impl SourceHalf<'_> {
     }
 
     fn find_queues(&mut self) -> Result<(), TaskError> {
-        for queue in self.source.queues()? {
+        let queues = self.source.queues()?;
+        let queues = match self.scope {
+            Scope::Shared(assignment) => self.shared(assignment, queues)?,
+            Scope::All | Scope::Unfinished(_) => queues,
+        };
+        for queue in queues {
             let chain = Chain {
                 pipeline: Arc::clone(&self.name),
                 topic: Arc::clone(&queue.topic),
                 queue: queue.queue,
             };
-            let wanted = match self.scope {
-                Scope::All => true,
+            let is_wanted = match self.scope {
+                Scope::All | Scope::Shared(_) => true,
                 Scope::Unfinished(chains) => chains.contains(&chain),
             };
-            if !wanted || !self.known.insert(chain.clone()) {
-                continue;
+            let known = self.known.get(&chain).copied();
+            let is_read = known.and_then(|number| self.feeds.get(number)).is_some_and(|feed| !feed.given_up);
+            if is_wanted && !is_read {
+                self.open(chain, &queue, known)?;
             }
-            let Start { next, until, without_schema } =
-                self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
-            if next < queue.first {
-                return Err(TaskError::new(
-                    Class::Config,
-                    format!(
-                        "{chain}: the next row is {next}, and the source keeps rows from {} only: what lies between is lost to this pipeline",
-                        queue.first
-                    ),
-                ));
-            }
-            let ended = *self.scope != Scope::All && until.is_none();
-            let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
-            let warm_from = next.saturating_sub(self.steps.looks_back()).max(queue.first);
-            if warm_from < next && warm_from > next.saturating_sub(self.steps.looks_back()).max(0) {
-                let kept_from = queue.first;
-                tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
-            }
-            let warm = (warm_from < next).then_some(warm_from);
-            self.feeds.push(Feed { chain, next, until, without_schema, warm, ended, lag });
+        }
+        if let Scope::Shared(assignment) = self.scope {
+            let here = self.feeds.iter().filter(|feed| !feed.given_up && !feed.ended);
+            assignment.set_running(here.map(|f| format!("{}/{}", f.chain.topic, f.chain.queue)).collect());
         }
         Ok(())
     }
+
+    /// The queues that are this worker's now. Gives up the others, and those that another worker was faster with:
+    /// they begin again from where the target stands then.
+    fn shared(
+        &mut self,
+        assignment: &Assignment,
+        queues: Vec<SourceQueue>,
+    ) -> Result<Vec<SourceQueue>, TaskError> {
+        for chain in self.recall.take() {
+            if let Some(&number) = self.known.get(&chain) {
+                self.give_up(number)?;
+            }
+        }
+        let mut mine = assignment.share(queues, salt(&self.name));
+        for number in 0..self.feeds.len() {
+            let Feed { chain, given_up, .. } = &self.feeds[number];
+            let is_mine = mine.iter().any(|q| q.topic == chain.topic && q.queue == chain.queue);
+            if !is_mine && !given_up {
+                tracing::info!(pipeline = &*self.name, task = %chain, "gave a task up");
+                self.give_up(number)?;
+            }
+        }
+        self.unsettled = !assignment.is_settled((self.clock)());
+        if self.unsettled {
+            mine.clear();
+        }
+        Ok(mine)
+    }
+
+    /// What was read of the chain is published, unless another worker was faster.
+    fn give_up(&mut self, number: usize) -> Result<(), TaskError> {
+        let feed = &mut self.feeds[number];
+        feed.given_up = true;
+        feed.lag = None;
+        self.source.release(&feed.chain.topic, feed.chain.queue);
+        self.steps.forget(number);
+        self.send_end(number)
+    }
+
+    /// Begins to read a chain from where the target stands; `known` is its number if it was read before.
+    fn open(&mut self, chain: Chain, queue: &SourceQueue, known: Option<usize>) -> Result<(), TaskError> {
+        let Start { next, until, without_schema } =
+            self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
+        if next < queue.first {
+            return Err(TaskError::new(
+                Class::Config,
+                format!(
+                    "{chain}: the next row is {next}, and the source keeps rows from {} only: what lies between is lost to this pipeline",
+                    queue.first
+                ),
+            ));
+        }
+        if self.scope.is_shared() {
+            tracing::info!(pipeline = &*self.name, task = %chain, queue_offset = next, "took a task");
+        }
+        let ended = self.scope.is_unfinished() && until.is_none();
+        let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
+        let warm_from = next.saturating_sub(self.steps.looks_back()).max(queue.first);
+        if warm_from < next && warm_from > next.saturating_sub(self.steps.looks_back()).max(0) {
+            let kept_from = queue.first;
+            tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
+        }
+        let warm = (warm_from < next).then_some(warm_from);
+        let feed =
+            Feed { chain: chain.clone(), next, until, without_schema, warm, ended, given_up: false, lag };
+        match known.and_then(|number| self.feeds.get_mut(number)) {
+            Some(before) => *before = feed,
+            None => {
+                self.known.insert(chain, self.feeds.len());
+                self.feeds.push(feed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of a name, the same in every worker.
+fn salt(name: &str) -> u32 {
+    name.bytes().fold(0, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)))
 }
 
 fn nobody_listens() -> TaskError {

@@ -42,6 +42,7 @@ pub struct Progress {
     rows_in: AtomicU64,
     fates: [AtomicU64; 6],
     files: AtomicU64,
+    fenced: AtomicU64,
     lag: AtomicI64,
     memory: AtomicU64,
     memory_peak: AtomicU64,
@@ -58,6 +59,8 @@ pub struct Reading {
     pub fates: Fates,
     /// Files published.
     pub files: u64,
+    /// How often another worker had planned the rows first.
+    pub fenced: u64,
     /// Rows between the last one read and the source's end, where it is known.
     pub lag: Option<u64>,
     /// What rows on their way hold in memory, in bytes.
@@ -82,6 +85,11 @@ impl Progress {
             counter.fetch_add(count, Ordering::Relaxed);
         }
         self.files.fetch_add(files, Ordering::Relaxed);
+    }
+
+    /// Counts that another worker had planned the rows first.
+    pub fn fence(&self) {
+        self.fenced.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A new start: what was read and not published will be read again.
@@ -124,6 +132,7 @@ impl Progress {
             rows_in: self.rows_in.load(Ordering::Relaxed),
             fates: Fates { written, filtered, deduplicated, skipped, dead, absent },
             files: self.files.load(Ordering::Relaxed),
+            fenced: self.fenced.load(Ordering::Relaxed),
             lag: u64::try_from(self.lag.load(Ordering::Relaxed)).ok(),
             memory: self.memory.load(Ordering::Relaxed),
             memory_peak: self.memory_peak.load(Ordering::Relaxed),

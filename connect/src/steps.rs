@@ -117,7 +117,6 @@ impl Steps {
             None => None,
             Some(decode) => {
                 needs.columns.push("body");
-                needs.all_properties |= document.errors.then == Then::DeadLetter;
                 Some(match (decode.schema.mode, &decode.schema.fields) {
                     (SchemaMode::Declared, Some(fields)) if fields.0.is_empty() => {
                         return Err(TaskError::new(Class::Config, "`decode.schema.fields` names no field"));
@@ -144,8 +143,10 @@ impl Steps {
         if document.makes_columns() && then == Then::DeadLetter {
             needs.columns.push("body");
             needs.all_properties = true;
+            needs.columns.extend(batch::RESERVED.map(|(column, _)| column));
             // A row that the sink turns away keeps its body; a file holds the decoded columns alone.
             wanted.columns.push("body");
+            wanted.columns.extend(batch::RESERVED.map(|(column, _)| column));
             wanted.all_properties = true;
         }
         needs.columns.sort_unstable();
@@ -202,6 +203,13 @@ impl Steps {
     /// Whether slices of chain number `chain` wait for the schema.
     pub fn holds(&self, chain: usize) -> bool {
         self.held.iter().any(|(number, _)| *number == chain)
+    }
+
+    /// Drops what waits of chain number `chain`: it is read again, here or elsewhere.
+    pub fn forget(&mut self, chain: usize) {
+        self.held.retain(|(number, _)| *number != chain);
+        self.windows.retain(|(_, number), _| *number != chain);
+        self.warm_until.remove(&chain);
     }
 
     /// Whether the schema that stands is the one that the config declares, if it declares one.

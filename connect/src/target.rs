@@ -10,7 +10,7 @@
 //! A run that ends anywhere between them is finished by the next one, which reads the plan's range
 //! again. A target that stores rows and position in one act needs none of this: [`Target::Transact`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -18,17 +18,20 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 
 use crate::batch;
+use crate::breaker::Breaker;
 use crate::channel::{Received, Receiver};
-use crate::config::{Then, hash};
+use crate::config::{StopAfter, Then, hash};
 use crate::dead_letter;
 use crate::memory::Share;
 use crate::pipeline::{Clock, Scope};
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::recall::Recall;
 use crate::steps::{Steps, stop_at_reject, turn_away};
 use crate::task::{
     Chain, Claim, Class, Confirm, Fates, Range, Reject, SinkTask, Slice, SourceQueue, TaskError, TransactTask,
 };
+use crate::worker::chain_of_causes;
 
 /// What rows that do not fit may hold in memory over all chains, in bytes: at this the plan with the most
 /// of them ends.
@@ -37,6 +40,8 @@ const DEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 const DEAD_BATCH_BYTES: usize = 1024 * 1024;
 /// How often the ages of open plans are looked at, at the most.
 const AGE_CHECK: Duration = Duration::from_millis(100);
+/// The same while no rows are held.
+const IDLE_WAIT: Duration = Duration::from_secs(5);
 /// How long rows wait for the schema where no plan's age says so.
 const HOLD_MAX: Duration = Duration::from_secs(5);
 
@@ -127,12 +132,17 @@ pub(crate) struct TargetHalf<'a> {
     target: Target,
     dead_letters: Option<Box<dyn TransactTask>>,
     then: Then,
+    breaker: Option<Breaker>,
     confirmer: Arc<dyn Confirm>,
     progress: &'a Progress,
     memory: &'a Share,
     clock: &'a Clock,
     schema_hash: String,
     open: BTreeMap<Chain, Open>,
+    /// Set where other workers run the same pipeline.
+    recall: Option<&'a Recall>,
+    /// Chains whose rows another worker planned first; what comes of them until they begin again is in vain.
+    lost: BTreeSet<Chain>,
     /// When the ages of open plans were looked at last, in ms since 1970-01-01 UTC.
     aged_ms: i64,
 }
@@ -145,10 +155,12 @@ impl<'a> TargetHalf<'a> {
         target: Target,
         dead_letters: Option<Box<dyn TransactTask>>,
         then: Then,
+        stop_after: Option<StopAfter>,
         confirmer: Arc<dyn Confirm>,
         progress: &'a Progress,
         memory: &'a Share,
         clock: &'a Clock,
+        recall: Option<&'a Recall>,
     ) -> Self {
         let open = BTreeMap::new();
         let schema_hash = String::new();
@@ -159,12 +171,15 @@ impl<'a> TargetHalf<'a> {
             target,
             dead_letters,
             then,
+            breaker: stop_after.map(Breaker::new),
             confirmer,
             progress,
             memory,
             clock,
             schema_hash,
             open,
+            recall,
+            lost: BTreeSet::new(),
             aged_ms: 0,
         }
     }
@@ -176,7 +191,8 @@ impl<'a> TargetHalf<'a> {
         }
         let wait = self.target.hold_max().min(AGE_CHECK);
         loop {
-            match receiver.receive(wait) {
+            let holds_rows = self.open.values().any(|open| open.range.end > open.range.start);
+            match receiver.receive(if holds_rows { wait } else { IDLE_WAIT }) {
                 Received::Item(Message::Open(chain, queue, reply)) => {
                     let start = self.start(chain, queue)?;
                     // The source's half may be gone by now; it tells its own reason.
@@ -190,14 +206,21 @@ impl<'a> TargetHalf<'a> {
                     self.schema_hash = schema_hash(&schema);
                     drop(reply.send(schema));
                 }
-                Received::Item(Message::Slice(chain, slice)) => match self.fitting(slice) {
-                    Ok(slice) => self.take(&chain, slice)?,
+                Received::Item(Message::Slice(chain, slice)) => match self.fitting(&chain, slice) {
+                    Ok(slice) => match self.take(&chain, slice) {
+                        Err(error) if error.class == Class::Record => {
+                            return self.publish_all(|_| true).and(Err(error));
+                        }
+                        taken => taken?,
+                    },
+                    Err(_) if self.lost.contains(&chain) => {}
                     // What was good before a bad record still gets its place.
                     Err(error) => return self.publish_all(|_| true).and(Err(error)),
                 },
                 Received::Item(Message::End(chain)) => {
                     self.publish(&chain)?;
                     self.open.remove(&chain);
+                    self.lost.remove(&chain);
                 }
                 Received::Timeout => {}
                 Received::Closed => break,
@@ -234,7 +257,7 @@ impl<'a> TargetHalf<'a> {
         for (chain, plan) in sink.unfinished(&self.name)? {
             let is_there = queues.iter().any(|q| q.topic == chain.topic && q.queue == chain.queue);
             let is_asked = match scope {
-                Scope::All => true,
+                Scope::All | Scope::Shared(_) => true,
                 Scope::Unfinished(chains) => chains.contains(&chain),
             };
             if is_there || !is_asked {
@@ -256,10 +279,16 @@ impl<'a> TargetHalf<'a> {
     }
 
     /// The slice without the rows that the target can never take: they become rejects.
-    fn fitting(&self, mut slice: Slice) -> Result<Slice, TaskError> {
+    fn fitting(&mut self, chain: &Chain, mut slice: Slice) -> Result<Slice, TaskError> {
         let unfit = self.target.unfit(&slice);
         turn_away(&mut slice, &unfit)?;
         stop_at_reject(self.then, &slice)?;
+        // A plan that stands is finished whatever it holds.
+        let is_new = self.open.get(chain).is_some_and(|open| open.redo.is_none());
+        match &mut self.breaker {
+            Some(breaker) if is_new => breaker.count(&slice)?,
+            _ => {}
+        }
         Ok(slice)
     }
 
@@ -306,8 +335,10 @@ impl<'a> TargetHalf<'a> {
             if self.is_published(&chain, &plan)? {
                 self.finish(&chain, &plan)?;
             } else if plan.config != self.config.1 {
+                // A worker that shares the pipeline may not have its new config yet; its plan is finished by the old one.
+                let class = if self.recall.is_some() { Class::Retry } else { Class::Config };
                 return Err(TaskError::new(
-                    Class::Config,
+                    class,
                     format!(
                         "{chain}: the plan of its rows {} to {} was made by another config ({}, this one is {}) and is not \
                          finished: another worker runs this pipeline with that config; end it, then run again",
@@ -341,7 +372,24 @@ impl<'a> TargetHalf<'a> {
         Ok((!plan.files.is_empty() || plan.fates.dead == 0) && sink.published(chain, plan)?)
     }
 
+    /// Takes a slice. One that the target refuses because of some of its rows is taken apart until they are found.
     fn take(&mut self, chain: &Chain, slice: Slice) -> Result<(), TaskError> {
+        self.take_part(chain, slice, false)
+    }
+
+    /// The same; with `is_told` its rejects are in the dead letters already.
+    fn take_part(&mut self, chain: &Chain, slice: Slice, is_told: bool) -> Result<(), TaskError> {
+        match self.put(chain, slice.clone(), is_told)? {
+            None => Ok(()),
+            Some(refusal) => self.take_apart(chain, slice, refusal),
+        }
+    }
+
+    /// Takes a slice, or gives the reason for which the target took nothing of it.
+    fn put(&mut self, chain: &Chain, slice: Slice, is_told: bool) -> Result<Option<TaskError>, TaskError> {
+        if self.lost.contains(chain) {
+            return Ok(None);
+        }
         let fates = Steps::fates(self.then, &slice);
         let Some(open) = self.open.get_mut(chain) else {
             return Err(TaskError::new(
@@ -361,27 +409,21 @@ impl<'a> TargetHalf<'a> {
             return Err(TaskError::new(Class::Fatal, message));
         }
         match &mut self.target {
-            Target::Transact(task) => {
-                if fates.dead > 0 {
-                    let range = slice.range;
-                    put_dead(
-                        self.dead_letters.as_deref_mut(),
-                        chain,
-                        &open.incarnation,
-                        range,
-                        &slice.rejects,
-                    )?;
+            Target::Transact(_) => {
+                if fates.dead > 0 && !is_told {
+                    let (range, incarnation) = (slice.range, open.incarnation.clone());
+                    self.put_dead(DEAD, chain, &incarnation, range, &slice.rejects)?;
                 }
-                task.commit(chain, &open.incarnation, &slice, &fates)?;
-                open.range = Range { start: slice.range.end, end: slice.range.end };
-                self.progress.published(&fates, 0);
-                self.confirmer.confirm(&chain.topic, chain.queue, slice.range.end)
+                self.commit(chain, &slice, &fates)
             }
             Target::Files(sink) => {
                 if open.range.start == open.range.end {
                     open.since_ms = (self.clock)();
                 }
-                let fill = sink.put(chain, &slice)?;
+                let fill = match sink.put(chain, &slice) {
+                    Err(refusal) if refusal.class == Class::Record => return Ok(Some(refusal)),
+                    other => other?,
+                };
                 if let Some(offset) = fill.cut.filter(|offset| *offset == slice.range.start) {
                     // The plan ends before the whole slice.
                     if open.range.start == open.range.end {
@@ -391,7 +433,8 @@ impl<'a> TargetHalf<'a> {
                         return Err(TaskError::new(Class::Config, message));
                     }
                     self.publish(chain)?;
-                    return self.take(chain, slice);
+                    self.take(chain, slice)?;
+                    return Ok(None);
                 }
                 if let Some(offset) = fill.cut {
                     let message = format!("{chain}: the rows can not be cut at {offset}");
@@ -399,7 +442,8 @@ impl<'a> TargetHalf<'a> {
                         slice.split(offset).ok_or_else(|| TaskError::new(Class::Config, message))?;
                     self.take(chain, head)?;
                     self.publish(chain)?;
-                    return self.take(chain, tail);
+                    self.take(chain, tail)?;
+                    return Ok(None);
                 }
                 open.range.end = slice.range.end;
                 open.fates.add(&fates);
@@ -412,14 +456,91 @@ impl<'a> TargetHalf<'a> {
                     None => fill.full,
                 };
                 if over {
-                    self.publish(chain)
+                    self.publish(chain)?;
                 } else if fates.dead > 0 {
-                    self.bound_rejects()
-                } else {
-                    Ok(())
+                    self.bound_rejects()?;
                 }
+                Ok(None)
             }
         }
+    }
+
+    /// Stores a slice's rows in a target that keeps its position with them, or gives the reason for which it took
+    /// none.
+    fn commit(
+        &mut self,
+        chain: &Chain,
+        slice: &Slice,
+        fates: &Fates,
+    ) -> Result<Option<TaskError>, TaskError> {
+        let (Target::Transact(task), Some(open)) = (&mut self.target, self.open.get_mut(chain)) else {
+            return Ok(None);
+        };
+        match task.commit(chain, &open.incarnation, slice, fates) {
+            Err(refusal) if refusal.class == Class::Record => return Ok(Some(refusal)),
+            other => other?,
+        }
+        open.range = Range { start: slice.range.end, end: slice.range.end };
+        self.progress.published(fates, 0);
+        self.confirmer.confirm(&chain.topic, chain.queue, slice.range.end)?;
+        Ok(None)
+    }
+
+    /// Finds the rows for which the target refused a slice, by halves: each goes where `errors` says, and all others
+    /// to the target.
+    fn take_apart(&mut self, chain: &Chain, mut slice: Slice, refusal: TaskError) -> Result<(), TaskError> {
+        let rows = slice.envelope.num_rows();
+        let offsets = batch::offsets(&slice.envelope);
+        // The rows of one record stay together.
+        let later = |offset: &&i64| offsets.first().is_some_and(|first| *offset > first);
+        if let Some(&middle) = offsets.iter().skip(rows / 2).find(later) {
+            let is_planned = matches!(self.target, Target::Files(_));
+            // What a plan records must come out the same when its rows are read again.
+            let halves = if is_planned { slice.split(middle) } else { Some(slice.split_anyhow(middle)) };
+            let (head, tail) = halves.ok_or(refusal)?;
+            self.take_part(chain, head, !is_planned)?;
+            return self.take_part(chain, tail, !is_planned);
+        }
+        if rows == 0 {
+            let message = format!("{chain}: the target refuses a slice without rows");
+            return Err(TaskError::new(Class::Fatal, message).because(refusal));
+        }
+        let reason = chain_of_causes(&refusal);
+        let offset = batch::offsets(&slice.envelope).first().copied();
+        turn_away(&mut slice, &[(0, reason.clone())])?;
+        stop_at_reject(self.then, &slice)?;
+        let open = self.open.get(chain);
+        match &mut self.breaker {
+            Some(breaker) if open.is_some_and(|open| open.redo.is_none()) => breaker.refuse(&reason)?,
+            _ => {}
+        }
+        if matches!(self.target, Target::Files(_)) {
+            return self.take(chain, slice);
+        }
+        let fates = Steps::fates(self.then, &slice);
+        if self.then == Then::DeadLetter {
+            let incarnation = open.map_or_else(String::new, |open| open.incarnation.clone());
+            let refused = slice.rejects.iter().filter(|reject| Some(reject.offset) == offset).cloned();
+            let refused: Vec<Reject> = refused.collect();
+            // The dead letters that were known before the target was asked are stored already, and their chain stands
+            // behind this row.
+            self.put_dead(REFUSED, chain, &incarnation, slice.range, &refused)?;
+        }
+        match self.commit(chain, &slice, &fates)? {
+            None => Ok(()),
+            Some(refusal) => self.take_apart(chain, slice, refusal),
+        }
+    }
+
+    fn put_dead(
+        &mut self,
+        kind: &str,
+        chain: &Chain,
+        incarnation: &str,
+        range: Range,
+        rejects: &[Reject],
+    ) -> Result<(), TaskError> {
+        put_dead(self.dead_letters.as_deref_mut(), kind, chain, incarnation, range, rejects)
     }
 
     /// Ends the plan with the most rejects while those of all chains together hold too much.
@@ -503,15 +624,20 @@ impl<'a> TargetHalf<'a> {
         };
         if open.redo.is_none() && sink.claim(chain, &plan)? == Claim::Theirs {
             sink.discard(chain)?;
-            return Err(TaskError::new(
-                Class::Retry,
-                format!("{chain}: another worker has planned the rows from {}", plan.start),
-            ));
+            self.progress.fence();
+            let told = format!("{chain}: another worker has planned the rows from {}", plan.start);
+            let Some(recall) = self.recall else { return Err(TaskError::new(Class::Retry, told)) };
+            tracing::warn!(pipeline = &*self.name, task = %chain, queue_offset = plan.start, "fenced: another worker has planned these rows");
+            self.open.remove(chain);
+            self.lost.insert(chain.clone());
+            recall.add(chain);
+            return Ok(());
         }
         sink.seal(chain, &plan)?;
         if plan.fates.dead > 0 {
             let range = Range { start: plan.start, end: plan.end };
-            put_dead(self.dead_letters.as_deref_mut(), chain, &open.incarnation, range, &open.rejects)?;
+            let letters = self.dead_letters.as_deref_mut();
+            put_dead(letters, DEAD, chain, &open.incarnation, range, &open.rejects)?;
         }
         sink.publish(chain, &plan)?;
         open.range.start = open.range.end;
@@ -537,10 +663,16 @@ fn schema_hash(schema: &SchemaRef) -> String {
     hash(serde_json::to_string(schema.as_ref()).unwrap_or_default().as_bytes())
 }
 
+/// What the chains of dead letters add to the pipeline's name: those of rows that did not fit, and those of rows that
+/// the target refused.
+const DEAD: &str = "#dead";
+const REFUSED: &str = "#refused";
+
 /// Stores dead letters under a chain of their own that ends where `range` ends, and makes them durable; those
 /// that are there already are left out. Each of the atomic batches moves the chain to where the next begins.
 fn put_dead(
     task: Option<&mut (dyn TransactTask + 'static)>,
+    kind: &str,
     chain: &Chain,
     incarnation: &str,
     range: Range,
@@ -550,7 +682,7 @@ fn put_dead(
         return Err(TaskError::new(Class::Fatal, format!("{chain}: no dead-letter topic is open")));
     };
     // The chain `<pipeline>/<topic>/<queue>#dead`, told apart in the pipeline's part.
-    let dead = Chain { pipeline: format!("{}#dead", chain.pipeline).into(), ..chain.clone() };
+    let dead = Chain { pipeline: format!("{}{kind}", chain.pipeline).into(), ..chain.clone() };
     let start = match task.position(&dead)? {
         Some((position, _)) => position.max(range.start),
         None => {

@@ -141,10 +141,13 @@ impl Slice {
 
     /// The slice as two, before and from an offset inside of it. `None` if it has offsets of two kinds that
     /// gave nothing, because it does not say which lie where.
-    pub fn split(mut self, offset: i64) -> Option<(Self, Self)> {
-        if self.filtered > 0 && self.absent > 0 {
-            return None;
-        }
+    pub fn split(self, offset: i64) -> Option<(Self, Self)> {
+        (self.filtered == 0 || self.absent == 0).then(|| self.split_anyhow(offset))
+    }
+
+    /// The same also then; which of the two has how many of each kind is a guess, and their sums are right.
+    pub fn split_anyhow(mut self, offset: i64) -> (Self, Self) {
+        let (mut filtered, mut absent) = (self.filtered, self.absent);
         let rows = crate::batch::offsets(&self.envelope).partition_point(|o| *o < offset);
         let rejects = self.rejects.split_off(self.rejects.partition_point(|r| r.offset < offset));
         let duplicates = self.deduplicated.partition_point(|o| *o < offset);
@@ -162,10 +165,12 @@ impl Slice {
             let offsets = u64::try_from(part.range.end - part.range.start).unwrap_or(0);
             let there = crate::batch::offset_count(&part.envelope) + part.rejects.len() as u64;
             let gone = offsets.saturating_sub(there + part.deduplicated.len() as u64);
-            part.filtered = if part.absent > 0 { 0 } else { gone };
-            part.absent = if part.absent > 0 { gone } else { 0 };
+            part.filtered = gone.min(filtered);
+            part.absent = (gone - part.filtered).min(absent);
+            filtered -= part.filtered;
+            absent -= part.absent;
         }
-        Some((self, tail))
+        (self, tail)
     }
 }
 
@@ -217,6 +222,8 @@ pub trait SourceTask: Send {
     /// Reads from `range.start`, at most to `range.end` (`i64::MAX` when unlimited) and about
     /// `bytes_max` bytes, at least one offset if one is there.
     fn read(&mut self, topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError>;
+    /// Nothing more is read of a queue for now; what is held of it may go.
+    fn release(&mut self, _topic: &str, _queue: i32) {}
     /// Waits until there may be more to read, `timeout` at most.
     fn wait(&mut self, timeout: Duration);
     /// The last offset of the queue (exclusive), for the lag; `None` where it is not known.
@@ -302,7 +309,8 @@ pub trait SinkTask: Send {
     fn unfit(&self, _slice: &Slice) -> Vec<(usize, String)> {
         Vec::new()
     }
-    /// Takes the rows of one slice; nothing is visible outside before `publish`.
+    /// Takes the rows of one slice; nothing is visible outside before `publish`. With [`Class::Record`] some row of
+    /// it can never be taken, and nothing was: the runtime finds out which, and gives the others.
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError>;
     /// What the rows of all open plans hold in memory, in bytes.
     fn memory(&self) -> usize;
@@ -339,7 +347,8 @@ pub trait TransactTask: Send {
         Vec::new()
     }
     /// Stores the slice's rows and moves the position from its start to its end, both or neither.
-    /// Refused with [`Class::Fatal`] if the position is not the slice's start.
+    /// Refused with [`Class::Fatal`] if the position is not the slice's start. With [`Class::Record`] some row can
+    /// never be taken, and the position did not move: the runtime finds out which, and gives the others.
     fn commit(
         &mut self,
         chain: &Chain,
@@ -360,7 +369,7 @@ pub trait TransactTask: Send {
 pub enum Class {
     /// Time may heal it: a full disk, a lost connection. The pipeline goes on from its positions.
     Retry,
-    /// One record does not fit; `errors` in the pipeline says where it goes.
+    /// Some record does not fit; `errors` in the pipeline says where it goes.
     Record,
     /// A person must change something; the pipeline blocks and nothing is dropped.
     Config,

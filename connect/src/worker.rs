@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
+
 use crate::pipeline::{self, Clock, Pipeline, Scope};
 use crate::progress::{Progress, Stop};
 use crate::target::Target;
@@ -14,20 +16,21 @@ pub type Build<'a> = dyn Fn(Option<&str>) -> Result<Pipeline, TaskError> + Sync 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
-/// Runs until the source has ended or a stop is asked for. `retry_for` is how long failures of
+/// Runs the chains of `scope` until the source has ended or a stop is asked for. `retry_for` is how long failures of
 /// [`Class::Retry`] may go on without any progress.
 pub fn run(
     build: &Build<'_>,
+    scope: &Scope,
     stop: &Stop,
     progress: &Progress,
     clock: &Clock,
     retry_for: Duration,
 ) -> Result<(), TaskError> {
-    let mut pause = RETRY_FIRST;
+    let mut pauses = pauses();
     let mut failing: Option<(i64, u64)> = None;
     loop {
         progress.restart();
-        let error = match run_once(build, stop, progress, clock) {
+        let error = match run_once(build, scope, stop, progress, clock) {
             Ok(()) => {
                 progress.state(if stop.is_asked() { "stopped" } else { "done" });
                 return Ok(());
@@ -38,7 +41,7 @@ pub fn run(
         let (since, _) = match failing {
             Some((since, at)) if at == published => (since, at),
             _ => {
-                pause = RETRY_FIRST;
+                pauses = self::pauses();
                 ((clock)(), published)
             }
         };
@@ -48,15 +51,32 @@ pub fn run(
             progress.state(if error.class == Class::Config { "blocked" } else { "failed" });
             return Err(error);
         }
+        let pause = pauses.next().unwrap_or(RETRY_MAX);
         let text = chain_of_causes(&error);
         tracing::warn!(error = %text, pause_ms = u64::try_from(pause.as_millis()).unwrap_or(0), "pipeline failed, trying again");
         progress.state(format!("retrying: {text}"));
         stop.wait(pause);
-        pause = (pause * 2).min(RETRY_MAX);
     }
 }
 
-fn run_once(build: &Build<'_>, stop: &Stop, progress: &Progress, clock: &Clock) -> Result<(), TaskError> {
+/// Rising pauses without end. Each is longer by chance, up to the double: what failed for many at once is not tried
+/// again by all of them at once.
+fn pauses() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(RETRY_FIRST)
+        .with_max_delay(RETRY_MAX)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+fn run_once(
+    build: &Build<'_>,
+    scope: &Scope,
+    stop: &Stop,
+    progress: &Progress,
+    clock: &Clock,
+) -> Result<(), TaskError> {
     let mut pipeline = build(None)?;
     let mut older: Vec<(String, Vec<Chain>)> = Vec::new();
     if let Target::Files(sink) = &mut pipeline.target {
@@ -75,7 +95,7 @@ fn run_once(build: &Build<'_>, stop: &Stop, progress: &Progress, clock: &Clock) 
             pipeline::run(earlier, &Scope::Unfinished(chains), stop, progress, clock)?;
         }
     }
-    pipeline::run(pipeline, &Scope::All, stop, progress, clock)
+    pipeline::run(pipeline, scope, stop, progress, clock)
 }
 
 /// An error with its causes on one line.

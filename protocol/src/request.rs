@@ -152,6 +152,13 @@ headers! {
         offset: i64 = "offset";
     }
 
+    /// A client is there: code 34.
+    Heartbeat {
+        /// How long the client may be silent before its groups are told that it is gone, in ms. Sluice's own;
+        /// other brokers pass over it.
+        lease_ms: Option<i64> = "sluiceLeaseMs";
+    }
+
     /// A client leaves its groups: code 35.
     UnregisterClient<'a> {
         client_id: &'a str = "clientID";

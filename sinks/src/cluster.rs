@@ -6,10 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use sluice_client::{
-    Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, TopicName,
+    Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, Receipt, TopicName,
 };
+use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
+use sluice_protocol::code::ResponseCode;
 use tokio::runtime::Runtime;
 
 use crate::topic::{Rows, TopicConfig, check_routed, loops, text};
@@ -17,6 +20,9 @@ use crate::topic::{Rows, TopicConfig, check_routed, loops, text};
 /// How long a topic that was just made may stay unknown to the name servers.
 const ROUTE_WAIT: Duration = Duration::from_secs(10);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The offset of a row's record, and which of the record's rows it is.
+type RowId = (i64, usize);
 
 /// Writes one topic of a cluster.
 pub(crate) struct ClusterSink {
@@ -30,6 +36,8 @@ pub(crate) struct ClusterSink {
     queues_made: u32,
     /// Topics that a step has sent rows to.
     routed: BTreeMap<String, (TopicName, Vec<Queue>)>,
+    /// Rows of a slice that was refused and are stored all the same: they are not sent again when it comes in parts.
+    stored: BTreeSet<(Chain, RowId)>,
     runtime: Runtime,
 }
 
@@ -48,7 +56,8 @@ impl ClusterSink {
             Ok((client, producer, queues))
         })?;
         let (cluster, queues_made) = (cluster.to_owned(), config.queues);
-        Ok(Self { cluster, topic, client, producer, queues, queues_made, routed: BTreeMap::new(), runtime })
+        let (routed, stored) = (BTreeMap::new(), BTreeSet::new());
+        Ok(Self { cluster, topic, client, producer, queues, queues_made, routed, stored, runtime })
     }
 
     /// Equal keys meet in one queue; rows without keys are spread.
@@ -84,21 +93,43 @@ impl ClusterSink {
         Ok(())
     }
 
-    /// Hands all rows over, then waits for every answer.
-    async fn send(&self, rows: &Rows<'_>, count: usize) -> Result<(), Error> {
-        let mut receipts = Vec::with_capacity(count);
-        for row in 0..count {
-            let (topic, queue) = self.queue(text(rows.route, row), text(rows.keys, row), row)?;
-            let mut message = Message::new(topic, rows.body(row).to_vec());
-            for (name, value) in rows.properties(row) {
-                message = message.property(name, value)?;
+    /// Hands all rows over, then waits for every answer. With the error come the rows that are stored.
+    async fn send(&self, chain: &Chain, envelope: &RecordBatch) -> Result<(), (Error, Vec<RowId>)> {
+        let (rows, offsets) = (Rows::new(envelope), batch::offsets(envelope));
+        let (mut receipts, mut failure) = (Vec::with_capacity(offsets.len()), None);
+        let mut id: RowId = (-1, 0);
+        for (row, offset) in offsets.iter().enumerate() {
+            id = if id.0 == *offset { (*offset, id.1 + 1) } else { (*offset, 0) };
+            if !self.stored.is_empty() && self.stored.contains(&(chain.clone(), id)) {
+                continue;
             }
-            receipts.push(self.producer.submit_to(&message, queue).await?);
+            match self.submit(&rows, row).await {
+                Ok(receipt) => receipts.push((id, receipt)),
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
         }
-        for receipt in receipts {
-            receipt.await?;
+        let mut stored = Vec::new();
+        for (offset, receipt) in receipts {
+            match receipt.await {
+                Ok(_) => stored.push(offset),
+                // A row that can never be stored must not hide that the broker is away.
+                Err(error) if failure.as_ref().is_none_or(is_refusal) => failure = Some(error),
+                Err(_) => {}
+            }
         }
-        Ok(())
+        failure.map_or(Ok(()), |error| Err((error, stored)))
+    }
+
+    async fn submit(&self, rows: &Rows<'_>, row: usize) -> Result<Receipt, Error> {
+        let (topic, queue) = self.queue(text(rows.route, row), text(rows.keys, row), row)?;
+        let mut message = Message::new(topic, rows.body(row).to_vec());
+        for (name, value) in rows.properties(row) {
+            message = message.property(name, value)?;
+        }
+        self.producer.submit_to(&message, queue).await
     }
 }
 
@@ -152,10 +183,19 @@ fn no_queue(topic: &TopicName) -> Error {
     Error::NoQueue { topic: topic.to_string(), purpose: "write to" }
 }
 
-/// What time may heal is tried again; the rest is for a person.
+/// Whether a broker says that the message itself can not be stored.
+fn is_refusal(error: &Error) -> bool {
+    error.response_code() == Some(ResponseCode::MESSAGE_ILLEGAL)
+}
+
+/// What time may heal is tried again, what a message can not be is the record's; the rest is for a person.
 fn failed(cluster: &str, topic: &TopicName, what: &str, error: Error) -> TaskError {
     let passes = error.is_retryable() || matches!(error, Error::NoRoute { .. } | Error::NoQueue { .. });
-    let class = if passes { Class::Retry } else { Class::Config };
+    let class = match is_refusal(&error) {
+        true => Class::Record,
+        false if passes => Class::Retry,
+        false => Class::Config,
+    };
     TaskError::new(class, format!("topic {topic} of cluster {cluster}: {what}")).because(error)
 }
 
@@ -181,8 +221,17 @@ impl TransactTask for ClusterSink {
     ) -> Result<(), TaskError> {
         let rows = Rows::new(&slice.envelope);
         self.find_routed(chain, &rows, slice.envelope.num_rows())?;
-        let sent = self.runtime.block_on(self.send(&rows, slice.envelope.num_rows()));
-        sent.map_err(|e| failed(&self.cluster, &self.topic, "cannot send messages", e))
+        match self.runtime.block_on(self.send(chain, &slice.envelope)) {
+            Ok(()) => {
+                let is_done = |at: &(Chain, RowId)| at.0 == *chain && at.1.0 < slice.range.end;
+                self.stored.retain(|at| !is_done(at));
+                Ok(())
+            }
+            Err((error, stored)) => {
+                self.stored.extend(stored.into_iter().map(|row| (chain.clone(), row)));
+                Err(failed(&self.cluster, &self.topic, "cannot send messages", error))
+            }
+        }
     }
 
     /// What a broker answered for is as durable as it is set up to make it.

@@ -308,8 +308,16 @@ impl SourceTask for ClusterSource {
         Ok(Read::Slice(made))
     }
 
+    fn release(&mut self, topic: &str, queue: i32) {
+        if let Some(open) = self.queues.get_mut(&(Arc::from(topic), queue)) {
+            open.prefetch = None;
+        }
+    }
+
     fn wait(&mut self, timeout: Duration) {
         self.arrivals.wait(self.seen, timeout);
+        // A wait after which nothing is read must not end at once the next time.
+        self.seen = self.arrivals.seen();
     }
 
     fn end(&mut self, topic: &str, queue: i32) -> Option<i64> {

@@ -14,7 +14,7 @@ use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluice_connect::config::{self, Parsed, vars};
 use sluice_connect::memory::{Memory, Share};
-use sluice_connect::pipeline::Pipeline;
+use sluice_connect::pipeline::{Pipeline, Scope};
 use sluice_connect::progress::{Progress, Reading, Stop};
 use sluice_connect::steps::Steps;
 use sluice_connect::target::Target;
@@ -249,6 +249,7 @@ impl Life<'_> {
             target,
             dead_letters: dead_letters.transpose()?,
             then: document.errors.then,
+            stop_after: document.errors.stop_after,
             in_flight: if self.probe.in_flight == 0 { said } else { self.probe.in_flight },
             memory: Share::new(Memory::new(usize::MAX), usize::MAX),
         })
@@ -262,7 +263,7 @@ impl Life<'_> {
         retry_for: Duration,
     ) -> Result<(), TaskError> {
         let build = |earlier: Option<&str>| self.pipeline(earlier.unwrap_or(text));
-        worker::run(&build, stop, progress, &self.world.clock.clock(), retry_for)
+        worker::run(&build, &Scope::All, stop, progress, &self.world.clock.clock(), retry_for)
     }
 
     /// Runs to the end; a failure is not tried again.

@@ -5,7 +5,7 @@ use arrow::datatypes::SchemaRef;
 use sluice_filters::{Filter, Name};
 
 use super::tree::{Node, Place, Value};
-use super::{Expression, Parsed, Part, Problem, SchemaMode, Step, Then, nearest};
+use super::{Expression, Parsed, Part, Problem, SchemaMode, Step, StopAfter, Then, nearest};
 use crate::batch;
 use crate::steps::{Columns, Planner};
 
@@ -29,6 +29,7 @@ impl<Source, Sink> Parsed<Source, Sink> {
         problems.extend(self.check_secrets());
         problems.extend(self.check_decode());
         problems.extend(self.check_errors());
+        problems.extend(self.check_stop_after());
         problems
     }
 
@@ -219,6 +220,19 @@ impl<Source, Sink> Parsed<Source, Sink> {
             _ => return None,
         };
         Some(self.problem(&["decode", "schema"], message))
+    }
+
+    fn check_stop_after(&self) -> Option<Problem> {
+        let StopAfter { ratio, of } = self.document.errors.stop_after?;
+        if self.document.errors.then == Then::Stop {
+            let message = "`then: stop` ends at the first row that does not fit: `stop_after` goes with `then: skip` or `then: dead_letter`";
+            return Some(self.problem(&["errors", "stop_after"], message));
+        }
+        if !(0.0..1.0).contains(&ratio) {
+            let message = format!("{ratio} is no share of rows: expected 0 to below 1, such as 0.1");
+            return Some(self.problem(&["errors", "stop_after", "ratio"], message));
+        }
+        (of == 0).then(|| self.problem(&["errors", "stop_after", "of"], "0 rows, expected at least 1"))
     }
 
     fn check_errors(&self) -> Option<Problem> {

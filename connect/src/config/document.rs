@@ -217,6 +217,9 @@ pub struct Errors {
     /// How long a pipeline goes on trying when a disk is full or a connection lost.
     #[serde(default = "Errors::retry_default")]
     pub retry: Span,
+    /// When so many rows do not fit that the pipeline ends, blocked; never if not said.
+    #[serde(default)]
+    pub stop_after: Option<StopAfter>,
 }
 
 impl Errors {
@@ -227,7 +230,24 @@ impl Errors {
 
 impl Default for Errors {
     fn default() -> Self {
-        Self { then: Then::default(), dead_letter: None, retry: Self::retry_default() }
+        Self { then: Then::default(), dead_letter: None, retry: Self::retry_default(), stop_after: None }
+    }
+}
+
+/// The share of rows that may not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopAfter {
+    /// The most, from 0 to below 1.
+    pub ratio: f64,
+    /// Of how many rows in a row, at least 1; 1,000 if not said.
+    #[serde(default = "StopAfter::of_default")]
+    pub of: u64,
+}
+
+impl StopAfter {
+    fn of_default() -> u64 {
+        1000
     }
 }
 

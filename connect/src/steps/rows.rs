@@ -159,7 +159,7 @@ pub(super) fn reject(envelope: &RecordBatch, row: usize, reason: &str) -> Reject
         body: Bytes::copy_from_slice(kept),
         body_bytes: body.len() as u64,
         place: format!("queue offset {offset}"),
-        properties: batch::properties_of(envelope, row),
+        properties: batch::all_properties_of(envelope, row),
     }
 }
 
