@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
 use sluice_connect::config::Then;
 use sluice_connect::memory::Memory;
@@ -119,8 +120,7 @@ fn one(
             build::source(parsed, &shared, Vec::new())?
         }
     };
-    let (mut steps, needs) =
-        Steps::new(&without_stop(parsed).document, &document.sink.needs(document.decode.is_some()))?;
+    let (mut steps, needs) = build::steps(&without_stop(parsed))?;
     source.open(&needs)?;
     let seen = look(source.as_mut(), &mut steps, arguments.rows as usize)?;
     show(&seen, parsed, arguments.rows as usize, out)?;
@@ -190,23 +190,29 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
             seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);
             let passed = match steps.push(number, slice)? {
                 Next::Pass(slices) => slices,
-                Next::Fix(schema) => {
-                    steps.fix(&schema)?;
-                    steps.release()?
-                }
+                Next::Fix(schema) => fix(steps, schema)?,
             };
             keep(&mut seen, passed);
         }
     }
     let released = match steps.proposal() {
-        Some(schema) => {
-            steps.fix(&schema)?;
-            steps.release()?
-        }
+        Some(schema) => fix(steps, schema)?,
         None => steps.release_without_schema()?,
     };
     keep(&mut seen, released);
     Ok(seen)
+}
+
+/// Takes the schema that is asked for, and those that it grows into.
+fn fix(steps: &mut Steps, schema: SchemaRef) -> Result<Vec<(usize, Slice)>> {
+    let (mut released, mut next) = (Vec::new(), Some(schema));
+    while let Some(schema) = next {
+        steps.fix(&schema)?;
+        let (slices, wider) = steps.release()?;
+        released.extend(slices);
+        next = wider;
+    }
+    Ok(released)
 }
 
 fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
@@ -237,13 +243,15 @@ fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write)
         shown.push(batch.slice(0, left.min(batch.num_rows())));
         left -= left.min(batch.num_rows());
     }
-    if shown.iter().any(|batch| batch.num_rows() > 0) {
-        out.write_all(&sluice_sinks::stdout::table(&shown)?)?;
+    shown.retain(|batch| batch.num_rows() > 0);
+    // The schema may have grown between them.
+    for same in shown.chunk_by(|one, next| one.schema() == next.schema()) {
+        out.write_all(&sluice_sinks::stdout::table(same)?)?;
     }
     for reject in rejects.iter().take(rows) {
         writeln!(out, "  reject: {}: {}", reject.place, reject.reason)?;
     }
-    if let Some(batch) = batches.first() {
+    if let Some(batch) = batches.last() {
         writeln!(out, "  schema of the output:")?;
         for field in parsed.document.sink.schema(&batch.schema()).fields() {
             let null = if field.is_nullable() { ", nullable" } else { "" };

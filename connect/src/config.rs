@@ -5,6 +5,7 @@
 //! in. Opens nothing.
 
 mod check;
+mod decode;
 mod document;
 pub mod strict;
 pub mod tree;
@@ -14,6 +15,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
+pub use decode::*;
 pub use document::*;
 use tree::{Node, Place, Text, Value};
 

@@ -6,6 +6,7 @@ pub mod batch;
 pub mod channel;
 pub mod config;
 mod dead_letter;
+pub mod decode;
 pub mod memory;
 pub mod pipeline;
 pub mod plan;

@@ -11,6 +11,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
+use sluice_formats::widen::{covers, widened};
 
 use crate::channel::{self, Sender};
 use crate::config::Then;
@@ -29,6 +30,9 @@ const IDLE_WAIT: Duration = Duration::from_millis(200);
 
 /// How long a source waits before it looks again whether the process has memory.
 const MEMORY_WAIT: Duration = Duration::from_millis(5);
+
+/// Workers that may put a wider schema one after the other before ours stands.
+const SETTLE_MAX: usize = 16;
 
 /// Milliseconds since 1970-01-01 UTC.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -78,10 +82,9 @@ pub fn run(
         pipeline;
     let memory = &pipeline.memory;
     source.open(&needs)?;
-    if steps.decodes()
-        && let Some(schema) = target.schema(&name, None)?
-    {
-        adopt(&mut steps, &schema, scope)?;
+    let standing = if steps.decodes() { target.schema(&name, None)? } else { None };
+    if let Some(schema) = &standing {
+        adopt(&mut steps, schema, scope)?;
     }
     let confirmer = source.confirmer();
     let hold_max = target.hold_max();
@@ -97,6 +100,9 @@ pub fn run(
         memory,
         clock,
     );
+    if let Some(schema) = &standing {
+        half.decoded_by(schema);
+    }
     half.finish_lost(&source.queues()?, scope)?;
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
@@ -147,6 +153,8 @@ struct Feed {
     until: Option<i64>,
     /// That plan's rows passed before any schema was known.
     without_schema: bool,
+    /// The schema that plan was begun with.
+    schema: Option<SchemaRef>,
     ended: bool,
     /// Rows between the last one read and the queue's end, where it is known.
     lag: Option<i64>,
@@ -254,14 +262,20 @@ impl SourceHalf<'_> {
         }
         feed.next = slice.range.end;
         let without_schema = feed.until.is_some() && feed.without_schema && self.steps.decodes();
+        let schema = feed.schema.clone().filter(|_| self.steps.decodes());
         if feed.until == Some(feed.next) {
             feed.until = None;
+            feed.schema = None;
             feed.ended = *self.scope != Scope::All;
         }
         self.progress.state("running");
         self.progress.read(u64::try_from(slice.range.end - slice.range.start).unwrap_or(0));
         if without_schema {
             let slice = self.steps.reject_all(slice)?;
+            return self.send_all(vec![(number, slice)]);
+        }
+        if let Some(schema) = schema {
+            let slice = self.steps.push_by(&schema, slice)?;
             return self.send_all(vec![(number, slice)]);
         }
         match self.steps.push(number, slice)? {
@@ -296,12 +310,40 @@ impl SourceHalf<'_> {
 
     fn fix(&mut self, proposed: &SchemaRef) -> Result<(), TaskError> {
         self.held_since = None;
-        // Types are checked before the target keeps anything.
-        self.steps.check(Some(proposed))?;
-        let schema = self.ask(|reply| Message::Schema(Arc::clone(proposed), reply))?;
-        adopt(&mut self.steps, &schema, self.scope)?;
-        let slices = self.steps.release()?;
-        self.send_all(slices)
+        let mut proposed = Arc::clone(proposed);
+        loop {
+            // Types are checked before the target keeps anything.
+            self.steps.check(Some(&proposed))?;
+            let schema = self.settle(&proposed)?;
+            adopt(&mut self.steps, &schema, self.scope)?;
+            let (slices, wider) = self.steps.release()?;
+            self.send_all(slices)?;
+            match wider {
+                Some(wider) => proposed = wider,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Has the target put a schema, and gives the one that stands. One that may grow is put again with what another
+    /// worker put first, until it stands.
+    fn settle(&mut self, proposed: &SchemaRef) -> Result<SchemaRef, TaskError> {
+        let mut proposed = Arc::clone(proposed);
+        for _ in 0..SETTLE_MAX {
+            let standing = self.ask(|reply| Message::Schema(Arc::clone(&proposed), reply))?;
+            if !self.steps.grows() || covers(&standing, &proposed) {
+                return Ok(standing);
+            }
+            match widened(&standing, &proposed) {
+                Ok(wider) => proposed = wider,
+                // Rows that need ours do not fit the one that stands.
+                Err(_) => return Ok(standing),
+            }
+        }
+        Err(TaskError::new(
+            Class::Config,
+            "the target does not take a wider schema than its first one: `on_new_field: add` is not possible there",
+        ))
     }
 
     fn send_all(&mut self, slices: Vec<(usize, Slice)>) -> Result<(), TaskError> {
@@ -341,7 +383,7 @@ impl SourceHalf<'_> {
             if !wanted || !self.known.insert(chain.clone()) {
                 continue;
             }
-            let Start { next, until, without_schema } =
+            let Start { next, until, without_schema, schema } =
                 self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
             if next < queue.first {
                 return Err(TaskError::new(
@@ -354,7 +396,7 @@ impl SourceHalf<'_> {
             }
             let ended = *self.scope != Scope::All && until.is_none();
             let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
-            self.feeds.push(Feed { chain, next, until, without_schema, ended, lag });
+            self.feeds.push(Feed { chain, next, until, without_schema, schema, ended, lag });
         }
         Ok(())
     }

@@ -7,17 +7,16 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
 use sluice_filters::{Filter, Name};
-use sluice_formats::json::{Decoder, Inferer};
+use sluice_formats::Decoded;
 
 use crate::batch;
-use crate::config::{Document, Expression, SchemaMode, Step, Then};
+use crate::config::{Document, Expression, Step, Then};
+use crate::decode::{Bodies, Outside, Wait};
 use crate::task::{Class, Fates, Needs, REJECT_BODY_BYTES_MAX, Reject, Slice, TaskError};
 
-/// Rows that `infer` looks at if the config does not say.
-pub const FREEZE_AFTER_ROWS: u64 = 5000;
 /// Bytes that are held for `infer` at most.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Slices that are held for `infer` at most: where a filter leaves few rows, most of them are empty.
@@ -25,7 +24,7 @@ const HELD_SLICES_MAX: usize = 10_000;
 
 /// Compiled steps of one pipeline.
 pub struct Steps {
-    decode: Option<Decode>,
+    bodies: Option<Bodies>,
     /// Filters that run here, after decoding, in order.
     filters: Vec<Filter>,
     then: Then,
@@ -36,15 +35,10 @@ pub struct Steps {
     held_bytes: usize,
 }
 
-enum Decode {
-    /// The schema is not fixed; rows are looked at and held.
-    Infer {
-        inferer: Box<Inferer>,
-        freeze_after_rows: u64,
-    },
-    /// A schema is proposed, and not fixed yet.
-    Declared(SchemaRef),
-    Fixed(Box<Decoder>),
+enum Applied {
+    Slice(Slice),
+    /// The slice as it came, and the schema that is to stand first.
+    Grow(SchemaRef, Box<Slice>),
 }
 
 /// What the steps want next.
@@ -58,6 +52,15 @@ pub enum Next {
 impl Steps {
     /// Compiles a document's steps, and what it needs of its source: `columns` for the sink.
     pub fn new<S, K>(document: &Document<S, K>, sink: &Needs) -> Result<(Self, Needs), TaskError> {
+        Self::with(document, sink, Outside::default())
+    }
+
+    /// The same with what `decode` names outside of the document.
+    pub fn with<S, K>(
+        document: &Document<S, K>,
+        sink: &Needs,
+        outside: Outside,
+    ) -> Result<(Self, Needs), TaskError> {
         let mut needs = sink.clone();
         let (mut pushed, mut filters) = (None, Vec::new());
         if let Some(Expression(filter)) = &document.filter {
@@ -73,24 +76,12 @@ impl Steps {
                 Name::Field(_) => {}
             }
         }
-        let decode = match &document.decode {
+        let bodies = match &document.decode {
             None => None,
             Some(decode) => {
                 needs.columns.push("body");
                 needs.all_properties |= document.errors.then == Then::DeadLetter;
-                Some(match (decode.schema.mode, &decode.schema.fields) {
-                    (SchemaMode::Declared, Some(fields)) if fields.0.is_empty() => {
-                        return Err(TaskError::new(Class::Config, "`decode.schema.fields` names no field"));
-                    }
-                    (SchemaMode::Declared, Some(fields)) => Decode::Declared(
-                        sluice_formats::json::schema_from_fields(&fields.0)
-                            .map_err(|e| TaskError::new(Class::Config, e.to_string()))?,
-                    ),
-                    _ => Decode::Infer {
-                        inferer: Box::new(Inferer::new()),
-                        freeze_after_rows: decode.schema.freeze_after_rows.unwrap_or(FREEZE_AFTER_ROWS),
-                    },
-                })
+                Some(Bodies::new(decode, outside)?)
             }
         };
         needs.columns.sort_unstable();
@@ -100,18 +91,23 @@ impl Steps {
         needs.filter = pushed.map(Arc::new);
         let then = document.errors.then;
         let (mut wanted, held) = (sink.clone(), Vec::new());
-        if decode.is_some() && then == Then::DeadLetter {
+        if bodies.is_some() && then == Then::DeadLetter {
             // A row that the sink turns away keeps its body; a file holds the decoded columns alone.
             wanted.columns.push("body");
             wanted.all_properties = true;
         }
-        let steps = Self { decode, filters, then, wanted, held, held_rows: 0, held_bytes: 0 };
+        let steps = Self { bodies, filters, then, wanted, held, held_rows: 0, held_bytes: 0 };
         Ok((steps, needs))
     }
 
     /// Whether bodies are decoded.
     pub fn decodes(&self) -> bool {
-        self.decode.is_some()
+        self.bodies.is_some()
+    }
+
+    /// Whether the schema grows by what is new.
+    pub fn grows(&self) -> bool {
+        self.bodies.as_ref().is_some_and(Bodies::grows)
     }
 
     /// Whether slices wait for the schema.
@@ -126,30 +122,17 @@ impl Steps {
 
     /// Whether the schema that stands is the one that the config declares, if it declares one.
     pub fn check_declared(&self, standing: &SchemaRef) -> Result<(), TaskError> {
-        match &self.decode {
-            Some(Decode::Declared(declared)) if declared.fields() != standing.fields() => {
-                Err(TaskError::new(
-                    Class::Config,
-                    format!(
-                        "`decode.schema.fields` is not the schema that this pipeline's files have: {}. A pipeline keeps \
-                         its first schema: put the fields back as they were, or give the pipeline a new name, under \
-                         which it begins anew",
-                        difference(declared, standing)
-                    ),
-                ))
-            }
-            _ => Ok(()),
-        }
+        self.bodies.as_ref().map_or(Ok(()), |bodies| bodies.check_known(standing))
     }
 
     /// Uses a schema that stands: nothing is inferred any more.
     pub fn fix(&mut self, schema: &SchemaRef) -> Result<(), TaskError> {
-        let decoder = Decoder::new(Arc::clone(schema)).map_err(|e| {
-            TaskError::new(Class::Config, "cannot decode by the pipeline's schema").because(e)
-        })?;
-        self.check(Some(schema))?;
-        self.decode = Some(Decode::Fixed(Box::new(decoder)));
-        Ok(())
+        let Some(bodies) = &mut self.bodies else { return Ok(()) };
+        bodies.fix(schema)?;
+        match bodies.wait() {
+            Wait::Schema(wider) => self.check(Some(&wider)),
+            _ => self.check(Some(schema)),
+        }
     }
 
     /// Checks the filters' names and types, against the decoded columns where they are known.
@@ -176,23 +159,28 @@ impl Steps {
     pub fn push(&mut self, chain: usize, slice: Slice) -> Result<Next, TaskError> {
         // Without rows there is nothing to decode, and the chain may go on.
         let is_free = slice.envelope.num_rows() == 0 && !self.holds(chain);
-        match &mut self.decode {
-            Some(Decode::Declared(schema)) => {
-                let schema = Arc::clone(schema);
+        let Some(bodies) = &mut self.bodies else {
+            return Ok(Next::Pass(vec![(chain, self.finish(slice, None)?)]));
+        };
+        match bodies.wait() {
+            Wait::Nothing => Ok(match self.apply_or_grow(slice)? {
+                Applied::Slice(slice) => Next::Pass(vec![(chain, slice)]),
+                Applied::Grow(wider, slice) => {
+                    self.held.push((chain, *slice));
+                    Next::Fix(wider)
+                }
+            }),
+            Wait::Schema(schema) => {
                 self.held.push((chain, slice));
                 Ok(Next::Fix(schema))
             }
-            Some(Decode::Infer { .. }) if is_free => Ok(Next::Pass(vec![(chain, self.apply(slice)?)])),
-            Some(Decode::Infer { inferer, freeze_after_rows }) => {
-                let bodies = body_column(&slice.envelope)?.as_binary_view();
-                for body in bodies.iter().flatten() {
-                    // A body that can not be read is no sample; decoding gives it its fate.
-                    let _ = inferer.add(body);
-                }
+            Wait::Rows(_) if is_free => Ok(Next::Pass(vec![(chain, self.pass(slice)?)])),
+            Wait::Rows(freeze_after_rows) => {
+                bodies.look_at(body_column(&slice.envelope)?.as_binary_view())?;
                 self.held_rows += slice.envelope.num_rows() as u64;
                 self.held_bytes += slice.bytes;
                 self.held.push((chain, slice));
-                let full = self.held_rows >= *freeze_after_rows
+                let full = self.held_rows >= freeze_after_rows
                     || self.held_bytes >= HELD_BYTES_MAX
                     || self.held.len() >= HELD_SLICES_MAX;
                 if !full {
@@ -203,31 +191,48 @@ impl Steps {
                     None => self.release_without_schema().map(Next::Pass),
                 }
             }
-            _ => Ok(Next::Pass(vec![(chain, self.apply(slice)?)])),
         }
+    }
+
+    /// A slice of a plan that was begun with this schema; it grows by nothing.
+    pub fn push_by(&mut self, schema: &SchemaRef, slice: Slice) -> Result<Slice, TaskError> {
+        let Some(bodies) = &mut self.bodies else { return self.finish(slice, None) };
+        let column = Arc::clone(body_column(&slice.envelope)?);
+        let decoded = bodies.decode_by(schema, column.as_binary_view(), batch::offsets(&slice.envelope))?;
+        self.finish(slice, Some(decoded))
     }
 
     /// The schema that the held rows ask for, if any of them has a field: a schema without fields would stand
     /// for good, and no later row would fit it.
     pub fn proposal(&self) -> Option<SchemaRef> {
-        let schema = match &self.decode {
-            Some(Decode::Infer { inferer, .. }) => inferer.schema(),
-            Some(Decode::Declared(schema)) => Arc::clone(schema),
-            _ => return None,
-        };
-        (self.holds_any() && !schema.fields().is_empty()).then_some(schema)
+        self.bodies.as_ref().filter(|_| self.holds_any())?.proposal()
     }
 
-    /// After [`Steps::fix`]: the slices that waited.
-    pub fn release(&mut self) -> Result<Vec<(usize, Slice)>, TaskError> {
-        let held = std::mem::take(&mut self.held);
-        held.into_iter().map(|(chain, slice)| Ok((chain, self.apply(slice)?))).collect()
+    /// After [`Steps::fix`]: the slices that waited; the last ones wait on if the schema is to grow for them.
+    pub fn release(&mut self) -> Result<(Vec<(usize, Slice)>, Option<SchemaRef>), TaskError> {
+        let mut held = std::mem::take(&mut self.held).into_iter();
+        let mut released = Vec::new();
+        while let Some((chain, slice)) = held.next() {
+            match self.apply_or_grow(slice)? {
+                Applied::Slice(slice) => released.push((chain, slice)),
+                Applied::Grow(wider, slice) => {
+                    self.held.push((chain, *slice));
+                    self.held.extend(held);
+                    return Ok((released, Some(wider)));
+                }
+            }
+        }
+        Ok((released, None))
     }
 
-    /// The slices that waited, if they show no field and so no schema: none of their rows has a column.
+    /// The slices that waited, if they show no field and so no schema: none of their rows has a column. What waits
+    /// for a schema to grow is dropped instead: the next run reads it again.
     pub fn release_without_schema(&mut self) -> Result<Vec<(usize, Slice)>, TaskError> {
         let held = std::mem::take(&mut self.held);
         (self.held_rows, self.held_bytes) = (0, 0);
+        if self.bodies.as_ref().is_some_and(|bodies| matches!(bodies.wait(), Wait::Nothing)) {
+            return Ok(Vec::new());
+        }
         held.into_iter().map(|(chain, slice)| Ok((chain, self.reject_all(slice)?))).collect()
     }
 
@@ -235,10 +240,9 @@ impl Steps {
     pub fn reject_all(&self, mut slice: Slice) -> Result<Slice, TaskError> {
         let column = Arc::clone(body_column(&slice.envelope)?);
         for (row, body) in column.as_binary_view().iter().enumerate() {
-            let reason = match body.map(|body| Inferer::new().add(body)) {
-                None => "no body".to_owned(),
-                Some(Err(reason)) => reason,
-                Some(Ok(())) => "$: an object without fields, and no row before it has any".to_owned(),
+            let reason = match (body, &self.bodies) {
+                (Some(body), Some(bodies)) => bodies.reason_without_schema(body),
+                _ => "no body".to_owned(),
             };
             slice.rejects.push(reject(&slice.envelope, row, &reason));
         }
@@ -247,9 +251,22 @@ impl Steps {
         self.pass(slice)
     }
 
-    fn apply(&mut self, mut slice: Slice) -> Result<Slice, TaskError> {
-        if let Some(Decode::Fixed(decoder)) = &mut self.decode {
-            decode(decoder, &mut slice)?;
+    /// Decodes by the schema that stands and goes on, unless a wider one would take more of the rows.
+    fn apply_or_grow(&mut self, slice: Slice) -> Result<Applied, TaskError> {
+        let Some(bodies) = &mut self.bodies else { return Ok(Applied::Slice(self.finish(slice, None)?)) };
+        let column = Arc::clone(body_column(&slice.envelope)?);
+        let decoded = bodies.decode(column.as_binary_view(), batch::offsets(&slice.envelope))?;
+        match bodies.grown(&decoded, column.as_binary_view())? {
+            Some(wider) => Ok(Applied::Grow(wider, Box::new(slice))),
+            None => self.finish(slice, Some(decoded)).map(Applied::Slice),
+        }
+    }
+
+    /// All that comes after decoding.
+    fn finish(&mut self, mut slice: Slice, decoded: Option<Decoded>) -> Result<Slice, TaskError> {
+        if let Some(decoded) = decoded {
+            turn_away(&mut slice, &decoded.rejects)?;
+            slice.decoded = Some(decoded.batch);
         }
         for filter in &self.filters {
             keep(filter, &mut slice)?;
@@ -302,24 +319,6 @@ fn held_bytes(slice: &Slice) -> usize {
     rows + slice.rejects.iter().map(Reject::bytes).sum::<usize>()
 }
 
-/// How two schemas differ, for a person.
-fn difference(declared: &SchemaRef, standing: &SchemaRef) -> String {
-    let show = |f: &Field| format!("`{}: {}`", f.name(), f.data_type());
-    let mut parts = Vec::new();
-    for field in declared.fields() {
-        match standing.field_with_name(field.name()) {
-            Err(_) => parts.push(format!("{} is not in it", show(field))),
-            Ok(there) if there != field.as_ref() => {
-                parts.push(format!("{} is {} there", show(field), there.data_type()));
-            }
-            Ok(_) => {}
-        }
-    }
-    let left_out = standing.fields().iter().filter(|f| declared.field_with_name(f.name()).is_err());
-    parts.extend(left_out.map(|f| format!("{} is missing", show(f))));
-    if parts.is_empty() { "the fields stand in another order".to_owned() } else { parts.join(", ") }
-}
-
 fn fatal(what: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TaskError {
     TaskError::new(Class::Fatal, what.to_owned()).because(error)
 }
@@ -328,17 +327,6 @@ fn body_column(envelope: &RecordBatch) -> Result<&ArrayRef, TaskError> {
     envelope
         .column_by_name("body")
         .ok_or_else(|| TaskError::new(Class::Fatal, "the source gave no column `body`"))
-}
-
-/// Decodes the bodies of a slice; rows that do not fit become rejects.
-fn decode(decoder: &mut Decoder, slice: &mut Slice) -> Result<(), TaskError> {
-    let column = Arc::clone(body_column(&slice.envelope)?);
-    let bodies = column.as_binary_view();
-    let decoded =
-        decoder.decode(&mut bodies.iter()).map_err(|e| fatal("cannot build the decoded columns", e))?;
-    turn_away(slice, &decoded.rejects)?;
-    slice.decoded = Some(decoded.batch);
-    Ok(())
 }
 
 /// Moves the rows that do not fit, each with its reason, from the slice's rows to its rejects.

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sluice_filters::Filter;
 
-use crate::plan::{Plan, PlanFile};
+use crate::plan::{Plan, PlanFile, schema_hash};
 
 /// One queue of one source topic, as one pipeline reads it; written `pipeline/topic/queue`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -264,12 +264,17 @@ pub trait SinkTask: Send {
     fn position(&mut self, chain: &Chain) -> Result<Option<Position>, TaskError>;
     /// Fixes where a chain begins, if nothing is fixed yet.
     fn begin(&mut self, chain: &Chain, origin: i64, incarnation: &str) -> Result<(), TaskError>;
-    /// The pipeline's schema if one is fixed. With `proposed`, fixes that one first if none is.
+    /// The pipeline's newest schema if one is fixed. With `proposed`, puts that one first: if none is fixed, or if it is
+    /// wider than the newest. What comes back may be neither, if another worker was first.
     fn schema(
         &mut self,
         pipeline: &str,
         proposed: Option<&SchemaRef>,
     ) -> Result<Option<SchemaRef>, TaskError>;
+    /// The one of the pipeline's schemas that plans call by this hash.
+    fn schema_by_hash(&mut self, pipeline: &str, hash: &str) -> Result<Option<SchemaRef>, TaskError> {
+        Ok(self.schema(pipeline, None)?.filter(|schema| schema_hash(schema) == hash))
+    }
     /// Keeps the config's text under its hash, so that another worker can finish a plan made by it.
     fn keep_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError>;
     /// The text kept under a hash.

@@ -268,6 +268,10 @@ impl SinkTask for FileSink {
         self.chains.schema(pipeline)
     }
 
+    fn schema_by_hash(&mut self, pipeline: &str, hash: &str) -> Result<Option<SchemaRef>, TaskError> {
+        self.chains.schema_by_hash(pipeline, hash)
+    }
+
     fn keep_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError> {
         self.chains.put_config(pipeline, hash, text)
     }

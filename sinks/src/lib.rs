@@ -32,7 +32,7 @@ use ::arrow::datatypes::{Schema, SchemaRef};
 use serde::Deserialize;
 use sluice_client::ClientSettings;
 use sluice_connect::batch::COLUMNS;
-use sluice_connect::config::{Decode, SchemaMode};
+use sluice_connect::config::Decode;
 use sluice_connect::target::Target;
 use sluice_connect::task::{Needs, TaskError};
 use sluice_protocol::id::TopicName;
@@ -161,9 +161,7 @@ impl SinkConfig {
                 _ => {}
             }
         }
-        let declared =
-            decode.filter(|d| d.schema.mode == SchemaMode::Declared).and_then(|d| d.schema.fields.as_ref());
-        let schema = declared.and_then(|f| sluice_formats::json::schema_from_fields(&f.0).ok());
+        let schema = decode.and_then(Decode::columns);
         if let Err(error) = partition.check(schema.as_deref(), properties) {
             found.push((at, error.to_string()));
         }

@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use sluice_filters::{Filter, Name};
 
 use super::tree::{Node, Place, Value};
-use super::{Expression, Parsed, Problem, SchemaMode, Step, Then, nearest};
+use super::{Expression, OnNewField, Parsed, Problem, Step, Then, nearest};
 use crate::batch;
 use crate::steps::field_type;
 
@@ -33,9 +33,8 @@ impl<Source, Sink> Parsed<Source, Sink> {
 
     /// The decoded columns, if the document says which they are.
     fn declared(&self) -> Option<SchemaRef> {
-        let schema = &self.document.decode.as_ref()?.schema;
-        let fields = schema.fields.as_ref().filter(|_| schema.mode == SchemaMode::Declared)?;
-        sluice_formats::json::schema_from_fields(&fields.0).ok()
+        // A schema that grows may get what it does not have yet.
+        self.document.decode.as_ref().filter(|d| d.on_new_field != Some(OnNewField::Add))?.columns()
     }
 
     fn check_filter(&self, path: &[String], filter: &Filter, declared: Option<&SchemaRef>) -> Vec<Problem> {
@@ -169,14 +168,17 @@ impl<Source, Sink> Parsed<Source, Sink> {
     }
 
     fn check_decode(&self) -> Option<Problem> {
-        let schema = &self.document.decode.as_ref()?.schema;
-        let message = match (schema.mode, &schema.fields, schema.freeze_after_rows) {
-            (SchemaMode::Declared, None, _) => "`mode: declared` needs `fields`: {name: type, …}",
-            (SchemaMode::Infer, Some(_), _) => "`fields` needs `mode: declared`",
-            (SchemaMode::Declared, Some(_), Some(_)) => "`freeze_after_rows` goes with `mode: infer`",
-            _ => return None,
-        };
-        Some(self.problem(&["decode", "schema"], message))
+        let decode = self.document.decode.as_ref()?;
+        if let Some((path, message)) = decode.contradiction() {
+            let path: Vec<&str> = std::iter::once("decode").chain(path).collect();
+            return Some(self.problem(&path, message));
+        }
+        let is_dead = decode.on_new_field == Some(OnNewField::DeadLetter);
+        if is_dead && self.document.errors.then != Then::DeadLetter {
+            let message = "needs a dead-letter topic: `errors: {then: dead_letter, dead_letter: NAME}`";
+            return Some(self.problem(&["decode", "on_new_field"], message));
+        }
+        None
     }
 
     fn check_errors(&self) -> Option<Problem> {
