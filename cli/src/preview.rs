@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
@@ -39,6 +40,10 @@ pub(crate) struct PreviewArguments {
 
 /// Rows that are looked at before a preview gives up finding one that passes.
 const LOOK_AT_MAX: u64 = 200_000;
+
+/// How long a source may take to bring rows that it says are there, and how often that is waited for.
+const WAIT: Duration = Duration::from_millis(100);
+const WAITS_MAX: u32 = 50;
 
 /// Files of a full plan below this size are worth a word, in bytes.
 const SMALL_FILE: f64 = 16.0 * 1024.0 * 1024.0;
@@ -179,12 +184,20 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
         u64::try_from(end - queue.first).ok()
     });
     seen.queues = ends.collect();
+    let mut waits = WAITS_MAX;
     for (number, queue) in queues.iter().enumerate() {
         let mut next = queue.first;
         while seen.passed < rows && seen.read < LOOK_AT_MAX {
             let range = Range { start: next, end: i64::MAX };
-            let Read::Slice(slice) = source.read(&queue.topic, queue.queue, range, 256 * 1024)? else {
-                break;
+            let slice = match source.read(&queue.topic, queue.queue, range, 256 * 1024)? {
+                Read::Slice(slice) => slice,
+                // What a cluster has is on its way.
+                Read::Idle if waits > 0 && source.end(&queue.topic, queue.queue).is_some_and(|e| e > next) => {
+                    waits -= 1;
+                    source.wait(WAIT);
+                    continue;
+                }
+                Read::Idle | Read::Ended => break,
             };
             next = slice.range.end;
             seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);
