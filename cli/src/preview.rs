@@ -192,7 +192,9 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
             let slice = match source.read(&queue.topic, queue.queue, range, 256 * 1024)? {
                 Read::Slice(slice) => slice,
                 // What a cluster has is on its way.
-                Read::Idle if waits > 0 && source.end(&queue.topic, queue.queue).is_some_and(|e| e > next) => {
+                Read::Idle
+                    if waits > 0 && source.end(&queue.topic, queue.queue).is_some_and(|e| e > next) =>
+                {
                     waits -= 1;
                     source.wait(WAIT);
                     continue;
