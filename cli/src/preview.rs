@@ -223,9 +223,9 @@ fn fix(steps: &mut Steps, schema: SchemaRef) -> Result<Vec<(usize, Slice)>> {
     let (mut released, mut next) = (Vec::new(), Some(schema));
     while let Some(schema) = next {
         steps.fix(&schema)?;
-        let (slices, wider) = steps.release()?;
-        released.extend(slices);
-        next = wider;
+        let more = steps.release()?;
+        released.extend(more.slices);
+        next = more.wider;
     }
     Ok(released)
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, BinaryViewArray};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use sluice_formats::avro::{Avro, AvroSchema, Lookup, LookupError, Registry, Writers};
 use sluice_formats::csv::Layout;
 use sluice_formats::protobuf::Protobuf;
@@ -59,7 +59,7 @@ enum State {
 
 enum Proposer {
     Json(json::Inferer),
-    Csv(csv::Inferer),
+    Csv(Box<csv::Inferer>),
     /// What the writers' schemas have together.
     Avro(Option<SchemaRef>),
 }
@@ -67,7 +67,7 @@ enum Proposer {
 /// Columns that bodies are read into.
 enum Columns {
     Json(json::Decoder),
-    Csv(csv::Decoder),
+    Csv(Box<csv::Decoder>),
     Avro(avro::Decoder),
     Protobuf(protobuf::Decoder),
     Raw(raw::Decoder),
@@ -113,7 +113,7 @@ impl Bodies {
         let state = match (known, &format) {
             (Some(schema), _) => State::Known(schema),
             (None, Opened::Csv(layout)) => {
-                State::Infer(Box::new(Proposer::Csv(csv::Inferer::new(layout.clone()))))
+                State::Infer(Box::new(Proposer::Csv(Box::new(csv::Inferer::new(layout.clone())))))
             }
             (None, Opened::Avro(_)) => State::Infer(Box::new(Proposer::Avro(None))),
             (None, _) => State::Infer(Box::new(Proposer::Json(json::Inferer::new()))),
@@ -151,7 +151,7 @@ impl Bodies {
                 (Proposer::Json(inferer), _) => drop(inferer.add(body)),
                 (Proposer::Csv(inferer), _) => drop(inferer.add(body)),
                 (Proposer::Avro(seen), Opened::Avro(avro)) => {
-                    let empty = || Arc::new(arrow::datatypes::Schema::empty());
+                    let empty = || Arc::new(Schema::empty());
                     let standing = seen.clone().unwrap_or_else(empty);
                     if let Ok(wider) = avro.widened(&standing, body).map_err(failed)? {
                         *seen = Some(wider);
@@ -223,7 +223,8 @@ impl Bodies {
             Opened::Json => {
                 json::Decoder::new(schema).map(|decoder| Columns::Json(decoder.with_unknown(unknown)))
             }
-            Opened::Csv(layout) => csv::Decoder::new(layout.clone(), schema, unknown).map(Columns::Csv),
+            Opened::Csv(layout) => csv::Decoder::new(layout.clone(), schema, unknown)
+                .map(|decoder| Columns::Csv(Box::new(decoder))),
             Opened::Avro(_) => avro::Decoder::new(schema, unknown).map(Columns::Avro),
             Opened::Protobuf(message) => {
                 protobuf::Decoder::new(message.as_ref().clone(), schema, unknown).map(Columns::Protobuf)
@@ -327,8 +328,16 @@ impl Bodies {
                 }
                 grown
             }
-            // Their fields are told by the config, and known before the first row.
-            Opened::Csv(_) | Opened::Protobuf(_) | Opened::Raw => return Ok(None),
+            Opened::Csv(layout) => {
+                let mut inferer = csv::Inferer::new(layout.clone());
+                bodies.for_each(|body| drop(inferer.add(body)));
+                // A value may not fit a column that stands, which is for its row to say.
+                let is_new = |f: &&FieldRef| standing.field_with_name(f.name()).is_err();
+                let new: Vec<FieldRef> = inferer.shown().fields().iter().filter(is_new).cloned().collect();
+                widened(standing, &Arc::new(Schema::new(new))).unwrap_or_else(|_| Arc::clone(standing))
+            }
+            // The config says their fields, before the first row.
+            Opened::Protobuf(_) | Opened::Raw => return Ok(None),
         };
         Ok((grown.fields() != standing.fields()).then_some(grown))
     }

@@ -316,9 +316,9 @@ impl SourceHalf<'_> {
             self.steps.check(Some(&proposed))?;
             let schema = self.settle(&proposed)?;
             adopt(&mut self.steps, &schema, self.scope)?;
-            let (slices, wider) = self.steps.release()?;
-            self.send_all(slices)?;
-            match wider {
+            let released = self.steps.release()?;
+            self.send_all(released.slices)?;
+            match released.wider {
                 Some(wider) => proposed = wider,
                 None => return Ok(()),
             }
@@ -332,6 +332,8 @@ impl SourceHalf<'_> {
         for _ in 0..SETTLE_MAX {
             let standing = self.ask(|reply| Message::Schema(Arc::clone(&proposed), reply))?;
             if !self.steps.grows() || covers(&standing, &proposed) {
+                let columns = standing.fields().len();
+                tracing::info!(pipeline = %self.name, columns, "a schema stands from here on");
                 return Ok(standing);
             }
             match widened(&standing, &proposed) {

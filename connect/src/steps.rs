@@ -41,6 +41,14 @@ enum Applied {
     Grow(SchemaRef, Box<Slice>),
 }
 
+/// Slices that waited for a schema.
+pub struct Released {
+    /// Those that it was for, each with the number of its chain.
+    pub slices: Vec<(usize, Slice)>,
+    /// What is to stand before the others pass: call [`Steps::fix`] with what stands then.
+    pub wider: Option<SchemaRef>,
+}
+
 /// What the steps want next.
 pub enum Next {
     /// Slices to pass on, each with the number of its chain.
@@ -209,20 +217,20 @@ impl Steps {
     }
 
     /// After [`Steps::fix`]: the slices that waited; the last ones wait on if the schema is to grow for them.
-    pub fn release(&mut self) -> Result<(Vec<(usize, Slice)>, Option<SchemaRef>), TaskError> {
+    pub fn release(&mut self) -> Result<Released, TaskError> {
         let mut held = std::mem::take(&mut self.held).into_iter();
-        let mut released = Vec::new();
+        let mut slices = Vec::new();
         while let Some((chain, slice)) = held.next() {
             match self.apply_or_grow(slice)? {
-                Applied::Slice(slice) => released.push((chain, slice)),
+                Applied::Slice(slice) => slices.push((chain, slice)),
                 Applied::Grow(wider, slice) => {
                     self.held.push((chain, *slice));
                     self.held.extend(held);
-                    return Ok((released, Some(wider)));
+                    return Ok(Released { slices, wider: Some(wider) });
                 }
             }
         }
-        Ok((released, None))
+        Ok(Released { slices, wider: None })
     }
 
     /// The slices that waited, if they show no field and so no schema: none of their rows has a column. What waits

@@ -41,7 +41,7 @@ fn zigzag(body: &mut &[u8]) -> Result<usize, Misfit> {
         value |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
             // Zigzag: even numbers are the positive ones.
-            return if value % 2 == 0 {
+            return if value.is_multiple_of(2) {
                 usize::try_from(value / 2).map_err(|_| wrong())
             } else {
                 Err(wrong())

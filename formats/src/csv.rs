@@ -200,15 +200,24 @@ impl Inferer {
         if self.rows == 0 {
             return None;
         }
-        let fields = self.layout.names.iter().zip(&self.shapes).map(|(name, shape)| {
+        Some(Arc::new(Schema::new(self.fields().map(|(field, _)| field).collect::<Vec<_>>())))
+    }
+
+    /// The same without the columns that were only null.
+    pub fn shown(&self) -> SchemaRef {
+        let shown = self.fields().filter(|(_, shape)| *shape != Shape::Null).map(|(field, _)| field);
+        Arc::new(Schema::new(shown.collect::<Vec<_>>()))
+    }
+
+    fn fields(&self) -> impl Iterator<Item = (Field, Shape)> {
+        self.layout.names.iter().zip(&self.shapes).map(|(name, shape)| {
             let data_type = match shape {
                 Shape::Int { .. } => DataType::Int64,
                 Shape::Float => DataType::Float64,
                 Shape::Null | Shape::Text => DataType::Utf8,
             };
-            Field::new(name, data_type, true)
-        });
-        Some(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
+            (Field::new(name, data_type, true), *shape)
+        })
     }
 }
 

@@ -47,11 +47,11 @@ impl Decoder {
             if bytes > BATCH_BYTES_MAX {
                 return Err(Error::BatchTooLarge { max: BATCH_BYTES_MAX });
             }
-            if let Some(column) = self.columns.columns.first_mut() {
-                if let Err(misfit) = column.push(Scalar::Bytes(body)) {
-                    rejects.push((number, misfit.into_text()));
-                    continue;
-                }
+            if let Some(column) = self.columns.columns.first_mut()
+                && let Err(misfit) = column.push(Scalar::Bytes(body))
+            {
+                rejects.push((number, misfit.into_text()));
+                continue;
             }
             rows += 1;
             self.columns.pad(rows);

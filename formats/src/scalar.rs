@@ -62,75 +62,74 @@ impl Column {
         let fits = match (&mut self.values, scalar) {
             (Values::Bool(values), Scalar::Bool(value)) => {
                 values.append(value);
-                Some(())
+                true
             }
-            (Values::Int32(values), Scalar::Int(value)) => i32::try_from(value).ok().map(|v| values.push(v)),
-            (Values::Int64(values), Scalar::Int(value)) => Some(values.push(value)),
-            (Values::Int64(values), Scalar::UInt(value)) => i64::try_from(value).ok().map(|v| values.push(v)),
-            (Values::UInt64(values), Scalar::UInt(value)) => Some(values.push(value)),
-            (Values::UInt64(values), Scalar::Int(value)) => u64::try_from(value).ok().map(|v| values.push(v)),
-            (Values::Float32(values), Scalar::Float32(value)) => Some(values.push(value)),
-            (Values::Float64(values), Scalar::Float32(value)) => Some(values.push(f64::from(value))),
-            (Values::Float64(values), Scalar::Float64(value)) => Some(values.push(value)),
+            (Values::Int32(values), Scalar::Int(value)) => put(values, i32::try_from(value).ok()),
+            (Values::Int64(values), Scalar::Int(value)) => put(values, Some(value)),
+            (Values::Int64(values), Scalar::UInt(value)) => put(values, i64::try_from(value).ok()),
+            (Values::UInt64(values), Scalar::UInt(value)) => put(values, Some(value)),
+            (Values::UInt64(values), Scalar::Int(value)) => put(values, u64::try_from(value).ok()),
+            (Values::Float32(values), Scalar::Float32(value)) => put(values, Some(value)),
+            (Values::Float64(values), Scalar::Float32(value)) => put(values, Some(f64::from(value))),
+            (Values::Float64(values), Scalar::Float64(value)) => put(values, Some(value)),
             (Values::Float64(values), Scalar::Int(value)) => {
-                json::exact_float(i128::from(value)).map(|v| values.push(v))
+                put(values, json::exact_float(i128::from(value)))
             }
-            (Values::Date(values), Scalar::Date(days)) => Some(values.push(days)),
-            (Values::TimeMillis(values), Scalar::TimeMillis(ms)) => Some(values.push(ms)),
-            (Values::TimeMicros(values), Scalar::TimeMicros(us)) => Some(values.push(us)),
-            (Values::TimeMicros(values), Scalar::TimeMillis(ms)) => Some(values.push(i64::from(ms) * 1000)),
+            (Values::Date(values), Scalar::Date(days)) => put(values, Some(days)),
+            (Values::TimeMillis(values), Scalar::TimeMillis(ms)) => put(values, Some(ms)),
+            (Values::TimeMicros(values), Scalar::TimeMicros(us)) => put(values, Some(us)),
+            (Values::TimeMicros(values), Scalar::TimeMillis(ms)) => put(values, Some(i64::from(ms) * 1000)),
             (Values::Timestamp(values), Scalar::Timestamp { value, unit, utc }) => {
                 match self.field.data_type() {
                     DataType::Timestamp(kept, zone) if zone.is_some() == utc => {
-                        in_unit(value, unit, *kept).map(|v| values.push(v))
+                        put(values, in_unit(value, unit, *kept))
                     }
-                    _ => None,
+                    _ => false,
                 }
             }
             (Values::Decimal(values), Scalar::Decimal(value, scale)) => match self.field.data_type() {
                 DataType::Decimal128(precision, kept) => {
-                    rescaled(value, scale, u32::from(kept.unsigned_abs()), *precision).map(|v| values.push(v))
+                    put(values, rescaled(value, scale, u32::from(kept.unsigned_abs()), *precision))
                 }
-                _ => None,
+                _ => false,
             },
             (Values::Text { ends, bytes, .. }, Scalar::Text(text)) => append(ends, bytes, text.as_bytes())?,
             (Values::Binary { ends, bytes }, Scalar::Bytes(value)) => append(ends, bytes, value)?,
-            _ => None,
+            _ => false,
         };
-        match fits {
-            Some(()) => {
-                self.pushed();
-                Ok(())
-            }
-            None => Err(self.mismatch(&scalar.shown())),
+        if !fits {
+            return Err(self.mismatch(&scalar.shown()));
         }
+        self.pushed();
+        Ok(())
     }
 
     /// Appends a value by its text, as CSV has it.
     pub(crate) fn push_text(&mut self, text: &str) -> Result<(), Misfit> {
         let fits = match &mut self.values {
             Values::Text { ends, bytes, .. } => append(ends, bytes, text.as_bytes())?,
-            Values::Int64(values) => text.parse().ok().map(|v| values.push(v)),
-            Values::Float64(values) => match text.parse::<i64>() {
-                Ok(integer) => json::exact_float(i128::from(integer)).map(|v| values.push(v)),
-                Err(_) => text.parse::<f64>().ok().filter(|v| v.is_finite()).map(|v| values.push(v)),
+            Values::Int64(values) => put(values, text.parse().ok()),
+            Values::Float64(values) => match text.parse::<i128>() {
+                Ok(integer) => put(values, json::exact_float(integer)),
+                Err(_) if !text.contains(['.', 'e', 'E']) => false,
+                Err(_) => put(values, text.parse::<f64>().ok().filter(|v| v.is_finite())),
             },
             Values::Bool(values) => match text {
-                "true" => Some(values.append(true)),
-                "false" => Some(values.append(false)),
-                _ => None,
+                "true" | "false" => {
+                    values.append(text == "true");
+                    true
+                }
+                _ => false,
             },
-            Values::Timestamp(values) => json::parse_ms(text).map(|v| values.push(v)),
-            _ => None,
+            Values::Timestamp(values) => put(values, json::parse_ms(text)),
+            _ => false,
         };
-        match fits {
-            Some(()) => {
-                self.pushed();
-                Ok(())
-            }
+        if !fits {
             // What a text means is known from all texts, and a wider type from none.
-            None => Err(self.mismatch(&format!("\"{}\"", clipped(text))).of_any_schema()),
+            return Err(self.mismatch(&format!("\"{}\"", clipped(text))).of_any_schema());
         }
+        self.pushed();
+        Ok(())
     }
 
     #[cold]
@@ -162,14 +161,21 @@ impl Columns {
     }
 }
 
+/// Appends a value, if there is one.
+fn put<T>(values: &mut Vec<T>, value: Option<T>) -> bool {
+    let fits = value.is_some();
+    values.extend(value);
+    fits
+}
+
 /// Appends bytes, if the column of one batch can hold them: a name may be longer than what stands for it in a body.
-fn append(ends: &mut Vec<i32>, bytes: &mut Vec<u8>, value: &[u8]) -> Result<Option<()>, Misfit> {
+fn append(ends: &mut Vec<i32>, bytes: &mut Vec<u8>, value: &[u8]) -> Result<bool, Misfit> {
     if bytes.len().saturating_add(value.len()) > BATCH_BYTES_MAX {
         return Err(Misfit::new(format!("more than {BATCH_BYTES_MAX} bytes in one column")));
     }
     bytes.extend_from_slice(value);
     ends.push(position(bytes.len()));
-    Ok(Some(()))
+    Ok(true)
 }
 
 fn per_second(unit: TimeUnit) -> i64 {

@@ -309,3 +309,43 @@ fn a_plan_without_its_files_is_made_again_by_the_schema_that_stood_then() {
     let error = life.run(&text).unwrap_err();
     assert!(error.class == Class::Config && error.message.contains("schema-"), "{error}");
 }
+
+#[test]
+fn a_schema_of_avro_and_a_header_of_csv_grow_with_the_config() {
+    let text = "
+name: lake
+source:
+  topic: {name: t, until: caught_up}
+decode: {format: FORMAT, on_new_field: add}
+sink:
+  parquet: {path: LAKE}
+";
+    let avro = |fields: &str| {
+        format!("{{avro: {{schema: '{{\"type\": \"record\", \"name\": \"R\", \"fields\": [{fields}]}}'}}}}")
+    };
+    let id = |of: &str| format!("{{\"name\": \"id\", \"type\": \"{of}\"}}");
+    let more = "{\"name\": \"x\", \"type\": \"boolean\"}";
+    // Each with two bodies: of Avro an integer n is the byte 2n.
+    for (first, second) in [
+        (
+            (avro(&id("long")), ["\u{2}", "\u{4}"]),
+            (avro(&format!("{}, {more}", id("long"))), ["\u{6}\u{1}", "\u{8}\0"]),
+        ),
+        (
+            ("{csv: {header: [id]}}".to_owned(), ["1", "2"]),
+            ("{csv: {header: [id, x]}}".to_owned(), ["3,true", "4,"]),
+        ),
+    ] {
+        let world = World::new();
+        let life = world.simple_life();
+        life.create_topic("t", 1);
+        for (format, bodies) in [&first, &second] {
+            bodies.iter().for_each(|body| life.append("t", 0, body));
+            assert_eq!(life.run(&config(&world, text).replace("FORMAT", format)).unwrap().fates.written, 2);
+        }
+        assert_eq!(world.ids(), [1, 2, 3, 4].map(Some));
+        let names: Vec<String> =
+            world.batches()[1].schema().fields().iter().map(|f| f.name().clone()).collect();
+        assert_eq!(names, ["id", "x"]);
+    }
+}
