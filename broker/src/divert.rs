@@ -23,11 +23,14 @@ impl Broker {
     /// consumers see it there at once.
     pub(crate) fn divert(&self, place: &Place, properties: &mut Vec<u8>) -> Result<Option<Place>, Reply> {
         let (mut half, mut delay, mut timer) = (false, None, false);
-        for (name, value) in message::properties(properties) {
-            match name {
-                TRAN_MSG => half = value.eq_ignore_ascii_case("true"),
-                DELAY => delay = value.parse().ok().and_then(Level::new),
-                _ => timer |= TIMERS.contains(&name),
+        for (name, value) in message::entries(properties) {
+            if name == TRAN_MSG.as_bytes() {
+                half = value.eq_ignore_ascii_case(b"true");
+            } else if name == DELAY.as_bytes() {
+                let level = str::from_utf8(value).ok().and_then(|level| level.parse().ok());
+                delay = level.and_then(Level::new);
+            } else {
+                timer |= TIMERS.iter().any(|timer| name == timer.as_bytes());
             }
         }
         // A committed message that comes back from a consumer is no half again.

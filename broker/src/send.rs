@@ -1,5 +1,6 @@
 //! Produce: codes 10, 310 and 320. The messages of one read of a socket are one append.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,6 +32,10 @@ const CLOSED_TOPICS: [&str; 6] = [
     "SELF_TEST_TOPIC",
     "OFFSET_MOVED_EVENT",
 ];
+
+/// Properties that each message gets if it has none of that name, as `RocketMQ` 5.3.3 gives them.
+const MSG_REGION: &str = "MSG_REGION";
+const TRACE_ON: &str = "TRACE_ON";
 
 /// Most messages of one client batch: as many as 4 MiB hold of empty ones, about.
 const BATCH_MESSAGES_MAX: usize = 65_536;
@@ -124,7 +129,8 @@ impl Sends {
             if items.len() > BATCH_MESSAGES_MAX {
                 return Err(illegal(format!("a batch holds {BATCH_MESSAGES_MAX} messages at most")));
             }
-            let mut encoded = Vec::with_capacity(items.len());
+            // One after the other, with the end of each.
+            let (mut encoded, mut ends) = (Vec::new(), Vec::with_capacity(items.len()));
             for item in &items {
                 self.complete(broker, item.properties, properties.as_bytes())?;
                 if broker.divert(&place, &mut self.properties)?.is_some() {
@@ -134,11 +140,15 @@ impl Sends {
                     unique_key.push(',');
                 }
                 unique_key.push_str(message::property(&self.properties, UNIQ_KEY).unwrap_or_default());
-                encoded.push(std::mem::take(&mut self.properties));
+                encoded.extend_from_slice(&self.properties);
+                ends.push(encoded.len());
             }
-            for (item, properties) in items.iter().zip(&encoded) {
+            let mut start = 0;
+            for (item, end) in items.iter().zip(ends) {
+                let properties = encoded.get(start..end).unwrap_or_default();
                 (message.body, message.flag, message.properties) = (item.body, item.flag, properties);
                 self.push(&place, &message)?;
+                start = end;
             }
         } else {
             self.complete(broker, properties.as_bytes(), &[])?;
@@ -226,13 +236,20 @@ impl Sends {
                 add(name, value)?;
             }
         }
-        if message::property(own, UNIQ_KEY).is_none() {
+        let (mut key, mut region, mut trace) = (false, false, false);
+        for (name, _) in message::entries(own) {
+            key |= name == UNIQ_KEY.as_bytes();
+            region |= name == MSG_REGION.as_bytes();
+            trace |= name == TRACE_ON.as_bytes();
+        }
+        if !key {
             add(UNIQ_KEY, &broker.unique_keys.next())?;
         }
-        for (name, value) in [("MSG_REGION", "DefaultRegion"), ("TRACE_ON", "true")] {
-            if message::property(own, name).is_none() {
-                add(name, value)?;
-            }
+        if !region {
+            add(MSG_REGION, "DefaultRegion")?;
+        }
+        if !trace {
+            add(TRACE_ON, "true")?;
         }
         add("CLUSTER", &broker.settings.cluster)?;
         if properties.len() > PROPERTIES_BYTES_MAX {
@@ -268,14 +285,17 @@ impl Sends {
         let id = |message: usize| {
             let start = self.starts.get(message).copied().unwrap_or(0) as u64;
             let log_offset = LogOffset::new(appended.log_offset.get() + start);
-            MessageId { store_host: broker.host, log_offset }.to_string()
+            MessageId { store_host: broker.host, log_offset }
         };
         broker.metrics.stored(self.starts.len(), bytes);
         for waiting in &self.waiting {
             tally.add(waiting.code, ResponseCode::SUCCESS);
             if !waiting.one_way {
-                let ids: Vec<String> = waiting.messages.clone().map(id).collect();
-                let ids = ids.join(",");
+                let mut ids = String::with_capacity(33 * waiting.messages.len());
+                for id in waiting.messages.clone().map(id) {
+                    // Writing to a string never fails.
+                    let _ = write!(ids, "{}{id}", if ids.is_empty() { "" } else { "," });
+                }
                 let first = appended.queue_offsets.get(waiting.messages.start).copied().unwrap_or_default();
                 let fields = response::SendMessage {
                     queue_id: waiting.queue.get(),

@@ -127,18 +127,29 @@ pub(crate) struct Puller {
     /// Room for messages that wait for the consumer, in bytes, of `room_max`.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) room_max: usize,
+    /// Turns of pulls that find messages at once: what they bring waits outside of the room until there is some.
+    pub(crate) turns: Arc<Semaphore>,
 }
 
 impl Puller {
     pub(crate) async fn run(self, mut offset: i64) {
         let mut broker_id = sluice_protocol::route::MASTER;
         let queue = &self.wanted.queue;
+        let at_once = Wanted { hold: Duration::ZERO, ..self.wanted.clone() };
+        // Whether there are messages; nobody knows before the first pull.
+        let mut behind = true;
         loop {
+            let turn = if behind { self.turns.acquire().await.ok() } else { None };
+            let wanted = if behind { &at_once } else { &self.wanted };
             let begun = Instant::now();
             let pulled = match to_read(&self.client, queue, broker_id).await {
-                Ok(address) => pull(&self.client, &address, &self.wanted, offset).await,
+                Ok(address) => pull(&self.client, &address, wanted, offset).await,
                 Err(error) => Err(error),
             };
+            let was_held = !behind;
+            behind = pulled.as_ref().map_or(true, |pulled| {
+                pulled.next_offset < pulled.max_offset && pulled.next_offset != offset
+            });
             let pause = match &pulled {
                 Ok(pulled) => {
                     if pulled.moved {
@@ -148,7 +159,7 @@ impl Puller {
                     broker_id = pulled.broker_id;
                     let stays = pulled.next_offset == offset && pulled.bytes == 0;
                     offset = pulled.next_offset;
-                    (stays && begun.elapsed() < PAUSE_EMPTY).then_some(PAUSE_EMPTY)
+                    (stays && was_held && begun.elapsed() < PAUSE_EMPTY).then_some(PAUSE_EMPTY)
                 }
                 Err(error) => {
                     tracing::warn!(%queue, queue_offset = offset, %error, "could not pull");
@@ -160,6 +171,7 @@ impl Puller {
             if !passing && !self.deliver(pulled).await {
                 return;
             }
+            drop(turn);
             if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
                 if pause == PAUSE && self.client.fetch_route(&queue.topic).await.is_err() {

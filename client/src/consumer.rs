@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::{FutureExt, StreamExt};
 use sluice_protocol::id::{GroupName, TopicName};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -13,7 +14,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use crate::assigned::{Assigned, Delivery, Puller, Start, commit, start_at, start_of_group};
 use crate::client::{Client, lock};
 use crate::error::Error;
-use crate::group::Membership;
+use crate::group::{ASKED_AT_ONCE, Membership};
 use crate::offsets::LocalOffsets;
 use crate::pull::{Filter, Pulled, Wanted};
 use crate::record::Record;
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     queues: Mutex<BTreeMap<Queue, Held>>,
     deliveries: Sender<Delivery>,
     room: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 struct Held {
@@ -129,10 +131,11 @@ impl Consumer {
         filter: Filter,
     ) -> Result<Self, Error> {
         let (shared, deliveries) = Shared::new(client, settings, None, None)?;
-        for (queue, start) in queues {
+        let starts = queues.into_iter().map(|(queue, start)| async move {
             let offset = start_at(client, &queue, start).await?;
-            shared.start(queue, filter.clone(), None, offset);
-        }
+            Ok((queue, offset))
+        });
+        shared.start_all(starts, &filter).await?;
         Ok(Self::started(shared, deliveries, Vec::new()))
     }
 
@@ -144,11 +147,12 @@ impl Consumer {
         filter: Filter,
     ) -> Result<Self, Error> {
         let (shared, deliveries) = Shared::new(client, settings, None, None)?;
-        for queue in queues {
-            let offset =
-                start_of_group(client, &shared.settings.group, &queue, shared.settings.start).await?;
-            shared.start(queue, filter.clone(), None, offset);
-        }
+        let (group, start) = (&shared.settings.group, shared.settings.start);
+        let starts = queues.into_iter().map(|queue| async move {
+            let offset = start_of_group(client, group, &queue, start).await?;
+            Ok((queue, offset))
+        });
+        shared.start_all(starts, &filter).await?;
         Ok(Self::started(shared, deliveries, Vec::new()))
     }
 
@@ -309,6 +313,7 @@ impl Shared {
             queues: Mutex::default(),
             deliveries,
             room: Arc::new(Semaphore::new(room_max)),
+            turns: Arc::new(Semaphore::new(ASKED_AT_ONCE)),
         };
         Ok((Arc::new(shared), receiver))
     }
@@ -334,9 +339,24 @@ impl Shared {
             deliveries: self.deliveries.clone(),
             room: Arc::clone(&self.room),
             room_max: settings.waiting_bytes_max,
+            turns: Arc::clone(&self.turns),
         };
         let task = tokio::spawn(puller.run(offset)).abort_handle();
         lock(&self.queues).insert(queue, Held { assigned, task });
+    }
+
+    /// Starts to read queues that are given, each from where it is said to start.
+    async fn start_all(
+        &self,
+        starts: impl Iterator<Item = impl Future<Output = Result<(Queue, i64), Error>>>,
+        filter: &Filter,
+    ) -> Result<(), Error> {
+        let mut starts = futures::stream::iter(starts).buffer_unordered(ASKED_AT_ONCE);
+        while let Some(start) = starts.next().await {
+            let (queue, offset) = start?;
+            self.start(queue, filter.clone(), None, offset);
+        }
+        Ok(())
     }
 
     /// Stops reading a queue and commits what was consumed of it.
@@ -375,12 +395,11 @@ impl Shared {
         if let Some(local) = &self.local {
             return local.keep(queues.iter().filter_map(|a| Some((&a.queue, a.done()?)))).await;
         }
-        let mut outcome = Ok(());
-        for assigned in queues {
-            let committed = assigned.commit(&self.client, &self.settings.group).await;
-            outcome = outcome.and(committed);
-        }
-        outcome
+        let commits =
+            queues.iter().map(|assigned| assigned.commit(&self.client, &self.settings.group).boxed());
+        let commits: Vec<_> = commits.collect();
+        let commits = futures::stream::iter(commits).buffer_unordered(ASKED_AT_ONCE);
+        commits.fold(Ok(()), |outcome: Result<(), Error>, committed| async { outcome.and(committed) }).await
     }
 }
 

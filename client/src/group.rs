@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{FutureExt, StreamExt};
 use sluice_protocol::body::ConsumerList;
 use sluice_protocol::code::RequestCode;
 use sluice_protocol::fields::Fields;
@@ -29,6 +30,9 @@ pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often its share is computed without being told to.
 const REBALANCE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Questions about single queues that are under way together: a topic may have thousands.
+pub(crate) const ASKED_AT_ONCE: usize = 64;
 
 /// What a member says of itself.
 pub(crate) struct Membership {
@@ -236,19 +240,24 @@ async fn rebalance_topic(
         Some(_) => &route.read_queues,
         None => average(&route.read_queues, &members, shared.client.id()),
     };
-    let held: Vec<Queue> = shared
+    let held: BTreeSet<Queue> = shared
         .assigned()
         .iter()
         .map(|assigned| assigned.queue.clone())
         .filter(|q| q.topic == *topic)
         .collect();
-    for queue in held.iter().filter(|queue| !share.contains(queue)) {
+    let shared_out: BTreeSet<&Queue> = share.iter().collect();
+    for queue in held.iter().filter(|queue| !shared_out.contains(queue)) {
         shared.stop(queue).await;
         tracing::info!(group = membership.group, %queue, "gave a queue up");
     }
     let mut failure = Ok(());
-    for queue in share.iter().filter(|queue| !held.contains(queue)) {
-        match shared.start_of(queue).await {
+    let taken = share.iter().filter(|queue| !held.contains(queue));
+    let taken: Vec<_> =
+        taken.map(|queue| shared.start_of(queue).map(move |start| (queue, start)).boxed()).collect();
+    let mut starts = futures::stream::iter(taken).buffer_unordered(ASKED_AT_ONCE);
+    while let Some((queue, start)) = starts.next().await {
+        match start {
             Ok(offset) => {
                 shared.start(queue.clone(), subscription.filter.clone(), Some(membership.version), offset);
                 tracing::info!(group = membership.group, %queue, queue_offset = offset, "took a queue");

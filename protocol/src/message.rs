@@ -145,7 +145,7 @@ pub fn push_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Resul
 /// Encoded properties without the entries of some names.
 pub fn without(encoded: &[u8], names: &[&str]) -> Vec<u8> {
     let mut kept = Vec::with_capacity(encoded.len() + 1);
-    for entry in encoded.split(|&b| b == 2).filter(|entry| !entry.is_empty()) {
+    for entry in split(encoded).filter(|entry| !entry.is_empty()) {
         let name = entry.split(|&b| b == 1).next().unwrap_or_default();
         if !names.iter().any(|other| other.as_bytes() == name) {
             kept.extend_from_slice(entry);
@@ -189,15 +189,36 @@ pub fn is_reserved(name: &str) -> bool {
 
 /// The value of a name: that of its last entry.
 pub fn property<'a>(encoded: &'a [u8], name: &str) -> Option<&'a str> {
-    entries(encoded).filter(|(n, _)| *n == name.as_bytes()).filter_map(|(_, v)| str::from_utf8(v).ok()).last()
+    if name.is_empty() || name.contains('\u{1}') {
+        return None;
+    }
+    // Brokers ask this several times a message: nothing of an entry of another name is looked at but its start.
+    let value = |entry: &'a [u8]| match entry.strip_prefix(name.as_bytes())?.split_first()? {
+        (1, value) if !value.is_empty() => str::from_utf8(value).ok(),
+        _ => None,
+    };
+    split(encoded).filter_map(value).last()
 }
 
-/// Entries with a name and a value.
-fn entries(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    encoded.split(|&b| b == 2).filter_map(|entry| {
+/// Entries with a name and a value, in their bytes.
+pub fn entries(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    split(encoded).filter_map(|entry| {
         let at = entry.iter().position(|&b| b == 1)?;
         let (name, value) = (entry.get(..at)?, entry.get(at + 1..)?);
         (!name.is_empty() && !value.is_empty()).then_some((name, value))
+    })
+}
+
+/// What stands between the separators, empty or not.
+pub fn split(encoded: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(encoded);
+    std::iter::from_fn(move || {
+        let bytes = rest.take()?;
+        let Some((piece, after)) = memchr::memchr(2, bytes).and_then(|at| bytes.split_at_checked(at)) else {
+            return Some(bytes);
+        };
+        rest = after.get(1..);
+        Some(piece)
     })
 }
 

@@ -28,11 +28,32 @@ pub struct MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // By hand, as a broker writes one for each message that it stores.
+        let mut digits = Digits { text: [0; 56], len: 0 };
         match self.store_host.ip() {
-            IpAddr::V4(ip) => write!(f, "{:08X}", u32::from(ip))?,
-            IpAddr::V6(ip) => write!(f, "{:032X}", u128::from(ip))?,
+            IpAddr::V4(ip) => digits.push(&ip.octets()),
+            IpAddr::V6(ip) => digits.push(&ip.octets()),
         }
-        write!(f, "{:08X}{:016X}", self.store_host.port(), self.log_offset.get())
+        digits.push(&u32::from(self.store_host.port()).to_be_bytes());
+        digits.push(&self.log_offset.get().to_be_bytes());
+        let text = digits.text.get(..digits.len).unwrap_or_default();
+        f.write_str(str::from_utf8(text).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Bytes as hexadecimal digits.
+struct Digits {
+    text: [u8; 56],
+    len: usize,
+}
+
+impl Digits {
+    fn push(&mut self, bytes: &[u8]) {
+        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'A' + nibble - 10 };
+        let room = self.text.iter_mut().skip(self.len);
+        let digits = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+        room.zip(digits).for_each(|(place, digit)| *place = digit);
+        self.len += 2 * bytes.len();
     }
 }
 

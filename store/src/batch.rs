@@ -233,11 +233,11 @@ fn mark_value(records: usize, bytes: usize, chain: Option<&ChainMark>) -> String
 fn without_mark(properties: &[u8]) -> Option<Vec<u8>> {
     let is_mark =
         |entry: &[u8]| entry.strip_prefix(BATCH_MARK.as_bytes()).is_some_and(|rest| rest.first() == Some(&1));
-    if !properties.split(|&b| b == 2).any(is_mark) {
+    if !message::split(properties).any(is_mark) {
         return None;
     }
     let mut kept = Vec::with_capacity(properties.len());
-    for entry in properties.split(|&b| b == 2).filter(|e| !e.is_empty() && !is_mark(e)) {
+    for entry in message::split(properties).filter(|e| !e.is_empty() && !is_mark(e)) {
         kept.extend_from_slice(entry);
         kept.push(2);
     }

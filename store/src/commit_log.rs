@@ -396,7 +396,7 @@ impl CommitLog {
 
     pub(crate) fn create_topic(&self, name: &TopicName, queues: u32) -> Result<Topic, Error> {
         if !(1..=QUEUES_MAX).contains(&queues) {
-            let expected = "1 to 65,536";
+            let expected = "1 to 16,384";
             return Err(Error::Setting { name: "queues", value: queues.into(), expected });
         }
         let mut state = self.lock()?;
@@ -429,7 +429,7 @@ impl CommitLog {
     pub(crate) fn set_access(&self, name: &TopicName, access: Access) -> Result<Topic, Error> {
         let Access { read_queues, write_queues, perm } = access;
         if read_queues.max(write_queues) > QUEUES_MAX {
-            let expected = "0 to 65,536";
+            let expected = "0 to 16,384";
             return Err(Error::Setting {
                 name: "queues",
                 value: read_queues.max(write_queues).into(),

@@ -16,8 +16,8 @@ use crate::consume_queue::Unit;
 use crate::json::DataVersion;
 use crate::{Access, Error, Topic};
 
-/// Most queues of one topic.
-pub const QUEUES_MAX: u32 = 65_536;
+/// Most queues of one topic; each takes some hundred bytes as soon as a file says that it is there.
+pub const QUEUES_MAX: u32 = 16_384;
 
 /// One queue. Its offsets only rise.
 #[derive(Debug)]
