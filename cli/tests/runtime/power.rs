@@ -144,6 +144,10 @@ impl Story {
         if in_columns != new {
             return Err(format!("{new} rows have a new field, and the lake {in_columns} values of such"));
         }
+        let strange = self.world.files_of_other_schemas();
+        if !strange.is_empty() {
+            return Err(format!("files have other columns than their plans' schemas: {strange:?}"));
+        }
         let place = |r: &Stored| (r.queue, r.offset, r.body.clone());
         let mut bad: Vec<_> = passed().filter(|r| r.body.starts_with("bad")).map(place).collect();
         let letter = |r: &Stored| {
