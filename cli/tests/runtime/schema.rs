@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema};
 use sluice_connect::task::Class;
 use sluice_store::file::RealDisk;
 
-use crate::support::{Probe, World, until};
+use crate::support::{LinkDisk, Probe, World, until};
 
 fn config(world: &World, text: &str) -> String {
     text.replace("LAKE", world.path("lake").to_str().unwrap())
@@ -348,4 +349,30 @@ sink:
             world.batches()[1].schema().fields().iter().map(|f| f.name().clone()).collect();
         assert_eq!(names, ["id", "x"]);
     }
+}
+
+#[test]
+fn a_schema_that_another_worker_put_first_is_grown_on() {
+    let world = World::new();
+    let text = config(&world, NEW_FIELD).replace("WHAT", "add");
+    // The other worker's rows brought the column `b`, at the moment in which ours bring `a`.
+    let intrudes = LinkDisk(Box::new(|to| {
+        if to.ends_with("schema-1.json") && !to.exists() {
+            let fields = ["id", "b"].map(|name| Field::new(name, DataType::Int64, true));
+            std::fs::write(to, serde_json::to_vec(&Schema::new(fields.to_vec())).unwrap()).unwrap();
+        }
+    }));
+    let life =
+        world.life(Arc::new(RealDisk), Arc::new(intrudes), Probe { slice_bytes: 1, ..Probe::default() });
+    life.create_topic("t", 1);
+    life.create_topic("dlq", 1);
+    for body in ["{\"id\": 1}", "{\"id\": 2, \"a\": true}", "{\"id\": 3, \"b\": 7}"] {
+        life.append("t", 0, body);
+    }
+    assert_eq!(life.run(&text).unwrap().fates.written, 3);
+    assert_eq!(world.files("schema-2.json").len(), 1);
+    assert_eq!(world.files_of_other_schemas(), Vec::<String>::new());
+    let last = world.batches().pop().unwrap();
+    let names: Vec<_> = last.schema().fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!((names.join(","), last.num_rows()), ("id,b,a".to_owned(), 2));
 }
