@@ -1,7 +1,7 @@
 """Bodies that other people's writers made, as columns that other people's readers read: Avro and Protobuf by Confluent's
 serializers (PyPI `confluent-kafka`) with a schema registry, Avro by `fastavro`, and CSV, through `sluice run` into Parquet,
 compared row by row by DuckDB and pyarrow. The Avro schema grows while messages come; a body that is cut and one of an
-unknown schema are turned away.
+unknown schema are turned away, and a registry that is busy is asked again.
 
 The registry is a stand-in with Confluent's paths and basic authentication; the serializers register their schemas there.
 """
@@ -40,6 +40,8 @@ class Registry(http.server.BaseHTTPRequestHandler):
     schemas: list[dict] = []
     subjects: dict[str, list[int]] = {}
     asked: list[str] = []
+    # So many requests for a schema are answered by 503.
+    busy = 0
 
     def answer(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()
@@ -60,6 +62,9 @@ class Registry(http.server.BaseHTTPRequestHandler):
             return
         parts = self.path.split("?")[0].strip("/").split("/")
         Registry.asked.append("/".join(parts))
+        if parts[:2] == ["schemas", "ids"] and Registry.busy > 0:
+            Registry.busy -= 1
+            return self.answer(503, {"error_code": 50003, "message": "Busy"})
         if parts[:2] == ["schemas", "ids"] and 1 <= int(parts[2]) <= len(self.schemas):
             return self.answer(200, self.schemas[int(parts[2]) - 1])
         if parts == ["schemas", "types"]:
@@ -177,7 +182,9 @@ errors: {{then: skip}}
     run(folder, "check", f"{name}.yaml")
     preview = run(folder, "preview", f"{name}.yaml", "--rows", "3")
     assert "schema of the output" in preview, preview
+    Registry.busy = 2
     print(run(folder, "run", f"{name}.yaml", "--no-broker").splitlines()[0], flush=True)
+    Registry.busy = 0
     rows = duckdb.sql(f"SET TimeZone = 'UTC'; SELECT * FROM read_parquet('{folder}/lake/{name}/*.parquet', union_by_name = true)")
     return [dict(zip(rows.columns, row)) for row in rows.fetchall()]
 
@@ -232,8 +239,8 @@ def avro_by_registry(folder, namesrv, client, registry, send) -> None:
     send("orders", b"no Avro")
     compare("orders", pipeline(folder, namesrv, "orders", decode), expected)
     asked = [path for path in Registry.asked if path.startswith("schemas/ids/")]
-    # Of the three ids each preview and each run asks once.
-    assert len(asked) <= 2 * 2 * 3, asked
+    # Of the three ids each preview and each run asks once, and again after each 503.
+    assert len(asked) <= 2 * 2 * 3 + 2 * 2, asked
     tables = [pyarrow.parquet.read_table(file) for file in sorted((folder / "lake/orders").glob("*.parquet"))]
     shapes = [(table.num_rows, str(table.schema.field("quantity").type), "coupon" in table.schema.names) for table in tables]
     assert shapes == [(12, "int32", False), (5, "int64", True)], shapes

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, BinaryViewArray};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
-use sluice_formats::avro::{Avro, AvroSchema, Lookup, LookupError, Registry, Writers};
+use sluice_formats::avro::{Avro, Lookup, LookupError, Registry, Writers};
 use sluice_formats::csv::Layout;
 use sluice_formats::protobuf::Protobuf;
 use sluice_formats::widen::{JsonGrowth, covers, widened};
@@ -99,9 +99,7 @@ impl Bodies {
             Format::Json => Opened::Json,
             Format::Raw => Opened::Raw,
             Format::Csv(csv) => Opened::Csv(csv.layout().map_err(refused)?),
-            Format::Avro(settings) => Opened::Avro(Box::new(
-                open_avro(settings, outside.lookup).ok_or_else(|| missing("a schema registry"))?,
-            )),
+            Format::Avro(settings) => Opened::Avro(Box::new(open_avro(settings, outside.lookup)?)),
             Format::Protobuf(settings) => {
                 let descriptors = outside.descriptors.ok_or_else(|| missing("its descriptor set"))?;
                 let message = Protobuf::new(&descriptors, &settings.message, settings.prefix.is_some())
@@ -357,13 +355,21 @@ impl Bodies {
     }
 }
 
-fn open_avro(settings: &AvroFormat, lookup: Option<Lookup>) -> Option<Avro> {
-    let schema: Option<Arc<AvroSchema>> = settings.schema.as_ref().map(|schema| Arc::clone(&schema.0));
-    Some(match (&settings.registry, schema) {
-        (Some(_), reader) => Avro::new(Writers::Registry(Registry::new(lookup?)), reader),
+fn open_avro(settings: &AvroFormat, lookup: Option<Lookup>) -> Result<Avro, TaskError> {
+    let refused = |why: &str| TaskError::new(Class::Config, format!("`decode` {why}"));
+    let schema = match settings.schema.as_ref().map(|schema| schema.0.as_ref()) {
+        None => None,
+        Some(Ok(schema)) => Some(Arc::clone(schema)),
+        Some(Err(why)) => return Err(refused(&format!("can not be followed: {why}"))),
+    };
+    Ok(match (&settings.registry, schema) {
+        (Some(_), reader) => {
+            let lookup = lookup.ok_or_else(|| refused("needs a client of its schema registry"))?;
+            Avro::new(Writers::Registry(Registry::new(lookup)), reader)
+        }
         (None, Some(writer)) if settings.prefix.is_some() => Avro::new(Writers::Prefixed(writer), None),
         (None, Some(writer)) => Avro::new(Writers::One(writer), None),
-        (None, None) => return None,
+        (None, None) => return Err(refused("needs an Avro schema or a schema registry")),
     })
 }
 

@@ -169,6 +169,12 @@ impl<Source, Sink> Parsed<Source, Sink> {
 
     fn check_decode(&self) -> Option<Problem> {
         let decode = self.document.decode.as_ref()?;
+        if let Some(message) = decode.avro_problem() {
+            // A schema is no secret, and its file has no other place to be told of.
+            let path = ["decode", "format", "avro", "schema"];
+            let place = self.tree.locate(&path);
+            return Some(Problem { place, path: path.join("."), message: message.to_owned() });
+        }
         if let Some((path, message)) = decode.contradiction() {
             let path: Vec<&str> = std::iter::once("decode").chain(path).collect();
             return Some(self.problem(&path, message));

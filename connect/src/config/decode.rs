@@ -86,16 +86,14 @@ pub struct AvroFormat {
     pub prefix: Option<Prefix>,
 }
 
-/// An Avro schema, read.
+/// An Avro schema, read; or what is wrong with it, which is told though it came from a file.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "String")]
-pub struct SchemaText(pub Arc<AvroSchema>);
+#[serde(from = "String")]
+pub struct SchemaText(pub Result<Arc<AvroSchema>, String>);
 
-impl TryFrom<String> for SchemaText {
-    type Error = sluice_formats::Error;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        AvroSchema::parse(&text, &[]).map(Arc::new).map(Self)
+impl From<String> for SchemaText {
+    fn from(text: String) -> Self {
+        Self(AvroSchema::parse(&text, &[]).map(Arc::new).map_err(|error| error.to_string()))
     }
 }
 
@@ -235,7 +233,7 @@ impl Decode {
     pub fn columns(&self) -> Option<SchemaRef> {
         match &self.format {
             Format::Json | Format::Csv(_) => schema_from_fields(&self.schema.fields.as_ref()?.0).ok(),
-            Format::Avro(avro) => avro.schema.as_ref().map(|schema| schema.0.columns()),
+            Format::Avro(avro) => avro.schema.as_ref()?.0.as_ref().ok().map(|schema| schema.columns()),
             Format::Raw => Some(sluice_formats::raw::schema()),
             Format::Protobuf(_) => None,
         }
@@ -248,6 +246,12 @@ impl Decode {
             (Some(OnNewField::Add), _) => Unknown::PassEmpty,
             _ => Unknown::Refuse,
         }
+    }
+
+    /// What is wrong with the Avro schema.
+    pub(super) fn avro_problem(&self) -> Option<&str> {
+        let Format::Avro(avro) = &self.format else { return None };
+        avro.schema.as_ref()?.0.as_ref().err().map(String::as_str)
     }
 
     /// What is wrong between the settings, with the key below `decode`.
