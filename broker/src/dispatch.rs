@@ -123,11 +123,10 @@ impl<'a> Turn<'a> {
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Answer, Reply> {
         let code = request.header.request_code();
         if let Some(broker) = &self.service.broker {
-            let reply = matches!(code, RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2);
-            if reply {
+            if is_reply(code) {
                 broker.push_reply(request, self)?;
             }
-            if is_send(code) || reply {
+            if is_send(code) {
                 return self.sends.add(broker, self.outlet, request).map(|()| Answer::Elsewhere);
             }
             // What follows sees what came before it.
@@ -155,7 +154,7 @@ impl<'a> Turn<'a> {
     ) -> Result<(Answer, Appended), Reply> {
         let (appended, ticket) = broker.store.append_ahead(batch)?;
         if !broker.sync {
-            places.iter().for_each(|(topic, queue)| broker.long_poll.arrived(topic, *queue));
+            broker.long_poll.arrived_at(&places);
             return Ok((Reply::ok().into(), appended));
         }
         let mut replies = Replies::default();
@@ -210,7 +209,12 @@ impl<'a> Turn<'a> {
     }
 }
 
+fn is_reply(code: RequestCode) -> bool {
+    matches!(code, RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2)
+}
+
+/// Whether messages of it are appended with those of the other requests of a read.
 fn is_send(code: RequestCode) -> bool {
     use RequestCode as C;
-    matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE)
+    is_reply(code) || matches!(code, C::SEND_MESSAGE | C::SEND_MESSAGE_V2 | C::SEND_BATCH_MESSAGE)
 }

@@ -8,11 +8,11 @@ use sluice_protocol::delay::{self, Level, TIMER_DUE, TIMER_TOPIC, TIMERS};
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{self, DELAY, Message, PropertyError, REAL_QUEUE_ID, REAL_TOPIC, UNIQ_KEY};
 use sluice_protocol::record::Record;
+use sluice_protocol::topic::{DLQ_PREFIX, RETRY_PREFIX};
 use sluice_store::Batch;
 
 use crate::broker::Broker;
 use crate::reply::Reply;
-use crate::retry::{DEAD, RETRY};
 use crate::send::{Place, illegal};
 use crate::timer;
 use crate::topic::own_topic;
@@ -34,7 +34,7 @@ impl Broker {
             }
         }
         // A committed message that comes back from a consumer is no half again.
-        if half && !place.0.as_str().starts_with(RETRY) && !place.0.as_str().starts_with(DEAD) {
+        if half && !place.0.as_str().starts_with(RETRY_PREFIX) && !place.0.as_str().starts_with(DLQ_PREFIX) {
             let id = message::property(properties, UNIQ_KEY).unwrap_or_default().to_owned();
             let set = message::set_property(properties, TRANSACTION_ID, &id);
             set.and_then(|()| set_real(place, properties)).map_err(|error| illegal(error.to_string()))?;

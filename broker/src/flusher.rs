@@ -55,7 +55,7 @@ impl Flusher {
                         outlet.send(replies).await
                     });
                     if refusal.is_none() {
-                        places.iter().for_each(|(topic, queue)| long_poll.arrived(topic, *queue));
+                        long_poll.arrived_at(&places);
                     }
                 }
             }

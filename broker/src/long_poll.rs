@@ -8,6 +8,7 @@ use sluice_protocol::id::{QueueId, TopicName};
 use tokio::sync::Notify;
 
 use crate::metrics::Present;
+use crate::send::Place;
 
 /// Pulls that are held for one connection; a client holds one for each queue.
 const HELD_MAX: usize = 20_000;
@@ -70,6 +71,11 @@ impl LongPoll {
         let made = Arc::new(Notify::new());
         queues.insert((topic.clone(), queue), Arc::downgrade(&made));
         made
+    }
+
+    /// Messages of these queues can be read.
+    pub(crate) fn arrived_at(&self, places: &[Place]) {
+        places.iter().for_each(|(topic, queue)| self.arrived(topic, *queue));
     }
 
     /// Messages of a queue can be read.

@@ -7,6 +7,7 @@ use sluice_protocol::message::{self, DELAY, Message, ORIGIN_MESSAGE_ID, RETRY_TO
 use sluice_protocol::message_id::MessageId;
 use sluice_protocol::record::Record;
 use sluice_protocol::request;
+use sluice_protocol::topic::{DLQ_PREFIX, RETRY_PREFIX};
 use sluice_store::{Access, Batch, QUEUES_MAX};
 use tokio::time::Instant;
 
@@ -15,10 +16,6 @@ use crate::dispatch::{Answer, Request, Turn};
 use crate::reply::{Reply, no_group};
 use crate::send::{illegal, pick_queue};
 
-/// Begins the name of a group's retry topic.
-pub(crate) const RETRY: &str = "%RETRY%";
-/// Begins the name of a group's topic of dead letters.
-pub(crate) const DEAD: &str = "%DLQ%";
 /// Where no level is asked for, the first retry has this one and each further one the next.
 const FIRST_LEVEL: i32 = 3;
 
@@ -47,7 +44,7 @@ impl Broker {
             0 => FIRST_LEVEL.saturating_add(record.reconsume_times),
             level => level,
         };
-        let (topic, queues) = if dead { (DEAD, 1) } else { (RETRY, queues.min(QUEUES_MAX)) };
+        let (topic, queues) = if dead { (DLQ_PREFIX, 1) } else { (RETRY_PREFIX, queues.min(QUEUES_MAX)) };
         let topic = TopicName::stored(&format!("{topic}{group}"))?;
         let access = self.topic_or_make(&topic, Access::all(queues))?;
         let mut properties = sent_back(&record, level).map_err(|error| illegal(error.to_string()))?;
@@ -69,7 +66,7 @@ impl Broker {
         &self,
         send: &request::SendMessage<'_>,
     ) -> Result<Option<TopicName>, Reply> {
-        let Some(group) = send.topic.strip_prefix(RETRY) else { return Ok(None) };
+        let Some(group) = send.topic.strip_prefix(RETRY_PREFIX) else { return Ok(None) };
         let group = GroupName::new(group)?;
         let settings = self.groups.settings(&group).ok_or_else(|| no_group(&group))?;
         let max = send.max_reconsume_times.unwrap_or(settings.retry_max_times);
@@ -77,7 +74,7 @@ impl Broker {
         if send.reconsume_times.unwrap_or(0) <= max && !self.groups.locks.are_held(&group, Instant::now()) {
             return Ok(None);
         }
-        Ok(Some(TopicName::stored(&format!("{DEAD}{group}"))?))
+        Ok(Some(TopicName::stored(&format!("{DLQ_PREFIX}{group}"))?))
     }
 }
 

@@ -109,7 +109,7 @@ impl Broker {
             let Released { batch, places } = released;
             self.store.append_ahead(batch)?;
             self.store.set_delay_offset(level, next)?;
-            places.iter().for_each(|(topic, queue)| self.long_poll.arrived(topic, *queue));
+            self.long_poll.arrived_at(&places);
         }
         Ok(later.map_or(Next::Now, Next::In))
     }

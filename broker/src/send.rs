@@ -315,7 +315,7 @@ impl Sends {
         if broker.sync {
             return Some((ticket, places));
         }
-        places.iter().for_each(|(topic, queue)| broker.long_poll.arrived(topic, *queue));
+        broker.long_poll.arrived_at(&places);
         None
     }
 }

@@ -243,7 +243,7 @@ impl Broker {
         if self.sync {
             self.store.durable(ticket)?;
         }
-        released.places.iter().for_each(|(topic, queue)| self.long_poll.arrived(topic, *queue));
+        self.long_poll.arrived_at(&released.places);
         Ok(Next::Now)
     }
 

@@ -9,13 +9,12 @@ use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::queue::{TopicOffset, TopicStats};
 use sluice_protocol::registration::Registration;
 use sluice_protocol::request;
-use sluice_protocol::topic::{TopicConfig, TopicConfigTable, perm};
+use sluice_protocol::topic::{DLQ_PREFIX, RETRY_PREFIX, TopicConfig, TopicConfigTable, perm};
 use sluice_store::{Access, Error as StoreError, QUEUES_MAX, Store, Topic};
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
 use crate::reply::{Reply, no_topic};
-use crate::retry::{DEAD, RETRY};
 use crate::{timer, transaction};
 
 /// The topic whose settings topics get that clients make (`RocketMQ` 4.x and 5.x).
@@ -75,7 +74,7 @@ impl Broker {
         template: &str,
         queues: i32,
     ) -> Result<Access, Reply> {
-        let retry = topic.as_str().starts_with(RETRY) || topic.as_str().starts_with(DEAD);
+        let retry = topic.as_str().starts_with(RETRY_PREFIX) || topic.as_str().starts_with(DLQ_PREFIX);
         let made = if retry {
             Some(Access::all(1))
         } else if template == TEMPLATE && self.settings.auto_create_topics {
@@ -95,7 +94,7 @@ impl Broker {
     }
 
     pub(crate) fn make_retry_topic(&self, group: &GroupName) -> Result<(), Reply> {
-        let topic = TopicName::stored(&format!("{RETRY}{group}"))?;
+        let topic = TopicName::stored(&format!("{RETRY_PREFIX}{group}"))?;
         self.topic_or_make(&topic, Access::all(1)).map(drop)
     }
 

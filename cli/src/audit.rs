@@ -70,6 +70,7 @@ fn line(chain: &ChainAudit) -> String {
     let mut parts = vec![format!("{} written", count(fates.written))];
     let others = [
         (fates.filtered, "filtered"),
+        (fates.deduplicated, "duplicates"),
         (fates.skipped, "skipped"),
         (fates.dead, "dead letters"),
         (fates.absent, "absent"),

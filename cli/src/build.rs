@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow, bail};
+use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
 use sluice_connect::config::{Format, Then};
 use sluice_connect::decode::Outside;
@@ -12,7 +13,7 @@ use sluice_connect::memory::{Memory, Share};
 use sluice_connect::pipeline::{Clock, Pipeline};
 use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::steps::Steps;
-use sluice_connect::task::{Class, Needs, SourceTask, TaskError, TransactTask};
+use sluice_connect::task::{Class, Needs, Slice, SourceTask, TaskError, TransactTask};
 use sluice_sinks::topic::TopicSink;
 use sluice_sources::Feeders;
 use sluice_sources::registry::RegistryClient;
@@ -73,7 +74,11 @@ pub(crate) type Address<'a> = (Option<&'a str>, &'a str);
 pub(crate) fn writes(parsed: &ParsedPipeline, topic: Address<'_>) -> bool {
     let document = &parsed.document;
     let dead_letter = document.errors.dead_letter.as_deref().map(|name| (None, name));
-    document.sink.topic() == Some(topic) || dead_letter == Some(topic)
+    // A step may send rows to any topic beside the sink's.
+    let routed = document.sink.topic().filter(|_| document.routes());
+    document.sink.topic() == Some(topic)
+        || dead_letter == Some(topic)
+        || routed.is_some_and(|(cluster, _)| cluster == topic.0) && document.source.topic() != Some(topic)
 }
 
 /// The pipelines of a run that write what a pipeline reads, with their progress.
@@ -137,7 +142,20 @@ pub(crate) fn steps(parsed: &ParsedPipeline) -> Result<(Steps, Needs)> {
         }
         _ => {}
     }
-    Ok(Steps::with(document, &document.sink.needs(document.decode.is_some()), outside)?)
+    let (steps, needs) = Steps::with(document, &document.sink.needs(document.makes_columns()), outside)?;
+    Ok((steps.with_sql(crate::steps::make_sql()), needs))
+}
+
+/// Takes the schema that is asked for, and those that it grows into.
+pub(crate) fn fix(steps: &mut Steps, schema: SchemaRef) -> Result<Vec<(usize, Slice)>> {
+    let (mut released, mut next) = (Vec::new(), Some(schema));
+    while let Some(schema) = next {
+        steps.fix(&schema)?;
+        let more = steps.release()?;
+        released.extend(more.slices);
+        next = more.wider;
+    }
+    Ok(released)
 }
 
 /// The content of a file with a Protobuf descriptor set.

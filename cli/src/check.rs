@@ -108,9 +108,16 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
             if let Target::Files(sink) = &mut target {
                 sink.check(name).context("the target does not give what a run needs")?;
             }
-            let (steps, _) = crate::build::steps(parsed)?;
+            let (mut steps, _) = crate::build::steps(parsed)?;
             if let Some(standing) = target.schema(name, None)? {
                 steps.check_declared(&standing)?;
+                if let Some(output) = steps.check(&standing)? {
+                    target.accept(&output)?;
+                }
+            } else if !steps.decodes()
+                && let Some(output) = steps.check_undecoded()?
+            {
+                target.accept(&output)?;
             }
             "can be listed, written and read; a name that is taken is kept: exactly_once".to_owned()
         }

@@ -39,17 +39,19 @@ fn lookup() -> impl Fn(&str) -> Result<String, String> {
 
 /// What is wrong between a document's parts, as far as it shows without opening anything.
 fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
-    let Pipeline { source, sink, delivery, decode, errors, .. } = &parsed.document;
+    let Pipeline { source, sink, delivery, errors, .. } = &parsed.document;
     let mut found: Vec<Problem> =
         source.problems().into_iter().map(|(path, m)| at(parsed, "source", &path, m)).collect();
     let properties = source.properties();
-    let in_sink = sink.problems(decode.as_ref(), properties.as_deref());
+    let in_sink = sink.problems(&parsed.document, parsed.output().as_deref(), properties.as_deref());
     found.extend(in_sink.into_iter().map(|(path, m)| at(parsed, "sink", &path, m)));
     if let Some(properties) = &properties {
         found.extend(parsed.unknown_properties(properties));
     }
     found.extend(open_secrets(parsed));
-    found.extend(decode.as_ref().and_then(|decode| descriptors(parsed, decode)));
+    let decode = parsed.document.decode.as_ref();
+    found.extend(decode.and_then(|decode| descriptors(parsed, decode)));
+    found.extend(crate::steps::problems(parsed));
     if let Some(read) = source.topic() {
         let loops = |topic: Option<(Option<&str>, &str)>| topic == Some(read);
         let message = "the pipeline would read what it writes, for ever: name another topic";

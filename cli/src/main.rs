@@ -15,6 +15,8 @@ mod preview;
 mod query;
 mod run;
 mod show;
+mod steps;
+mod test;
 mod topic;
 
 use std::path::PathBuf;
@@ -27,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   sluice run examples/flights.yaml               run the pipelines of a file, with the embedded broker
   sluice lint examples/flights.yaml              tell all that is wrong in it; opens nothing
   sluice check examples/flights.yaml             try connections, permissions and guarantees
+  sluice test examples/flights.yaml              run the tests that it holds
   sluice preview examples/flights.yaml --rows 5  show rows, rejects, schema and files; writes nothing
   sluice topic tail flights --where \"origin = 'JFK' AND dep_delay > 60\"";
 
@@ -100,6 +103,15 @@ offset. Only plans that are done are touched, and not the last of each chain.")]
     #[command(after_help = "Example:
   sluice preview examples/flights.yaml --pipeline load-flights --rows 3")]
     Preview(preview::PreviewArguments),
+    /// Run the `tests` that pipeline files hold: given messages, expected rows; opens nothing
+    #[command(after_help = "Examples:
+  sluice test examples/*.yaml
+  sluice test examples/steps.yaml --pipeline delays --json
+
+A test is `{name, given: [{properties, body, keys, tags, store_timestamp}], expect: [{column: value}],
+expect_rejects: [part of the reason]}`. Columns that are not named are not compared; `$name` is an envelope column,
+`$route` and `$properties` too. Exit code 1 if anything differs.")]
+    Test(test::TestArguments),
     /// Serve RocketMQ's clients: a broker with its name server, on loopback unless told otherwise
     #[command(after_help = "Examples:
   sluice broker                                   clients use the name server 127.0.0.1:9876
@@ -171,6 +183,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Preview(arguments) => preview::preview(&arguments),
         Command::Broker(arguments) => broker::broker(*arguments),
         Command::Namesrv(arguments) => broker::name_server(&arguments),

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
 use sluice_connect::config::Then;
 use sluice_connect::memory::Memory;
@@ -76,6 +75,7 @@ struct Seen {
     passed: usize,
     read: u64,
     filtered: u64,
+    duplicates: u64,
     rejects: Vec<Reject>,
     /// What passed of the first queue.
     sample: Vec<Slice>,
@@ -205,35 +205,24 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
             seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);
             let passed = match steps.push(number, slice)? {
                 Next::Pass(slices) => slices,
-                Next::Fix(schema) => fix(steps, schema)?,
+                Next::Fix(schema) => build::fix(steps, schema)?,
             };
             keep(&mut seen, passed);
         }
     }
     let released = match steps.proposal() {
-        Some(schema) => fix(steps, schema)?,
+        Some(schema) => build::fix(steps, schema)?,
         None => steps.release_without_schema()?,
     };
     keep(&mut seen, released);
     Ok(seen)
 }
 
-/// Takes the schema that is asked for, and those that it grows into.
-fn fix(steps: &mut Steps, schema: SchemaRef) -> Result<Vec<(usize, Slice)>> {
-    let (mut released, mut next) = (Vec::new(), Some(schema));
-    while let Some(schema) = next {
-        steps.fix(&schema)?;
-        let more = steps.release()?;
-        released.extend(more.slices);
-        next = more.wider;
-    }
-    Ok(released)
-}
-
 fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
     for (number, slice) in slices {
         seen.passed += slice.envelope.num_rows();
         seen.filtered += slice.filtered;
+        seen.duplicates += slice.deduplicated.len() as u64;
         seen.batches.push(slice.output().clone());
         seen.rejects.extend(slice.rejects.iter().cloned());
         if number == 0 {
@@ -243,10 +232,12 @@ fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
 }
 
 fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write) -> Result<()> {
-    let Seen { batches, passed, read, filtered, rejects, .. } = seen;
+    let Seen { batches, passed, read, filtered, duplicates, rejects, .. } = seen;
+    let duplicates =
+        if *duplicates > 0 { format!(", {} duplicates", count(*duplicates)) } else { String::new() };
     writeln!(
         out,
-        "  looked at {} rows: {} pass, {} filtered, {} rejected",
+        "  looked at {} rows: {} pass, {} filtered, {} rejected{duplicates}",
         count(*read),
         count(*passed as u64),
         count(*filtered),

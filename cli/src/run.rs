@@ -134,8 +134,21 @@ pub(crate) fn check_source(
     )
 }
 
-/// Topics that sinks write exist before any source looks for them.
+/// Topics that sinks write exist before any source looks for them; so do those that a step may send rows to.
 fn make_topics(all: &[One], shared: &Shared) -> Result<()> {
+    for (parsed, _) in all {
+        let Some((None, name)) = parsed.document.source.topic() else { continue };
+        let sinks = all.iter().filter(|(p, _)| p.document.routes() && build::writes(p, (None, name)));
+        let queues = sinks.filter_map(|(p, _)| match &p.document.sink {
+            SinkConfig::Topic(config) if config.cluster.is_none() => Some(config.queues),
+            _ => None,
+        });
+        if let Some(queues) = queues.min() {
+            let topic = TopicName::new(name).with_context(|| format!("pipeline {}", parsed.document.name))?;
+            let store = shared.embedded.store()?;
+            store.create_topic(&topic, queues).with_context(|| format!("cannot make topic {topic}"))?;
+        }
+    }
     for (parsed, _) in all {
         let document = &parsed.document;
         let sink = match &document.sink {
@@ -308,9 +321,12 @@ fn sum_up(
         }
         let mut parts =
             vec![format!("{} written", count(fates.written)), format!("{} filtered", count(fates.filtered))];
-        for (rows, fate) in
-            [(fates.skipped, "skipped"), (fates.dead, "dead letters"), (fates.absent, "absent")]
-        {
+        for (rows, fate) in [
+            (fates.deduplicated, "duplicates"),
+            (fates.skipped, "skipped"),
+            (fates.dead, "dead letters"),
+            (fates.absent, "absent"),
+        ] {
             if rows > 0 {
                 parts.push(format!("{} {fate}", count(rows)));
             }

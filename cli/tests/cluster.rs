@@ -168,3 +168,42 @@ fn what_can_not_be_is_said_before_or_with_the_address() {
     let broker = Broker::start(&place.path("data"));
     refused(&lake(&broker.namesrv), &["no route of topic t"]);
 }
+
+#[test]
+fn rows_are_routed_to_topics_of_a_cluster_and_a_window_is_read_again_over_the_network() {
+    let place = Place::new();
+    let broker = Broker::start(&place.path("store"));
+    let cluster = &broker.namesrv;
+    let load = |name: &str, file: &str| {
+        format!(
+            "
+name: {name}
+delivery: at_least_once
+source: {{file: {{path: {file}, format: csv, properties: [origin]}}}}
+decode: {{format: json}}
+steps:
+  - headers: {{set: {{parity: \"CAST($.id % 2 AS TEXT)\"}}, remove: [origin]}}
+  - route: \"'t-' || lower($.origin)\"
+sink: {{topic: {{name: t, cluster: '{cluster}'}}}}
+"
+        )
+    };
+    let lake = format!(
+        "
+name: lake
+source: {{topic: {{name: t-ewr, cluster: '{cluster}', until: caught_up}}}}
+where: \"parity = 0\"
+decode: {{format: json}}
+steps: [{{dedupe: {{key: '$.id % 10'}}}}]
+sink: {{parquet: {{path: lake}}}}
+"
+    );
+    assert_eq!(place.run(&load("load", "in.csv"))[0]["fates"]["written"], 1000);
+    let first = &place.run(&lake)[0]["fates"];
+    assert_eq!((&first["written"], &first["deduplicated"]), (&5.into(), &495.into()), "{first}");
+    // Only who reads the window again knows the keys.
+    fs::copy(place.path("in.csv"), place.path("more.csv")).unwrap();
+    place.run(&load("more", "more.csv"));
+    let second = &place.run(&lake)[0]["fates"];
+    assert_eq!((&second["written"], &second["deduplicated"]), (&0.into(), &500.into()), "{second}");
+}

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::topic::RETRY_PREFIX;
 use sluice_protocol::{request, response};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -227,7 +228,7 @@ pub(crate) async fn start_of_group(
         Err(error) => return Err(error),
     }
     // What comes back after a failure is never passed over.
-    let start = if queue.topic.as_str().starts_with("%RETRY%") { Start::First } else { start };
+    let start = if queue.topic.as_str().starts_with(RETRY_PREFIX) { Start::First } else { start };
     start_at(client, queue, start).await
 }
 

@@ -13,6 +13,7 @@ use sluice_protocol::heartbeat::{
 };
 use sluice_protocol::id::TopicName;
 use sluice_protocol::request;
+use sluice_protocol::topic::RETRY_PREFIX;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::assigned::Start;
@@ -63,7 +64,9 @@ pub(crate) async fn join(shared: &Arc<Shared>) -> Result<(), Error> {
         for subscription in &membership.subscriptions {
             let route = match shared.client.fetch_route(&subscription.topic).await {
                 // The first heartbeat makes it.
-                Err(Error::NoRoute { .. }) if subscription.topic.as_str().starts_with("%RETRY%") => continue,
+                Err(Error::NoRoute { .. }) if subscription.topic.as_str().starts_with(RETRY_PREFIX) => {
+                    continue;
+                }
                 route => route?,
             };
             if let (Filter::Sql(_), Some(address)) = (&subscription.filter, route.addresses().next()) {

@@ -5,11 +5,9 @@ use sluice_protocol::batch::{self, BatchItem};
 use sluice_protocol::compression;
 use sluice_protocol::id::TopicName;
 use sluice_protocol::message::{DELAY, KEYS, TAGS, UNIQ_KEY, WAIT, property, push_property};
+use sluice_protocol::topic::RETRY_PREFIX;
 
 use crate::error::Error;
-
-/// Prefix of the topics of messages that come again; a batch can not go there.
-const RETRY_PREFIX: &str = "%RETRY%";
 
 /// What is sent: topic, body, properties.
 ///

@@ -12,6 +12,7 @@ use sluice_protocol::id::TopicName;
 use sluice_protocol::message::RETRY_TOPIC;
 use sluice_protocol::request;
 use sluice_protocol::route::MASTER;
+use sluice_protocol::topic::RETRY_PREFIX;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
@@ -68,7 +69,7 @@ impl PushConsumer {
         H: Fn(Record) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        let retry = TopicName::stored(&format!("%RETRY%{}", settings.group))?;
+        let retry = TopicName::stored(&format!("{RETRY_PREFIX}{}", settings.group))?;
         let mut subscriptions: Vec<Subscription> = subscriptions.into_iter().collect();
         subscriptions.push(Subscription { topic: retry, filter: Filter::All });
         Ok(Self::over(Consumer::subscribe(client, settings, subscriptions).await?, handler))

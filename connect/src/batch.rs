@@ -25,6 +25,13 @@ pub const COLUMNS: [&str; 10] = [
     "body",
 ];
 
+/// Column that step `route` sets: the topic that a row goes to, or a partition value.
+pub const ROUTE: &str = "route";
+/// The body as the source gave it, where steps have made another.
+pub const ORIGINAL_BODY: &str = "original.body";
+/// The properties as the source gave them, where steps have made others.
+pub const ORIGINAL_PROPERTIES: &str = "original.properties";
+
 /// Column of one property.
 pub fn property_column(name: &str) -> String {
     format!("properties.{name}")
@@ -62,6 +69,13 @@ pub fn offsets(envelope: &RecordBatch) -> &[i64] {
     column.map_or(&[], |c| c.values())
 }
 
+/// How many records the rows of an envelope come from: those of one record share its offset and lie side by side.
+pub fn offset_count(envelope: &RecordBatch) -> u64 {
+    let offsets = offsets(envelope);
+    let changes = offsets.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    if offsets.is_empty() { 0 } else { changes as u64 + 1 }
+}
+
 /// What the rows of a column hold, in bytes: a view counts for what it shows, not for the block behind it.
 pub fn bytes(column: &ArrayRef) -> usize {
     let views = |views: &[u128]| views.iter().map(|view| 16 + (*view & 0xFFFF_FFFF) as usize).sum();
@@ -81,7 +95,8 @@ pub fn bytes(column: &ArrayRef) -> usize {
 
 /// The properties of one row, as far as the envelope holds them all.
 pub fn properties_of(envelope: &RecordBatch, row: usize) -> Vec<(String, String)> {
-    let Some(map) = envelope.column_by_name("properties").and_then(|c| c.as_map_opt()) else {
+    let map = envelope.column_by_name(ORIGINAL_PROPERTIES).or_else(|| envelope.column_by_name("properties"));
+    let Some(map) = map.and_then(|c| c.as_map_opt()) else {
         return Vec::new();
     };
     if row >= map.len() || map.is_null(row) {

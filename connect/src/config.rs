@@ -7,6 +7,7 @@
 mod check;
 mod decode;
 mod document;
+mod step;
 pub mod strict;
 pub mod tree;
 pub mod vars;
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 pub use decode::*;
 pub use document::*;
+pub use step::*;
 use tree::{Node, Place, Text, Value};
 
 /// One thing that is wrong in a pipeline file.

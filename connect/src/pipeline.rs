@@ -86,6 +86,11 @@ pub fn run(
     if let Some(schema) = &standing {
         adopt(&mut steps, schema, scope)?;
     }
+    if !steps.decodes()
+        && let Some(output) = steps.check_undecoded()?
+    {
+        target.accept(&output)?;
+    }
     let confirmer = source.confirmer();
     let hold_max = target.hold_max();
     let (sender, receiver) = channel::bounded(pipeline.in_flight);
@@ -155,6 +160,8 @@ struct Feed {
     without_schema: bool,
     /// The schema that plan was begun with.
     schema: Option<SchemaRef>,
+    /// Rows from this one to the first that counts are read again, for what the steps have to know of them.
+    warm: Option<i64>,
     ended: bool,
     /// Rows between the last one read and the queue's end, where it is known.
     lag: Option<i64>,
@@ -242,6 +249,9 @@ impl SourceHalf<'_> {
                     break;
                 }
                 Read::Slice(slice) => {
+                    if !self.warm(number)? {
+                        break;
+                    }
                     self.pass(number, slice)?;
                     progressed = true;
                 }
@@ -275,8 +285,8 @@ impl SourceHalf<'_> {
             return self.send_all(vec![(number, slice)]);
         }
         if let Some(schema) = schema {
-            let slice = self.steps.push_by(&schema, slice)?;
-            return self.send_all(vec![(number, slice)]);
+            let slices = self.steps.push_by(&schema, number, slice)?;
+            return self.send_all(slices);
         }
         match self.steps.push(number, slice)? {
             Next::Pass(slices) => {
@@ -287,6 +297,36 @@ impl SourceHalf<'_> {
             }
             Next::Fix(schema) => self.fix(&schema),
         }
+    }
+
+    /// Before the first row of a chain that counts: has the steps see those that they look back at. Whether that was
+    /// done to the end; rows that never come are not waited for.
+    fn warm(&mut self, number: usize) -> Result<bool, TaskError> {
+        let Some(feed) = self.feeds.get(number) else { return Ok(true) };
+        let Some(mut at) = feed.warm else { return Ok(true) };
+        let (until, topic, queue) = (feed.next, Arc::clone(&feed.chain.topic), feed.chain.queue);
+        self.steps.warm_until(number, until);
+        while at < until {
+            if self.stop.is_asked() || self.sender.is_closed() {
+                return Ok(false);
+            }
+            match self.source.read(&topic, queue, Range { start: at, end: until }, SLICE_BYTES)? {
+                Read::Slice(slice) => {
+                    at = slice.range.end;
+                    match self.steps.push(number, slice)? {
+                        Next::Pass(slices) => self.send_all(slices)?,
+                        Next::Fix(schema) => self.fix(&schema)?,
+                    }
+                }
+                // What is pulled over a network may be on its way.
+                Read::Idle => self.source.wait(IDLE_WAIT),
+                Read::Ended => break,
+            }
+        }
+        if let Some(feed) = self.feeds.get_mut(number) {
+            feed.warm = None;
+        }
+        Ok(true)
     }
 
     /// Rows wait for the schema as long as rows may wait for the end of their plan.
@@ -312,8 +352,6 @@ impl SourceHalf<'_> {
         self.held_since = None;
         let mut proposed = Arc::clone(proposed);
         loop {
-            // Types are checked before the target keeps anything.
-            self.steps.check(Some(&proposed))?;
             let schema = self.settle(&proposed)?;
             adopt(&mut self.steps, &schema, self.scope)?;
             let released = self.steps.release()?;
@@ -330,7 +368,9 @@ impl SourceHalf<'_> {
     fn settle(&mut self, proposed: &SchemaRef) -> Result<SchemaRef, TaskError> {
         let mut proposed = Arc::clone(proposed);
         for _ in 0..SETTLE_MAX {
-            let standing = self.ask(|reply| Message::Schema(Arc::clone(&proposed), reply))?;
+            // Types are checked before the target keeps anything.
+            let output = self.steps.check(&proposed)?;
+            let standing = self.ask(|reply| Message::Schema(Arc::clone(&proposed), output, reply))?;
             if !self.steps.grows() || covers(&standing, &proposed) {
                 let columns = standing.fields().len();
                 tracing::info!(pipeline = %self.name, columns, "a schema stands from here on");
@@ -398,7 +438,13 @@ impl SourceHalf<'_> {
             }
             let ended = *self.scope != Scope::All && until.is_none();
             let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
-            self.feeds.push(Feed { chain, next, until, without_schema, schema, ended, lag });
+            let warm_from = next.saturating_sub(self.steps.looks_back()).max(queue.first);
+            if warm_from < next && warm_from > next.saturating_sub(self.steps.looks_back()).max(0) {
+                let kept_from = queue.first;
+                tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
+            }
+            let warm = (warm_from < next).then_some(warm_from);
+            self.feeds.push(Feed { chain, next, until, without_schema, schema, warm, ended, lag });
         }
         Ok(())
     }

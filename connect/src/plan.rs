@@ -40,6 +40,9 @@ pub struct Plan {
     pub files: Vec<PlanFile>,
     /// Its offsets by fate; they sum up to `end - start`.
     pub fates: Fates,
+    /// Rows in its files, where they are more than its offsets that were written: a step made several of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
     /// Hash of the pipeline's config text.
     pub config: String,
     /// Hash of the pipeline's schema.

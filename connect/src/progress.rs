@@ -40,7 +40,7 @@ impl Stop {
 #[derive(Debug, Default)]
 pub struct Progress {
     rows_in: AtomicU64,
-    fates: [AtomicU64; 5],
+    fates: [AtomicU64; 6],
     files: AtomicU64,
     lag: AtomicI64,
     memory: AtomicU64,
@@ -76,7 +76,8 @@ impl Progress {
 
     /// Counts what is published, for good.
     pub fn published(&self, fates: &Fates, files: u64) {
-        let counts = [fates.written, fates.filtered, fates.skipped, fates.dead, fates.absent];
+        let Fates { written, filtered, deduplicated, skipped, dead, absent } = *fates;
+        let counts = [written, filtered, deduplicated, skipped, dead, absent];
         for (counter, count) in self.fates.iter().zip(counts) {
             counter.fetch_add(count, Ordering::Relaxed);
         }
@@ -117,11 +118,11 @@ impl Progress {
 
     /// Reads all counters.
     pub fn reading(&self) -> Reading {
-        let [written, filtered, skipped, dead, absent] =
+        let [written, filtered, deduplicated, skipped, dead, absent] =
             std::array::from_fn(|i| self.fates[i].load(Ordering::Relaxed));
         Reading {
             rows_in: self.rows_in.load(Ordering::Relaxed),
-            fates: Fates { written, filtered, skipped, dead, absent },
+            fates: Fates { written, filtered, deduplicated, skipped, dead, absent },
             files: self.files.load(Ordering::Relaxed),
             lag: u64::try_from(self.lag.load(Ordering::Relaxed)).ok(),
             memory: self.memory.load(Ordering::Relaxed),

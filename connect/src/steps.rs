@@ -3,32 +3,63 @@
 //!
 //! Under `infer` slices are held until the schema is fixed. Reads no source and writes no target.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, SchemaRef};
-use bytes::Bytes;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::SchemaRef;
 use sluice_filters::{Filter, Name};
 use sluice_formats::Decoded;
 
 use crate::batch;
 use crate::config::{Document, Expression, Step, Then};
 use crate::decode::{Bodies, Outside, Wait};
-use crate::task::{Class, Fates, Needs, REJECT_BODY_BYTES_MAX, Reject, Slice, TaskError};
+use crate::task::{Class, Fates, Needs, Slice, TaskError};
+pub(crate) use columns::{Columns, StepProblem};
+use dedupe::Window;
+use rows::{held_bytes, project, reject, with_column};
+pub(crate) use rows::{stop_at_reject, turn_away};
+pub use sql::{Answer, MakeSql, RunSql, Sql};
+pub(crate) use stage::Planner;
+use stage::Stage;
+
+mod columns;
+mod dedupe;
+mod encode;
+mod explode;
+mod filter;
+mod headers;
+mod mask;
+mod rows;
+mod select;
+mod sql;
+mod stage;
 
 /// Bytes that are held for `infer` at most.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Schemas whose steps are kept for unfinished plans.
+const EARLIER_MAX: usize = 16;
 /// Slices that are held for `infer` at most: where a filter leaves few rows, most of them are empty.
 const HELD_SLICES_MAX: usize = 10_000;
 
 /// Compiled steps of one pipeline.
 pub struct Steps {
     bodies: Option<Bodies>,
-    /// Filters that run here, after decoding, in order.
-    filters: Vec<Filter>,
+    /// What happens to rows after decoding, in order, with where each stands in the document.
+    steps: Vec<(String, Step)>,
+    /// The steps compiled, once the columns that come to them are known.
+    stages: Option<Vec<Stage>>,
+    /// The same over the columns of schemas that stood before, for plans that were begun with them.
+    earlier: Vec<(SchemaRef, Vec<Stage>)>,
+    /// What the steps of each chain saw, by step and chain.
+    windows: HashMap<(usize, usize), Window>,
+    /// Rows of a chain before this offset only fill its windows.
+    warm_until: HashMap<usize, i64>,
+    make_sql: Option<MakeSql>,
+    /// The target takes bodies, and steps change what they were made of.
+    encodes: bool,
     then: Then,
-    /// What the sink wants; the filters may need more of the envelope.
+    /// What the sink wants; the stages may need more of the envelope.
     wanted: Needs,
     held: Vec<(usize, Slice)>,
     held_rows: u64,
@@ -36,7 +67,7 @@ pub struct Steps {
 }
 
 enum Applied {
-    Slice(Slice),
+    Slices(Vec<(usize, Slice)>),
     /// The slice as it came, and the schema that is to stand first.
     Grow(SchemaRef, Box<Slice>),
 }
@@ -70,16 +101,29 @@ impl Steps {
         outside: Outside,
     ) -> Result<(Self, Needs), TaskError> {
         let mut needs = sink.clone();
-        let (mut pushed, mut filters) = (None, Vec::new());
+        let (mut pushed, mut steps) = (None, Vec::new());
         if let Some(Expression(filter)) = &document.filter {
             let (front, rest) = filter.split();
             pushed = front;
-            filters.extend(rest);
+            steps.extend(rest.map(|rest| ("where".to_owned(), Step::Where(Expression(rest)))));
         }
-        filters.extend(document.steps.iter().map(|Step::Where(Expression(f))| f.clone()));
-        for name in pushed.iter().chain(&filters).flat_map(Filter::names) {
+        let written = document.steps.iter().enumerate();
+        steps.extend(written.map(|(at, step)| (format!("steps.[{at}].{}", step.key()), step.clone())));
+        let mut names: Vec<Name> = pushed.iter().flat_map(Filter::names).cloned().collect();
+        for (_, step) in &steps {
+            for (_, part) in step.expressions() {
+                names.extend(part.names().iter().cloned());
+            }
+            match step {
+                Step::Dedupe(dedupe) if dedupe.age.is_some() => needs.columns.push("store_timestamp"),
+                Step::Headers(_) => needs.all_properties = true,
+                _ => {}
+            }
+        }
+        for name in &names {
             match name {
                 Name::Property(property) => needs.properties.push(property.clone()),
+                Name::Envelope(column) if column == "properties" => needs.all_properties = true,
                 Name::Envelope(column) => needs.columns.extend(batch::COLUMNS.iter().find(|c| *c == column)),
                 Name::Field(_) => {}
             }
@@ -99,13 +143,54 @@ impl Steps {
         needs.filter = pushed.map(Arc::new);
         let then = document.errors.then;
         let (mut wanted, held) = (sink.clone(), Vec::new());
-        if bodies.is_some() && then == Then::DeadLetter {
+        let encodes = sink.columns.contains(&"body") && steps.iter().any(|(_, step)| step.changes_columns());
+        if document.makes_columns() && then == Then::DeadLetter {
+            needs.columns.push("body");
+            needs.all_properties = true;
             // A row that the sink turns away keeps its body; a file holds the decoded columns alone.
             wanted.columns.push("body");
             wanted.all_properties = true;
         }
-        let steps = Self { bodies, filters, then, wanted, held, held_rows: 0, held_bytes: 0 };
+        needs.columns.sort_unstable();
+        needs.columns.dedup();
+        let steps = Self {
+            bodies,
+            steps,
+            stages: None,
+            earlier: Vec::new(),
+            windows: HashMap::new(),
+            warm_until: HashMap::new(),
+            make_sql: None,
+            encodes,
+            then,
+            wanted,
+            held,
+            held_rows: 0,
+            held_bytes: 0,
+        };
         Ok((steps, needs))
+    }
+
+    /// Runs the statements of `sql` steps by this.
+    #[must_use]
+    pub fn with_sql(mut self, make_sql: Option<MakeSql>) -> Self {
+        self.make_sql = make_sql;
+        self
+    }
+
+    /// How many offsets before a chain's position the steps must see to decide as if they had always run.
+    pub fn looks_back(&self) -> i64 {
+        let rows = self.steps.iter().map(|(_, step)| match step {
+            Step::Dedupe(dedupe) => i64::try_from(dedupe.rows).unwrap_or(i64::MAX),
+            _ => 0,
+        });
+        // A row that a step sees late may depend on what an earlier one saw before it.
+        rows.fold(0, i64::saturating_add)
+    }
+
+    /// Rows of chain number `chain` before `until` are only looked at, for what comes after them.
+    pub fn warm_until(&mut self, chain: usize, until: i64) {
+        self.warm_until.insert(chain, until);
     }
 
     /// Whether bodies are decoded.
@@ -137,42 +222,51 @@ impl Steps {
     pub fn fix(&mut self, schema: &SchemaRef) -> Result<(), TaskError> {
         let Some(bodies) = &mut self.bodies else { return Ok(()) };
         bodies.fix(schema)?;
-        match bodies.wait() {
-            Wait::Schema(wider) => self.check(Some(&wider)),
-            _ => self.check(Some(schema)),
+        if let Wait::Schema(wider) = bodies.wait() {
+            // It is to grow first.
+            return self.check(&wider).map(drop);
         }
+        let (stages, _) = self.compiled(Columns::Known(Arc::clone(schema)))?;
+        self.stages = Some(stages);
+        Ok(())
     }
 
-    /// Checks the filters' names and types, against the decoded columns where they are known.
-    pub fn check(&self, decoded: Option<&SchemaRef>) -> Result<(), TaskError> {
-        for filter in &self.filters {
-            filter
-                .check(&|name| match name {
-                    Name::Property(_) => Some(DataType::Utf8View),
-                    Name::Envelope(column) => batch::field(column).map(|f| f.data_type().clone()),
-                    Name::Field(path) => field_type(decoded?, path),
-                })
-                .map_err(|e| {
-                    let known = decoded.map_or_else(String::new, |schema| {
-                        let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-                        format!("; the body's fields: {}", names.join(", "))
-                    });
-                    TaskError::new(Class::Config, format!("where `{}`: {e}{known}", filter.text()))
-                })?;
+    /// Checks the steps over the decoded columns, and gives the columns after them, if there are any.
+    pub fn check(&self, decoded: &SchemaRef) -> Result<Option<SchemaRef>, TaskError> {
+        let (_, columns) = self.compiled(Columns::Known(Arc::clone(decoded)))?;
+        Ok(columns.known().cloned())
+    }
+
+    /// Compiles the steps of a pipeline that decodes nothing, if that is not done, and gives the columns after them.
+    pub fn check_undecoded(&mut self) -> Result<Option<SchemaRef>, TaskError> {
+        let (stages, columns) = self.compiled(Columns::None)?;
+        self.stages = Some(stages);
+        Ok(columns.known().cloned())
+    }
+
+    fn compiled(&self, columns: Columns) -> Result<(Vec<Stage>, Columns), TaskError> {
+        let keeps_original = self.then == Then::DeadLetter;
+        let mut planner = Planner::new(columns, self.make_sql.as_ref(), keeps_original);
+        let mut stages = Vec::with_capacity(self.steps.len());
+        for (place, step) in &self.steps {
+            let refused = |problem: StepProblem| {
+                let path = std::iter::once(place.as_str()).chain(problem.path.iter().map(String::as_str));
+                let path = path.collect::<Vec<_>>().join(".");
+                TaskError::new(Class::Config, format!("{path}: {}", problem.message))
+            };
+            let none = || StepProblem::new("this program was built without `sql`");
+            stages.push(planner.next(step).and_then(|stage| stage.ok_or_else(none)).map_err(refused)?);
         }
-        Ok(())
+        Ok((stages, planner.columns))
     }
 
     /// Takes one slice of chain number `chain`.
     pub fn push(&mut self, chain: usize, slice: Slice) -> Result<Next, TaskError> {
         // Without rows there is nothing to decode, and the chain may go on.
         let is_free = slice.envelope.num_rows() == 0 && !self.holds(chain);
-        let Some(bodies) = &mut self.bodies else {
-            return Ok(Next::Pass(vec![(chain, self.finish(slice, None)?)]));
-        };
-        match bodies.wait() {
-            Wait::Nothing => Ok(match self.apply_or_grow(slice)? {
-                Applied::Slice(slice) => Next::Pass(vec![(chain, slice)]),
+        match self.bodies.as_ref().map_or(Wait::Nothing, Bodies::wait) {
+            Wait::Nothing => Ok(match self.apply_or_grow(chain, slice)? {
+                Applied::Slices(slices) => Next::Pass(slices),
                 Applied::Grow(wider, slice) => {
                     self.held.push((chain, *slice));
                     Next::Fix(wider)
@@ -182,9 +276,11 @@ impl Steps {
                 self.held.push((chain, slice));
                 Ok(Next::Fix(schema))
             }
-            Wait::Rows(_) if is_free => Ok(Next::Pass(vec![(chain, self.pass(slice)?)])),
+            Wait::Rows(_) if is_free => self.finish(chain, slice, None).map(Next::Pass),
             Wait::Rows(freeze_after_rows) => {
-                bodies.look_at(body_column(&slice.envelope)?.as_binary_view())?;
+                if let Some(bodies) = &mut self.bodies {
+                    bodies.look_at(body_column(&slice.envelope)?.as_binary_view())?;
+                }
                 self.held_rows += slice.envelope.num_rows() as u64;
                 self.held_bytes += slice.bytes;
                 self.held.push((chain, slice));
@@ -203,11 +299,25 @@ impl Steps {
     }
 
     /// A slice of a plan that was begun with this schema; it grows by nothing.
-    pub fn push_by(&mut self, schema: &SchemaRef, slice: Slice) -> Result<Slice, TaskError> {
-        let Some(bodies) = &mut self.bodies else { return self.finish(slice, None) };
+    pub fn push_by(
+        &mut self,
+        schema: &SchemaRef,
+        chain: usize,
+        slice: Slice,
+    ) -> Result<Vec<(usize, Slice)>, TaskError> {
+        let Some(bodies) = &mut self.bodies else { return self.finish(chain, slice, None) };
         let column = Arc::clone(body_column(&slice.envelope)?);
         let decoded = bodies.decode_by(schema, column.as_binary_view(), batch::offsets(&slice.envelope))?;
-        self.finish(slice, Some(decoded))
+        let mut stages = match self.earlier.iter().position(|(known, _)| known == schema) {
+            Some(at) => self.earlier.swap_remove(at).1,
+            None => self.compiled(Columns::Known(Arc::clone(schema)))?.0,
+        };
+        std::mem::swap(self.stages.get_or_insert_default(), &mut stages);
+        let finished = self.finish(chain, slice, Some(decoded));
+        std::mem::swap(self.stages.get_or_insert_default(), &mut stages);
+        self.earlier.truncate(EARLIER_MAX - 1);
+        self.earlier.push((Arc::clone(schema), stages));
+        finished
     }
 
     /// The schema that the held rows ask for, if any of them has a field: a schema without fields would stand
@@ -221,8 +331,8 @@ impl Steps {
         let mut held = std::mem::take(&mut self.held).into_iter();
         let mut slices = Vec::new();
         while let Some((chain, slice)) = held.next() {
-            match self.apply_or_grow(slice)? {
-                Applied::Slice(slice) => slices.push((chain, slice)),
+            match self.apply_or_grow(chain, slice)? {
+                Applied::Slices(passed) => slices.extend(passed),
                 Applied::Grow(wider, slice) => {
                     self.held.push((chain, *slice));
                     self.held.extend(held);
@@ -241,7 +351,8 @@ impl Steps {
         if self.bodies.as_ref().is_some_and(|bodies| matches!(bodies.wait(), Wait::Nothing)) {
             return Ok(Vec::new());
         }
-        held.into_iter().map(|(chain, slice)| Ok((chain, self.reject_all(slice)?))).collect()
+        let held = held.into_iter().filter(|(chain, slice)| !self.is_warm(*chain, slice));
+        held.map(|(chain, slice)| Ok((chain, self.reject_all(slice)?))).collect()
     }
 
     /// What becomes of rows while no schema is known: each is a reject.
@@ -260,26 +371,60 @@ impl Steps {
     }
 
     /// Decodes by the schema that stands and goes on, unless a wider one would take more of the rows.
-    fn apply_or_grow(&mut self, slice: Slice) -> Result<Applied, TaskError> {
-        let Some(bodies) = &mut self.bodies else { return Ok(Applied::Slice(self.finish(slice, None)?)) };
+    fn apply_or_grow(&mut self, chain: usize, slice: Slice) -> Result<Applied, TaskError> {
+        let Some(bodies) = &mut self.bodies else {
+            return self.finish(chain, slice, None).map(Applied::Slices);
+        };
         let column = Arc::clone(body_column(&slice.envelope)?);
         let decoded = bodies.decode(column.as_binary_view(), batch::offsets(&slice.envelope))?;
         match bodies.grown(&decoded, column.as_binary_view())? {
             Some(wider) => Ok(Applied::Grow(wider, Box::new(slice))),
-            None => self.finish(slice, Some(decoded)).map(Applied::Slice),
+            None => self.finish(chain, slice, Some(decoded)).map(Applied::Slices),
         }
     }
 
-    /// All that comes after decoding.
-    fn finish(&mut self, mut slice: Slice, decoded: Option<Decoded>) -> Result<Slice, TaskError> {
+    /// A slice after the steps: none if it only fills windows, several if rows became many.
+    fn finish(
+        &mut self,
+        chain: usize,
+        mut slice: Slice,
+        decoded: Option<Decoded>,
+    ) -> Result<Vec<(usize, Slice)>, TaskError> {
         if let Some(decoded) = decoded {
             turn_away(&mut slice, &decoded.rejects)?;
             slice.decoded = Some(decoded.batch);
         }
-        for filter in &self.filters {
-            keep(filter, &mut slice)?;
+        if self.stages.is_none() && self.bodies.is_none() {
+            self.check_undecoded()?;
         }
-        self.pass(slice)
+        // Before a schema is known slices come here only without rows.
+        for (number, stage) in self.stages.iter_mut().flatten().enumerate() {
+            let window = self.windows.entry((number, chain)).or_default();
+            stage.apply(&mut slice, window)?;
+        }
+        if self.is_warm(chain, &slice) {
+            return Ok(Vec::new());
+        }
+        if self.encodes
+            && let Some(decoded) = &slice.decoded
+        {
+            let bodies = encode::bodies(decoded)?;
+            if self.then == Then::DeadLetter
+                && let Some(body) = slice.envelope.column_by_name("body").cloned()
+            {
+                slice.envelope = with_column(&slice.envelope, batch::ORIGINAL_BODY, body)?;
+            }
+            slice.envelope = with_column(&slice.envelope, "body", bodies)?;
+        }
+        let slice = self.pass(slice)?;
+        let mut parts = Vec::new();
+        in_parts(slice, &mut parts);
+        Ok(parts.into_iter().map(|part| (chain, part)).collect())
+    }
+
+    /// Whether a slice lies before the chain's position.
+    fn is_warm(&self, chain: usize, slice: &Slice) -> bool {
+        self.warm_until.get(&chain).is_some_and(|until| slice.range.end <= *until)
     }
 
     /// A slice as the target gets it.
@@ -295,8 +440,9 @@ impl Steps {
         let rejects = slice.rejects.len() as u64;
         let dead = if then == Then::DeadLetter { rejects } else { 0 };
         Fates {
-            written: slice.envelope.num_rows() as u64,
+            written: batch::offset_count(&slice.envelope),
             filtered: slice.filtered,
+            deduplicated: slice.deduplicated.len() as u64,
             skipped: rejects - dead,
             dead,
             absent: slice.absent,
@@ -304,140 +450,26 @@ impl Steps {
     }
 }
 
-/// Leaves out the columns that only filters and dead letters need.
-fn project(envelope: &RecordBatch, wanted: &Needs) -> Result<RecordBatch, TaskError> {
-    let is_wanted = |name: &str| match name.strip_prefix("properties.") {
-        Some(property) => wanted.properties.iter().any(|p| p == property),
-        None => {
-            name == "queue_offset"
-                || wanted.columns.contains(&name)
-                || name == "properties" && wanted.all_properties
+/// What a slice holds after the steps, in bytes, about: a larger one is cut between records.
+const SLICE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A slice in parts of a size that the target can take as one.
+fn in_parts(slice: Slice, parts: &mut Vec<Slice>) {
+    let offsets = batch::offsets(&slice.envelope);
+    let middle = offsets.get(offsets.len() / 2).copied().filter(|middle| offsets.first() < Some(middle));
+    let Some(middle) = middle.filter(|_| slice.bytes > SLICE_BYTES_MAX) else { return parts.push(slice) };
+    match slice.clone().split(middle) {
+        Some((mut head, mut tail)) => {
+            (head.bytes, tail.bytes) = (held_bytes(&head), held_bytes(&tail));
+            in_parts(head, parts);
+            in_parts(tail, parts);
         }
-    };
-    let schema = envelope.schema();
-    let names = schema.fields().iter().enumerate();
-    let kept: Vec<usize> = names.filter(|(_, field)| is_wanted(field.name())).map(|(at, _)| at).collect();
-    envelope.project(&kept).map_err(|e| fatal("cannot leave out columns", e))
-}
-
-/// What a slice keeps from others in memory, in bytes.
-fn held_bytes(slice: &Slice) -> usize {
-    let batches = std::iter::once(&slice.envelope).chain(&slice.decoded);
-    let rows: usize = batches.flat_map(RecordBatch::columns).map(batch::bytes).sum();
-    rows + slice.rejects.iter().map(Reject::bytes).sum::<usize>()
-}
-
-fn fatal(what: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> TaskError {
-    TaskError::new(Class::Fatal, what.to_owned()).because(error)
+        None => parts.push(slice),
+    }
 }
 
 fn body_column(envelope: &RecordBatch) -> Result<&ArrayRef, TaskError> {
     envelope
         .column_by_name("body")
         .ok_or_else(|| TaskError::new(Class::Fatal, "the source gave no column `body`"))
-}
-
-/// Moves the rows that do not fit, each with its reason, from the slice's rows to its rejects.
-pub(crate) fn turn_away(slice: &mut Slice, unfit: &[(usize, String)]) -> Result<(), TaskError> {
-    if unfit.is_empty() {
-        return Ok(());
-    }
-    let mut fits = vec![true; slice.envelope.num_rows()];
-    for (row, reason) in unfit {
-        if let Some(fit) = fits.get_mut(*row) {
-            *fit = false;
-        }
-        slice.rejects.push(reject(&slice.envelope, *row, reason));
-    }
-    slice.rejects.sort_by_key(|r| r.offset);
-    let fits = BooleanArray::from(fits);
-    let left_out = |e| fatal("cannot leave out rejected rows", e);
-    slice.envelope = filter_record_batch(&slice.envelope, &fits).map_err(left_out)?;
-    if let Some(decoded) = &slice.decoded {
-        slice.decoded = Some(filter_record_batch(decoded, &fits).map_err(left_out)?);
-    }
-    Ok(())
-}
-
-/// Under `then: stop` a record that does not fit ends the run.
-pub(crate) fn stop_at_reject(then: Then, slice: &Slice) -> Result<(), TaskError> {
-    match slice.rejects.first() {
-        Some(reject) if then == Then::Stop => Err(TaskError::new(
-            Class::Record,
-            format!(
-                "{}: {} (nothing was passed over; see `errors: {{then: skip | dead_letter}}`)",
-                reject.place, reject.reason
-            ),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn reject(envelope: &RecordBatch, row: usize, reason: &str) -> Reject {
-    let offset = batch::offsets(envelope).get(row).copied().unwrap_or(-1);
-    let bodies = envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt());
-    let body = bodies.filter(|b| row < b.len() && b.is_valid(row)).map_or(&[][..], |b| b.value(row));
-    let kept = body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(body);
-    Reject {
-        offset,
-        reason: reason.to_owned(),
-        body: Bytes::copy_from_slice(kept),
-        body_bytes: body.len() as u64,
-        place: format!("queue offset {offset}"),
-        properties: batch::properties_of(envelope, row),
-    }
-}
-
-/// Leaves out the rows for which the filter is not TRUE.
-pub fn keep(filter: &Filter, slice: &mut Slice) -> Result<(), TaskError> {
-    let rows = slice.envelope.num_rows();
-    let mask = filter
-        .mask(rows, &|name| resolve(&slice.envelope, slice.decoded.as_ref(), name))
-        .map_err(|e| fatal("cannot evaluate the filter", e))?;
-    let passed = mask.true_count();
-    if passed == rows {
-        return Ok(());
-    }
-    let left_out = |e| fatal("cannot leave out filtered rows", e);
-    slice.filtered += (rows - passed) as u64;
-    slice.envelope = filter_record_batch(&slice.envelope, &mask).map_err(left_out)?;
-    if let Some(decoded) = &slice.decoded {
-        slice.decoded = Some(filter_record_batch(decoded, &mask).map_err(left_out)?);
-    }
-    Ok(())
-}
-
-/// The column that a name of an expression means.
-pub fn resolve(envelope: &RecordBatch, decoded: Option<&RecordBatch>, name: &Name) -> Option<ArrayRef> {
-    match name {
-        Name::Property(property) => envelope.column_by_name(&batch::property_column(property)).cloned(),
-        Name::Envelope(column) => envelope.column_by_name(column).cloned(),
-        Name::Field(path) => {
-            let (first, rest) = path.split_first()?;
-            let mut column = Arc::clone(decoded?.column_by_name(first)?);
-            for field in rest {
-                let parent = Arc::clone(&column);
-                let parent = parent.as_struct_opt()?;
-                column = masked(parent.column_by_name(field)?, parent)?;
-            }
-            Some(column)
-        }
-    }
-}
-
-/// A struct's field is null where the struct is.
-fn masked(child: &ArrayRef, parent: &arrow::array::StructArray) -> Option<ArrayRef> {
-    let Some(nulls) = parent.nulls() else { return Some(Arc::clone(child)) };
-    let mask = BooleanArray::new(!nulls.inner(), None);
-    arrow::compute::nullif(child, &mask).ok()
-}
-
-pub(crate) fn field_type(schema: &SchemaRef, path: &[String]) -> Option<DataType> {
-    let (first, rest) = path.split_first()?;
-    let mut data_type = schema.field_with_name(first).ok()?.data_type().clone();
-    for name in rest {
-        let DataType::Struct(fields) = data_type else { return None };
-        data_type = fields.iter().find(|f| f.name() == name)?.data_type().clone();
-    }
-    Some(data_type)
 }

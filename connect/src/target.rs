@@ -61,6 +61,14 @@ impl Target {
         }
     }
 
+    /// See [`SinkTask::accept`].
+    pub fn accept(&self, output: &SchemaRef) -> Result<(), TaskError> {
+        match self {
+            Self::Files(sink) => sink.accept(output),
+            Self::Transact(_) => Ok(()),
+        }
+    }
+
     /// See [`SinkTask::unfit`].
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         match self {
@@ -82,8 +90,8 @@ impl Target {
 pub(crate) enum Message {
     /// A queue was found: where does it start?
     Open(Chain, SourceQueue, SyncSender<Start>),
-    /// Fix the schema; the answer is the one that stands.
-    Schema(SchemaRef, SyncSender<SchemaRef>),
+    /// Fix the schema of decoded rows, where the steps make rows of the second; the answer is the one that stands.
+    Schema(SchemaRef, Option<SchemaRef>, SyncSender<SchemaRef>),
     /// Rows.
     Slice(Chain, Slice),
     /// Nothing more comes of a chain in this run.
@@ -178,7 +186,8 @@ impl<'a> TargetHalf<'a> {
                     // The source's half may be gone by now; it tells its own reason.
                     let _ = reply.send(start);
                 }
-                Received::Item(Message::Schema(proposed, reply)) => {
+                Received::Item(Message::Schema(proposed, output, reply)) => {
+                    self.target.accept(output.as_ref().unwrap_or(&proposed))?;
                     // What passed without a schema, or by a narrower one, ends here: a plan is finished by the schema
                     // that it names.
                     self.publish_all(|open| open.redo.is_none())?;
@@ -398,6 +407,17 @@ impl<'a> TargetHalf<'a> {
                     open.since_ms = (self.clock)();
                 }
                 let fill = sink.put(chain, &slice)?;
+                if let Some(offset) = fill.cut.filter(|offset| *offset == slice.range.start) {
+                    // The plan ends before the whole slice.
+                    if open.range.start == open.range.end {
+                        let message = format!(
+                            "{chain}: the rows of the record at {offset} are for more files than a plan can have"
+                        );
+                        return Err(TaskError::new(Class::Config, message));
+                    }
+                    self.publish(chain)?;
+                    return self.take(chain, slice);
+                }
                 if let Some(offset) = fill.cut {
                     let message = format!("{chain}: the rows can not be cut at {offset}");
                     let (head, tail) =
@@ -492,9 +512,11 @@ impl<'a> TargetHalf<'a> {
                     sink.keep_config(&chain.pipeline, &self.config.1, &self.config.0)?;
                     self.config_kept = true;
                 }
+                let rows = files.iter().map(|file| file.rows).sum();
                 Plan {
                     start: open.range.start,
                     end: open.range.end,
+                    rows: (rows != open.fates.written).then_some(rows),
                     files,
                     fates: open.fates,
                     config: self.config.1.clone(),
@@ -579,6 +601,7 @@ fn put_dead(
             decoded: None,
             filtered: 0,
             absent: 0,
+            deduplicated: Vec::new(),
             rejects: Vec::new(),
         };
         let fates = Fates { written: rows.len() as u64, ..Fates::default() };

@@ -49,6 +49,9 @@ pub struct Fates {
     pub written: u64,
     /// The filter was not TRUE.
     pub filtered: u64,
+    /// Step `dedupe` found their key in a row before them.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub deduplicated: u64,
     /// Asked for by `errors: {then: skip}`.
     pub skipped: u64,
     /// In the dead-letter topic.
@@ -60,17 +63,23 @@ pub struct Fates {
 impl Fates {
     /// The sum over all fates: as many as the range has offsets.
     pub fn total(&self) -> u64 {
-        self.written + self.filtered + self.skipped + self.dead + self.absent
+        self.written + self.filtered + self.deduplicated + self.skipped + self.dead + self.absent
     }
 
     /// Adds another range's counts.
     pub fn add(&mut self, other: &Self) {
         self.written += other.written;
         self.filtered += other.filtered;
+        self.deduplicated += other.deduplicated;
         self.skipped += other.skipped;
         self.dead += other.dead;
         self.absent += other.absent;
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What a pipeline wants of its source; nothing else is materialised.
@@ -107,7 +116,8 @@ pub struct SourceQueue {
 pub struct Slice {
     /// The offsets that this slice accounts for, all of them.
     pub range: Range,
-    /// The envelope of the rows that passed, in rising `queue_offset`; columns as [`Needs`] said.
+    /// The envelope of the rows that passed, in rising `queue_offset`; columns as [`Needs`] said. A step may have
+    /// made several rows of a record: they share its offset, and it counts once.
     pub envelope: RecordBatch,
     /// The decoded body of the same rows, once decoded.
     pub decoded: Option<RecordBatch>,
@@ -115,6 +125,8 @@ pub struct Slice {
     pub filtered: u64,
     /// Offsets without a record.
     pub absent: u64,
+    /// Offsets whose record has the key of one before it, rising.
+    pub deduplicated: Vec<i64>,
     /// Records that do not fit, in rising offset; not among the rows.
     pub rejects: Vec<Reject>,
     /// What the slice holds in memory, in bytes, counted by view lengths.
@@ -135,8 +147,10 @@ impl Slice {
         }
         let rows = crate::batch::offsets(&self.envelope).partition_point(|o| *o < offset);
         let rejects = self.rejects.split_off(self.rejects.partition_point(|r| r.offset < offset));
+        let duplicates = self.deduplicated.partition_point(|o| *o < offset);
+        let duplicates = self.deduplicated.split_off(duplicates);
         let mut tail = self.clone();
-        tail.rejects = rejects;
+        (tail.rejects, tail.deduplicated) = (rejects, duplicates);
         (self.range.end, tail.range.start) = (offset, offset);
         let cut = |batch: &RecordBatch| (batch.slice(0, rows), batch.slice(rows, batch.num_rows() - rows));
         (self.envelope, tail.envelope) = cut(&self.envelope);
@@ -146,7 +160,8 @@ impl Slice {
         }
         for part in [&mut self, &mut tail] {
             let offsets = u64::try_from(part.range.end - part.range.start).unwrap_or(0);
-            let gone = offsets - part.envelope.num_rows() as u64 - part.rejects.len() as u64;
+            let there = crate::batch::offset_count(&part.envelope) + part.rejects.len() as u64;
+            let gone = offsets.saturating_sub(there + part.deduplicated.len() as u64);
             part.filtered = if part.absent > 0 { 0 } else { gone };
             part.absent = if part.absent > 0 { gone } else { 0 };
         }
@@ -274,6 +289,10 @@ pub trait SinkTask: Send {
     /// The one of the pipeline's schemas that plans call by this hash.
     fn schema_by_hash(&mut self, pipeline: &str, hash: &str) -> Result<Option<SchemaRef>, TaskError> {
         Ok(self.schema(pipeline, None)?.filter(|schema| schema_hash(schema) == hash))
+    }
+    /// Whether files of rows with these columns can be written as asked for.
+    fn accept(&self, _output: &SchemaRef) -> Result<(), TaskError> {
+        Ok(())
     }
     /// Keeps the config's text under its hash, so that another worker can finish a plan made by it.
     fn keep_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError>;

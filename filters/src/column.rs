@@ -24,6 +24,7 @@ pub(crate) use answers::Answers;
 use answers::{collect, collect_verdicts};
 
 mod answers;
+mod compute;
 mod planned;
 
 /// A column in the form that the tests work on.

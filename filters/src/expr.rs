@@ -18,7 +18,7 @@ use crate::value::Scalar;
 
 mod compile;
 
-pub(crate) use compile::compile;
+pub(crate) use compile::{compile, compile_value};
 
 /// Most terms (comparisons and other tests) of an expression.
 pub(crate) const TERMS_MAX: usize = 10_000;
@@ -82,6 +82,8 @@ pub(crate) enum Function {
     Upper,
     Length,
     Coalesce,
+    /// `||`: null if any is.
+    Concat,
 }
 
 /// A test of one value.
@@ -318,7 +320,7 @@ impl Value {
         }
     }
 
-    fn visit_slots(&self, visit: &mut dyn FnMut(usize)) {
+    pub(crate) fn visit_slots(&self, visit: &mut dyn FnMut(usize)) {
         match self {
             Self::Slot(slot) => visit(*slot),
             other => other.inner().for_each(|value| value.visit_slots(visit)),

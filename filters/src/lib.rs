@@ -17,9 +17,10 @@
 //! | `IS [NOT] NULL`, `TRUE`, `FALSE`, `UNKNOWN` | never UNKNOWN itself |
 //! | `NOT`, `AND`, `OR`, parentheses | loosest last; a name alone is a condition, see truth values |
 //! | `+ - * / %`, signs | exact in 64 bits, beyond that by doubles; UNKNOWN where there is no result, as for `x / 0`; `5 / 2` is 2.5 |
+//! | `x || y` | the texts one after the other; null if one is |
 //! | `lower upper length coalesce` | of text, `length` in code points; the first that is not null |
 //! | `regexp_like(x, 'pattern')` | some part of the text matches; linear time |
-//! | `CAST(x AS BIGINT)`, `DOUBLE`, `TEXT`, `BOOLEAN`, `TIMESTAMP` | null for what does not convert; `BIGINT` cuts the fraction off |
+//! | `CAST(x AS BIGINT)`, `DOUBLE`, `TEXT`, `BOOLEAN`, `TIMESTAMP` | null for what does not convert; `BIGINT` cuts the fraction off; times and lengths of time count in milliseconds |
 //! | `TIMESTAMP '2013-01-31T12:00:00Z'`, `DATE '2013-01-31'`, `INTERVAL '5' MINUTE`, `INTERVAL '1 day 2 hours'` | times in UTC, and lengths of time from milliseconds to weeks |
 //!
 //! Properties are text, and what they are compared with says what they count as:
@@ -53,6 +54,7 @@ mod steps;
 mod time;
 mod types;
 mod value;
+mod value_expression;
 mod values;
 
 use std::collections::BTreeSet;
@@ -66,6 +68,7 @@ pub use crate::notice::{Notice, Quirk};
 use crate::plan::Plan;
 use crate::properties::Layout;
 pub use crate::value::{Scalar, Verdict};
+pub use crate::value_expression::ValueExpression;
 
 /// The language that an expression is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

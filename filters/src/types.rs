@@ -189,6 +189,7 @@ pub(crate) fn infer(value: &Value, kind_of: &dyn Fn(usize) -> Kind) -> Result<Ki
         Value::Cast(value, target) => match (infer(value, kind_of)?, target) {
             (Kind::Null, _) => Kind::Null,
             (Kind::Text | Kind::Number | Kind::Truth, Type::Whole | Type::Number) => Kind::Number,
+            (Kind::Time | Kind::Timestamp(_) | Kind::Interval, Type::Whole | Type::Number) => Kind::Number,
             (Kind::Text | Kind::Number | Kind::Truth, Type::Text) => Kind::Text,
             (Kind::Text | Kind::Truth, Type::Truth) => Kind::Truth,
             (Kind::Text | Kind::Number | Kind::Time | Kind::Timestamp(_), Type::Time) => Kind::Time,
@@ -206,6 +207,17 @@ pub(crate) fn infer(value: &Value, kind_of: &dyn Fn(usize) -> Kind) -> Result<Ki
                     (Kind::Text, _) | (_, Kind::Text) => Kind::Text,
                     _ => return Err("COALESCE takes values of one type"),
                 };
+            }
+            found
+        }
+        Value::Call(Function::Concat, values) => {
+            let mut found = Kind::Text;
+            for value in values {
+                match infer(value, kind_of)? {
+                    Kind::Text | Kind::Number | Kind::Truth => {}
+                    Kind::Null => found = Kind::Null,
+                    _ => return Err("|| joins texts, numbers and truth values"),
+                }
             }
             found
         }

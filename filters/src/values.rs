@@ -57,6 +57,17 @@ pub(crate) fn compute<'a>(value: &'a Value, values: &[Scalar<'a>]) -> Option<Fou
             }
             Scalar::Null
         }
+        Value::Call(Function::Concat, list) => {
+            let mut text = String::new();
+            for value in list {
+                match cast(compute(value, values)?, Type::Text).scalar() {
+                    Scalar::Text(part) => text.push_str(part),
+                    Scalar::Unknown => return Some(Found::Scalar(Scalar::Unknown)),
+                    _ => return Some(Found::Scalar(Scalar::Null)),
+                }
+            }
+            return Some(Found::Text(text));
+        }
         Value::Call(function, list) => return Some(call(*function, compute(list.first()?, values)?)),
     }))
 }
@@ -113,6 +124,13 @@ fn cast(found: Found<'_>, target: Type) -> Found<'_> {
         (_, Scalar::Unknown) => Scalar::Unknown,
         (_, Scalar::Null) => Scalar::Null,
         (Type::Whole | Type::Number, Scalar::Truth(value)) => Scalar::Long(i64::from(value)),
+        (Type::Whole, Scalar::Time(span) | Scalar::Interval(span)) => {
+            i64::try_from(span.div_euclid(time::MILLI)).map_or(Scalar::Null, Scalar::Long)
+        }
+        #[expect(clippy::cast_precision_loss, reason = "the nearest double is meant")]
+        (Type::Number, Scalar::Time(span) | Scalar::Interval(span)) => {
+            Scalar::Double(span as f64 / time::MILLI as f64)
+        }
         (Type::Whole, value) => scalar(number(value).and_then(Number::truncate)),
         (Type::Number, value) => scalar(number(value)),
         (Type::Truth, Scalar::Text(text)) => truth(text).map_or(Scalar::Null, Scalar::Truth),
@@ -146,6 +164,6 @@ fn call(function: Function, found: Found<'_>) -> Found<'_> {
         Function::Upper if text.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_lowercase()) => found,
         Function::Lower => Found::Text(text.to_lowercase()),
         Function::Upper => Found::Text(text.to_uppercase()),
-        Function::Coalesce => found,
+        Function::Coalesce | Function::Concat => found,
     }
 }

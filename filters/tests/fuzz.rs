@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringViewArray};
-use sluice_filters::{Dialect, Filter, Name, Quirk};
+use sluice_filters::{Dialect, Filter, Name, Quirk, ValueExpression};
 use sluice_protocol::message;
 
 mod agree;
@@ -284,6 +284,83 @@ fn any_text_over_any_properties_has_one_answer() {
     }
     println!("{} texts, {parsed:?} of them expressions of sluice and of rocketmq", inputs());
     assert!(parsed.iter().all(|count| *count > inputs() / 10));
+}
+
+/// A value of any kind, of values of any kind.
+fn value(random: &mut Random, depth: usize) -> String {
+    if depth == 0 {
+        return match random.below(3) {
+            0 => random.of(&LITERALS[..]).to_owned(),
+            _ => random.of(&["a", "b", "c", "d", "e", "f"]).to_owned(),
+        };
+    }
+    let (left, right) = (value(random, depth - 1), value(random, depth - 1));
+    match random.below(9) {
+        0..4 => format!("({left}) {} {right}", random.of(&["+", "-", "*", "/", "%", "||"])),
+        4 => {
+            let to = random.of(&["BIGINT", "DOUBLE", "TEXT", "BOOLEAN", "TIMESTAMP"]);
+            format!("CAST({left} AS {to})")
+        }
+        5 => format!("coalesce({left}, {right})"),
+        6 => format!("{}({left})", random.of(&["upper", "lower", "length"])),
+        7 => format!("{left} > {right}"),
+        _ => left,
+    }
+}
+
+#[test]
+fn a_value_of_any_text_has_the_type_that_was_told_and_the_same_rows_in_parts() {
+    use arrow::array::{Array, BooleanArray, Float64Array, Int64Array, TimestampMillisecondArray};
+    let whole = [i64::MIN, i64::MAX, 0, -1, 3, 1 << 53];
+    let times: TimestampMillisecondArray = whole.iter().map(|value| Some(*value)).collect();
+    let column = |name: &str| -> ArrayRef {
+        match name {
+            "a" => Arc::new(whole.iter().map(|value| Some(*value)).collect::<Int64Array>()),
+            "b" => Arc::new(Float64Array::from(vec![
+                f64::NAN,
+                f64::INFINITY,
+                -0.0,
+                1e300,
+                1.5,
+                f64::MIN_POSITIVE,
+            ])),
+            "c" => Arc::new(BooleanArray::from(vec![Some(true), None, Some(false), None, None, Some(true)])),
+            "d" => Arc::new(times.clone().with_timezone("UTC")),
+            _ => Arc::new(StringViewArray::from(vec![
+                Some("5"),
+                Some("x"),
+                None,
+                Some(""),
+                Some("1e999"),
+                Some("é"),
+            ])),
+        }
+    };
+    let resolve = |name: &Name| match name {
+        Name::Property(name) => Some(column(name)),
+        _ => None,
+    };
+    let mut computed = 0;
+    for seed in 0..inputs() {
+        let mut random = Random(seed);
+        let text = if random.below(4) == 0 { text(&mut random) } else { value(&mut random, 3) };
+        let Ok(expression) = ValueExpression::parse(&text) else { continue };
+        let Ok(told) = expression.data_type(&|name| Some(resolve(name)?.data_type().clone())) else {
+            continue;
+        };
+        let all = expression.column(6, &resolve).unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert_eq!(*all.data_type(), told, "{text}");
+        for at in [1, 4] {
+            let part = |from: usize, len: usize| {
+                let sliced = |name: &Name| Some(resolve(name)?.slice(from, len));
+                expression.column(len, &sliced).unwrap()
+            };
+            assert_eq!(part(0, at).to_data(), all.slice(0, at).to_data(), "{text}");
+            assert_eq!(part(at, 6 - at).to_data(), all.slice(at, 6 - at).to_data(), "{text}");
+        }
+        computed += 1;
+    }
+    assert!(computed > inputs() / 10, "only {computed} texts made a column");
 }
 
 /// An expression whose tests fit the values of their names: `a` and `b` are whole numbers, `c` and `d` words,

@@ -4,6 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::body::{DataVersion, Unread, bodies, decode, encode};
 
+/// Begins the name of a group's retry topic.
+pub const RETRY_PREFIX: &str = "%RETRY%";
+
+/// Begins the name of a group's topic of dead letters.
+pub const DLQ_PREFIX: &str = "%DLQ%";
+
 /// Bits of a topic's permission.
 pub mod perm {
     /// The topic can be a template of new ones.

@@ -7,6 +7,7 @@
 
 mod pushdown;
 mod queue_rows;
+pub mod step;
 mod topic_table;
 
 use std::sync::Arc;

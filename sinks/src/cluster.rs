@@ -3,6 +3,7 @@
 //! The protocol has no act that stores messages and a position together, so delivery is at least once: after a
 //! failure the source goes on where its group stands.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use sluice_client::{
@@ -11,7 +12,7 @@ use sluice_client::{
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 use tokio::runtime::Runtime;
 
-use crate::topic::{Rows, TopicConfig, text};
+use crate::topic::{Rows, TopicConfig, check_routed, loops, text};
 
 /// How long a topic that was just made may stay unknown to the name servers.
 const ROUTE_WAIT: Duration = Duration::from_secs(10);
@@ -21,9 +22,14 @@ const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct ClusterSink {
     cluster: String,
     topic: TopicName,
+    client: Client,
     producer: Producer,
     /// Ordered by broker and number, as equal keys need it.
     queues: Vec<Queue>,
+    /// Queues of a topic that is made.
+    queues_made: u32,
+    /// Topics that a step has sent rows to.
+    routed: BTreeMap<String, (TopicName, Vec<Queue>)>,
     runtime: Runtime,
 }
 
@@ -32,33 +38,62 @@ impl ClusterSink {
     pub(crate) fn new(config: &TopicConfig, cluster: &str) -> Result<Self, TaskError> {
         let (topic, runtime) = begin(&config.name)?;
         let failed = |what: &str, error| failed(cluster, &topic, what, error);
-        let (producer, queues) = runtime.block_on(async {
+        let (client, producer, queues) = runtime.block_on(async {
             let client =
                 Client::new(ClientSettings::new(cluster)).map_err(|e| failed("cannot be used", e))?;
             let queues =
                 made(&client, &topic, config.queues).await.map_err(|e| failed("cannot make the topic", e))?;
             let producer = Producer::new(&client, ProducerSettings::default());
-            Ok((producer.map_err(|e| failed("cannot be used", e))?, queues))
+            let producer = producer.map_err(|e| failed("cannot be used", e))?;
+            Ok((client, producer, queues))
         })?;
-        Ok(Self { cluster: cluster.to_owned(), topic, producer, queues, runtime })
+        let (cluster, queues_made) = (cluster.to_owned(), config.queues);
+        Ok(Self { cluster, topic, client, producer, queues, queues_made, routed: BTreeMap::new(), runtime })
     }
 
     /// Equal keys meet in one queue; rows without keys are spread.
-    fn queue(&self, key: Option<&str>, row: usize) -> Result<&Queue, Error> {
+    fn queue(
+        &self,
+        route: Option<&str>,
+        key: Option<&str>,
+        row: usize,
+    ) -> Result<(&TopicName, &Queue), Error> {
         let number = key.map_or(row, |k| crc32fast::hash(k.as_bytes()) as usize);
-        let queue = self.queues.get(number % self.queues.len().max(1));
-        queue.ok_or_else(|| no_queue(&self.topic))
+        let routed = route.and_then(|name| self.routed.get(name));
+        let (topic, queues) = routed.map_or((&self.topic, &self.queues), |(topic, queues)| (topic, queues));
+        let queue = queues.get(number % queues.len().max(1));
+        Ok((topic, queue.ok_or_else(|| no_queue(topic))?))
+    }
+
+    /// Makes the topics that rows are sent to, but the sink's own.
+    fn find_routed(&mut self, chain: &Chain, rows: &Rows<'_>, count: usize) -> Result<(), TaskError> {
+        let names: BTreeSet<&str> = (0..count).filter_map(|row| text(rows.route, row)).collect();
+        for name in names.into_iter().filter(|name| *name != self.topic.as_str()) {
+            if name == &*chain.topic {
+                return Err(loops(chain));
+            }
+            if self.routed.contains_key(name) {
+                continue;
+            }
+            check_routed(self.routed.len())?;
+            let topic = TopicName::new(name).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
+            let queues = self.runtime.block_on(made(&self.client, &topic, self.queues_made));
+            let queues = queues.map_err(|e| failed(&self.cluster, &topic, "cannot make the topic", e))?;
+            self.routed.insert(name.to_owned(), (topic, queues));
+        }
+        Ok(())
     }
 
     /// Hands all rows over, then waits for every answer.
     async fn send(&self, rows: &Rows<'_>, count: usize) -> Result<(), Error> {
         let mut receipts = Vec::with_capacity(count);
         for row in 0..count {
-            let mut message = Message::new(&self.topic, rows.body(row).to_vec());
+            let (topic, queue) = self.queue(text(rows.route, row), text(rows.keys, row), row)?;
+            let mut message = Message::new(topic, rows.body(row).to_vec());
             for (name, value) in rows.properties(row) {
                 message = message.property(name, value)?;
             }
-            receipts.push(self.producer.submit_to(&message, self.queue(text(rows.keys, row), row)?).await?);
+            receipts.push(self.producer.submit_to(&message, queue).await?);
         }
         for receipt in receipts {
             receipt.await?;
@@ -137,8 +172,15 @@ impl TransactTask for ClusterSink {
         Rows::all_unfit(&slice.envelope)
     }
 
-    fn commit(&mut self, _: &Chain, _incarnation: &str, slice: &Slice, _: &Fates) -> Result<(), TaskError> {
+    fn commit(
+        &mut self,
+        chain: &Chain,
+        _incarnation: &str,
+        slice: &Slice,
+        _: &Fates,
+    ) -> Result<(), TaskError> {
         let rows = Rows::new(&slice.envelope);
+        self.find_routed(chain, &rows, slice.envelope.num_rows())?;
         let sent = self.runtime.block_on(self.send(&rows, slice.envelope.num_rows()));
         sent.map_err(|e| failed(&self.cluster, &self.topic, "cannot send messages", e))
     }

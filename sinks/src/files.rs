@@ -261,8 +261,6 @@ impl SinkTask for FileSink {
         proposed: Option<&SchemaRef>,
     ) -> Result<Option<SchemaRef>, TaskError> {
         if let Some(proposed) = proposed {
-            // A schema without the partition columns must not stand.
-            self.partition.check(Some(proposed), None)?;
             self.chains.put_schema(pipeline, proposed)?;
         }
         self.chains.schema(pipeline)
@@ -270,6 +268,10 @@ impl SinkTask for FileSink {
 
     fn schema_by_hash(&mut self, pipeline: &str, hash: &str) -> Result<Option<SchemaRef>, TaskError> {
         self.chains.schema_by_hash(pipeline, hash)
+    }
+
+    fn accept(&self, output: &SchemaRef) -> Result<(), TaskError> {
+        self.partition.check(Some(output), None)
     }
 
     fn keep_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError> {

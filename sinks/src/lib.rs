@@ -31,8 +31,8 @@ use std::sync::Arc;
 use ::arrow::datatypes::{Schema, SchemaRef};
 use serde::Deserialize;
 use sluice_client::ClientSettings;
-use sluice_connect::batch::COLUMNS;
-use sluice_connect::config::Decode;
+use sluice_connect::batch::{COLUMNS, ROUTE};
+use sluice_connect::config::Document;
 use sluice_connect::target::Target;
 use sluice_connect::task::{Needs, TaskError};
 use sluice_protocol::id::TopicName;
@@ -121,9 +121,14 @@ impl SinkConfig {
         }
     }
 
-    /// What is wrong with the settings, as far as it shows without opening anything. `properties` are the
-    /// names of all that the source gives, where they are known.
-    pub fn problems(&self, decode: Option<&Decode>, properties: Option<&[String]>) -> Vec<KeyProblem> {
+    /// What is wrong with the settings, as far as it shows without opening anything. `output` are the columns of
+    /// the rows and `properties` the names of all that the source gives, where they are known.
+    pub fn problems<S, K>(
+        &self,
+        document: &Document<S, K>,
+        output: Option<&Schema>,
+        properties: Option<&[String]>,
+    ) -> Vec<KeyProblem> {
         if let Self::Topic(config) = self {
             let name = TopicName::new(&config.name).err().map(|e| (vec!["topic", "name"], e.to_string()));
             let queues = !(1..=topic::QUEUES_MAX).contains(&config.queues);
@@ -146,13 +151,17 @@ impl SinkConfig {
         let mut found = self.store_problems(kind);
         for column in partition.columns() {
             match column {
-                PartitionColumn::Field(name) if decode.is_none() => {
+                PartitionColumn::Field(name) if !document.makes_columns() => {
                     found.push((
                         at.clone(),
                         format!("`$.{name}` is a field of the decoded body: add `decode: {{format: json}}`"),
                     ));
                 }
-                PartitionColumn::Envelope(name) if !COLUMNS.contains(&name.as_str()) => {
+                PartitionColumn::Envelope(name) if name == ROUTE && !document.routes() => {
+                    let message = "`$route` is set by a step: add `route: …` to `steps`";
+                    found.push((at.clone(), message.to_owned()));
+                }
+                PartitionColumn::Envelope(name) if name != ROUTE && !COLUMNS.contains(&name.as_str()) => {
                     found.push((
                         at.clone(),
                         format!("no envelope column `${name}`; there are: {}", COLUMNS.join(", ")),
@@ -161,8 +170,7 @@ impl SinkConfig {
                 _ => {}
             }
         }
-        let schema = decode.and_then(Decode::columns);
-        if let Err(error) = partition.check(schema.as_deref(), properties) {
+        if let Err(error) = partition.check(output, properties) {
             found.push((at, error.to_string()));
         }
         found
@@ -189,6 +197,14 @@ impl SinkConfig {
             _ => {}
         }
         found
+    }
+
+    /// Whether the sink takes the `$route` of a row.
+    pub fn takes_route(&self) -> bool {
+        let partition = Partition::new(self.partition().1);
+        let columns = partition.iter().flat_map(Partition::columns);
+        matches!(self, Self::Topic(_))
+            || columns.into_iter().any(|c| matches!(c, PartitionColumn::Envelope(name) if name == ROUTE))
     }
 
     /// What a source must give. With `decoded` a file holds the decoded columns, else the envelope.

@@ -46,7 +46,10 @@ impl PartitionColumn {
             }
             return Ok(Self::Property(entry.to_owned()));
         };
-        let scalar = || batch::COLUMNS.into_iter().filter(|name| !matches!(*name, "properties" | "body"));
+        let scalar = || {
+            let columns = batch::COLUMNS.into_iter().filter(|name| !matches!(*name, "properties" | "body"));
+            columns.chain([batch::ROUTE])
+        };
         scalar().find(|name| *name == column).map(|name| Self::Envelope(name.to_owned())).ok_or_else(|| {
             refused(format!("is no envelope column with one plain value{}", nearest(column, scalar(), "$")))
         })

@@ -1,12 +1,14 @@
 //! Sink `topic`: rows become messages of the embedded broker's store, and the source's position moves in
 //! the same atomic batch.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
     Array, AsArray, BinaryViewArray, MapArray, RecordBatch, StringViewArray, TimestampMillisecondArray,
 };
 use serde::Deserialize;
+use sluice_connect::batch::ROUTE;
 use sluice_connect::task::{Chain, Class, Fates, Needs, Slice, TaskError, TransactTask};
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{self, KEYS, Message, TAGS, UNIQ_KEY};
@@ -42,6 +44,10 @@ pub struct TopicSink {
     store: Store,
     topic: TopicName,
     queues: Vec<QueueId>,
+    /// Queues of a topic that is made.
+    queues_made: u32,
+    /// Topics that a step has sent rows to.
+    routed: BTreeMap<String, (TopicName, Vec<QueueId>)>,
     clock: Clock,
     properties: Vec<u8>,
 }
@@ -49,12 +55,24 @@ pub struct TopicSink {
 impl TopicSink {
     /// Opens the topic, made with `queues` queues if there is none.
     pub fn new(name: &str, queues: u32, store: Store, clock: Clock) -> Result<Self, TaskError> {
-        let topic = TopicName::new(name).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
-        let made = store
-            .create_topic(&topic, queues)
-            .map_err(|e| failed(format!("cannot make topic {topic}"), e))?;
-        let queues = QueueId::all(made.queues).collect();
-        Ok(Self { store, topic, queues, clock, properties: Vec::new() })
+        let (topic, all) = made(&store, name, queues)?;
+        let routed = BTreeMap::new();
+        Ok(Self { store, topic, queues: all, queues_made: queues, routed, clock, properties: Vec::new() })
+    }
+
+    /// Makes the topics that rows are sent to, but the sink's own.
+    fn find_routed(&mut self, chain: &Chain, rows: &Rows<'_>, count: usize) -> Result<(), TaskError> {
+        let names: BTreeSet<&str> = (0..count).filter_map(|row| text(rows.route, row)).collect();
+        for name in names.into_iter().filter(|name| *name != self.topic.as_str()) {
+            if name == &*chain.topic {
+                return Err(loops(chain));
+            }
+            if !self.routed.contains_key(name) {
+                check_routed(self.routed.len())?;
+                self.routed.insert(name.to_owned(), made(&self.store, name, self.queues_made)?);
+            }
+        }
+        Ok(())
     }
 
     /// What a source must give.
@@ -63,8 +81,9 @@ impl TopicSink {
         Needs { columns, all_properties: true, ..Needs::default() }
     }
 
-    fn batch(&mut self, envelope: &RecordBatch) -> Result<Batch, TaskError> {
+    fn batch(&mut self, chain: &Chain, envelope: &RecordBatch) -> Result<Batch, TaskError> {
         let rows = Rows::new(envelope);
+        self.find_routed(chain, &rows, envelope.num_rows())?;
         let now = (self.clock)();
         let mut batch = Batch::new();
         batch.atomic();
@@ -81,19 +100,50 @@ impl TopicSink {
                 born_timestamp_ms: rows.born.filter(|b| b.is_valid(row)).map_or(now, |b| b.value(row)),
                 ..Message::default()
             };
-            let queue = self.queue(text(rows.keys, row), row);
+            let routed = text(rows.route, row).and_then(|name| self.routed.get(name));
+            let (topic, queues) =
+                routed.map_or((&self.topic, &self.queues), |(topic, queues)| (topic, queues));
+            let queue = queue(queues, text(rows.keys, row), row);
             batch
-                .push(&self.topic, queue, &message)
+                .push(topic, queue, &message)
                 .map_err(|e| failed(format!("row {row} does not fit a message"), e))?;
         }
         Ok(batch)
     }
+}
 
-    /// Equal keys meet in one queue; rows without keys are spread.
-    fn queue(&self, key: Option<&str>, row: usize) -> QueueId {
-        let number = key.map_or(row, |k| crc32fast::hash(k.as_bytes()) as usize);
-        self.queues.get(number % self.queues.len().max(1)).copied().unwrap_or_default()
+/// A topic with its queues, made if it does not exist.
+fn made(store: &Store, name: &str, queues: u32) -> Result<(TopicName, Vec<QueueId>), TaskError> {
+    let topic = TopicName::new(name).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
+    let made =
+        store.create_topic(&topic, queues).map_err(|e| failed(format!("cannot make topic {topic}"), e))?;
+    Ok((topic, QueueId::all(made.queues).collect()))
+}
+
+/// Equal keys meet in one queue; rows without keys are spread.
+fn queue(queues: &[QueueId], key: Option<&str>, row: usize) -> QueueId {
+    let number = key.map_or(row, |k| crc32fast::hash(k.as_bytes()) as usize);
+    queues.get(number % queues.len().max(1)).copied().unwrap_or_default()
+}
+
+/// Topics that a step may send rows to in one run, at most: a value that is new in each row would make as many.
+const ROUTED_MAX: usize = 1000;
+
+pub(crate) fn check_routed(known: usize) -> Result<(), TaskError> {
+    if known < ROUTED_MAX {
+        return Ok(());
     }
+    let message =
+        format!("step `route` names more than {ROUTED_MAX} topics: route by a value with fewer of them");
+    Err(TaskError::new(Class::Config, message))
+}
+
+pub(crate) fn loops(chain: &Chain) -> TaskError {
+    let message = format!(
+        "step `route` sends rows to {}, which they came from: they would come again for ever",
+        chain.topic
+    );
+    TaskError::new(Class::Config, message)
 }
 
 /// The columns of an envelope that become a message.
@@ -103,6 +153,8 @@ pub(crate) struct Rows<'a> {
     pub(crate) keys: Option<&'a StringViewArray>,
     tags: Option<&'a StringViewArray>,
     ids: Option<&'a StringViewArray>,
+    /// Topics, where a step has said them.
+    pub(crate) route: Option<&'a StringViewArray>,
     properties: Option<(&'a MapArray, &'a StringViewArray, &'a StringViewArray)>,
 }
 
@@ -116,6 +168,7 @@ impl<'a> Rows<'a> {
             keys: text("keys"),
             tags: text("tags"),
             ids: text("message_id"),
+            route: text(ROUTE),
             properties: map.and_then(|map| {
                 let columns = map.entries().columns();
                 Some((map, columns.first()?.as_string_view_opt()?, columns.get(1)?.as_string_view_opt()?))
@@ -151,6 +204,11 @@ impl<'a> Rows<'a> {
         let body = self.body(row).len();
         if body > BODY_BYTES_MAX {
             return Some(format!("body of {body} bytes exceeds the limit of {BODY_BYTES_MAX} bytes"));
+        }
+        if let Some(name) = text(self.route, row)
+            && let Err(error) = TopicName::new(name)
+        {
+            return Some(format!("step `route`: {error}"));
         }
         let mut bytes = 0;
         for (name, value) in self.properties(row) {
@@ -204,13 +262,20 @@ impl TransactTask for TopicSink {
         slice: &Slice,
         fates: &Fates,
     ) -> Result<(), TaskError> {
-        let batch = self.batch(&slice.envelope)?;
+        let batch = self.batch(chain, &slice.envelope)?;
         let mark = ChainMark {
             chain: chain.to_string(),
             incarnation: incarnation.to_owned(),
             start: slice.range.start,
             end: slice.range.end,
-            fates: [fates.written, fates.filtered, fates.skipped, fates.dead, fates.absent],
+            // The mark has no place of its own for rows that another one made needless.
+            fates: [
+                fates.written,
+                fates.filtered + fates.deduplicated,
+                fates.skipped,
+                fates.dead,
+                fates.absent,
+            ],
         };
         let appended = self.store.append_chain(batch, &mark);
         appended.map(drop).map_err(|e| failed(format!("cannot append to topic {}", self.topic), e))

@@ -67,7 +67,16 @@ fn envelope() -> Slice {
     let columns: Vec<ArrayRef> = columns.collect();
     let envelope = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
     let range = Range { start: 0, end: 3 };
-    Slice { range, envelope, decoded: None, filtered: 0, absent: 0, rejects: Vec::new(), bytes: 0 }
+    Slice {
+        range,
+        envelope,
+        decoded: None,
+        filtered: 0,
+        absent: 0,
+        deduplicated: Vec::new(),
+        rejects: Vec::new(),
+        bytes: 0,
+    }
 }
 
 fn write(kind: Kind, target: &Path, partition: &[&str]) -> Plan {

@@ -54,7 +54,16 @@ fn chain() -> Chain {
 fn slice(start: i64, envelope: RecordBatch) -> Slice {
     let end = start + i64::try_from(envelope.num_rows()).unwrap();
     let range = Range { start, end };
-    Slice { range, envelope, decoded: None, filtered: 0, absent: 0, rejects: Vec::new(), bytes: 0 }
+    Slice {
+        range,
+        envelope,
+        decoded: None,
+        filtered: 0,
+        absent: 0,
+        deduplicated: Vec::new(),
+        rejects: Vec::new(),
+        bytes: 0,
+    }
 }
 
 fn keyed(start: i64, rows: &[(&str, Option<&str>)]) -> Slice {

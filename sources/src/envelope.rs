@@ -143,7 +143,16 @@ impl<'a> Rows<'a> {
             TaskError::new(Class::Fatal, format!("cannot make a batch of {topic}")).because(e)
         })?;
         let bytes = batch_bytes(&envelope) + reject_bytes;
-        let slice = Slice { range, envelope, decoded: None, filtered: 0, absent: 0, rejects, bytes };
+        let slice = Slice {
+            range,
+            envelope,
+            decoded: None,
+            filtered: 0,
+            absent: 0,
+            deduplicated: Vec::new(),
+            rejects,
+            bytes,
+        };
         match &needs.filter {
             Some(filter) => filtered(slice, filter),
             None => Ok(slice),

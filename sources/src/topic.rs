@@ -249,7 +249,7 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
     let rejected: usize = rejects.iter().map(|r: &Reject| r.body.len()).sum();
     let bytes = rows.iter().map(|r: &Row<'_>| r.record.size).sum::<usize>() + unpacked + rejected;
     let envelope = envelope(runs, &rows, needs)?;
-    Ok(Slice { range, envelope, decoded: None, filtered, absent, rejects, bytes })
+    Ok(Slice { range, envelope, decoded: None, filtered, absent, deduplicated: Vec::new(), rejects, bytes })
 }
 
 /// What a filter over properties and envelope columns may ask of a message.

@@ -6,4 +6,5 @@ mod limits;
 mod plans;
 mod power;
 mod schema;
+mod steps;
 mod support;

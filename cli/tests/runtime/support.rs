@@ -249,7 +249,7 @@ impl Life<'_> {
             }
             other => other.open(|| Ok::<_, TaskError>(self.store.clone()), &self.world.clock.clock())?,
         };
-        let (steps, needs) = Steps::new(document, &document.sink.needs(document.decode.is_some()))?;
+        let (steps, needs) = Steps::new(document, &document.sink.needs(document.makes_columns()))?;
         let name = document.name.as_str();
         let inner = document.source.open(
             name,

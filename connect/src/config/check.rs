@@ -1,32 +1,111 @@
 //! What is well-formed and still can not be meant: names and types of expressions, and settings that
 //! contradict each other. Opens nothing.
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use sluice_filters::{Filter, Name};
 
 use super::tree::{Node, Place, Value};
-use super::{Expression, OnNewField, Parsed, Problem, Step, Then, nearest};
+use super::{Expression, OnNewField, Parsed, Part, Problem, Step, Then, nearest};
 use crate::batch;
-use crate::steps::field_type;
+use crate::steps::{Columns, Planner};
 
 impl<Source, Sink> Parsed<Source, Sink> {
     pub(super) fn contradictions(&self) -> Vec<Problem> {
         let declared = self.declared();
+        let columns = match (&self.document.decode, &declared) {
+            (None, _) => Columns::None,
+            (Some(_), None) => Columns::Unknown,
+            (Some(_), Some(schema)) => Columns::Known(schema.clone()),
+        };
+        let mut planner = Planner::to_check(columns);
         let mut problems = Vec::new();
-        for (path, filter) in self.filters() {
-            problems.extend(self.check_filter(&path, filter, declared.as_ref()));
+        if let Some(filter) = &self.document.filter {
+            problems.extend(self.check_step(&["where"], &Step::Where(filter.clone()), &mut planner));
         }
+        for (at, step) in self.document.steps.iter().enumerate() {
+            let at = format!("[{at}]");
+            problems.extend(self.check_step(&["steps", &at, step.key()], step, &mut planner));
+        }
+        problems.extend(self.check_secrets());
         problems.extend(self.check_decode());
         problems.extend(self.check_errors());
         problems
     }
 
-    /// The expressions of the document, with their paths.
-    fn filters(&self) -> Vec<(Vec<String>, &Filter)> {
+    /// What is wrong with a step: each name that means nothing here, or the first thing else.
+    fn check_step(&self, path: &[&str], step: &Step, planner: &mut Planner<'_>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (below, part) in step.expressions() {
+            let path: Vec<&str> = path.iter().copied().chain(below.iter().map(String::as_str)).collect();
+            for name in part.names() {
+                match name {
+                    Name::Field(_) if matches!(planner.columns, Columns::None) => {
+                        let message = format!(
+                            "`{name}` is a field of the decoded body: add `decode: {{format: json}}`"
+                        );
+                        problems.push(self.problem(&path, message));
+                    }
+                    Name::Envelope(column) if planner.columns.data_type(name).is_none() => {
+                        let hint = nearest(column, batch::COLUMNS).map_or_else(
+                            || format!("; envelope columns: {}", batch::COLUMNS.join(", ")),
+                            |n| format!("; did you mean `${n}`?"),
+                        );
+                        problems.push(self.problem(&path, format!("no envelope column `{name}`{hint}")));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if problems.is_empty() {
+            return self.check_planned(path, step, planner).into_iter().collect();
+        }
+        planner.columns = Columns::Unknown;
+        problems
+    }
+
+    fn check_planned(&self, path: &[&str], step: &Step, planner: &mut Planner<'_>) -> Option<Problem> {
+        let problem = planner.check(step).err()?;
+        let path: Vec<&str> = path.iter().copied().chain(problem.path.iter().map(String::as_str)).collect();
+        let node = self.tree.find(&path).filter(|node| !node.secret);
+        let inside = problem.column.and_then(|column| {
+            let Value::Text(written) = &node?.value else { return None };
+            self.place_inside(node?, written, column)
+        });
+        Some(match (inside, problem.column) {
+            (Some(place), _) => Problem { place, path: path.join("."), message: problem.message },
+            (None, Some(column)) if column > 1 => {
+                self.problem(&path, format!("column {column}: {}", problem.message))
+            }
+            (None, _) => self.problem(&path, problem.message),
+        })
+    }
+
+    /// Keys that stand in the file: its text is kept in the target.
+    fn check_secrets(&self) -> Vec<Problem> {
+        let steps = self.document.steps.iter().enumerate();
+        let masks = steps.filter(|(_, step)| matches!(step, Step::Mask(_)));
+        let open = masks.filter_map(|(at, _)| {
+            let at = format!("[{at}]");
+            let path = ["steps", &at, "mask", "secret"];
+            let node = self.tree.find(&path).filter(|node| !node.secret)?;
+            let message = "the text of this file is kept in the target: write it as ${VAR}";
+            Some(Problem { place: node.place, path: path.join("."), message: message.to_owned() })
+        });
+        open.collect()
+    }
+
+    /// Every expression of the document, with its path.
+    fn expressions(&self) -> Vec<(Vec<String>, Part<'_>)> {
         let document = &self.document;
-        let first = document.filter.iter().map(|Expression(filter)| (vec!["where".to_owned()], filter));
-        let steps = document.steps.iter().enumerate().map(|(i, Step::Where(Expression(filter)))| {
-            (vec!["steps".to_owned(), format!("[{i}]"), "where".to_owned()], filter)
+        let first = document
+            .filter
+            .iter()
+            .map(|Expression(filter)| (vec!["where".to_owned()], Part::Condition(filter)));
+        let steps = document.steps.iter().enumerate().flat_map(|(at, step)| {
+            step.expressions().into_iter().map(move |(below, part)| {
+                let path = ["steps".to_owned(), format!("[{at}]"), step.key().to_owned()];
+                (path.into_iter().chain(below).collect(), part)
+            })
         });
         first.chain(steps).collect()
     }
@@ -37,61 +116,24 @@ impl<Source, Sink> Parsed<Source, Sink> {
         self.document.decode.as_ref().filter(|d| d.on_new_field != Some(OnNewField::Add))?.columns()
     }
 
-    fn check_filter(&self, path: &[String], filter: &Filter, declared: Option<&SchemaRef>) -> Vec<Problem> {
-        let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        let mut problems = Vec::new();
-        let envelope = |column: &str| batch::field(column).filter(|_| !column.contains('.'));
-        for name in filter.names() {
-            match name {
-                Name::Field(_) if self.document.decode.is_none() => problems.push(self.problem(
-                    &path,
-                    format!("`{name}` is a field of the decoded body: add `decode: {{format: json}}`"),
-                )),
-                Name::Envelope(column) if envelope(column).is_none() => {
-                    let hint = nearest(column, batch::COLUMNS).map_or_else(
-                        || format!("; envelope columns: {}", batch::COLUMNS.join(", ")),
-                        |n| format!("; did you mean `${n}`?"),
-                    );
-                    problems.push(self.problem(&path, format!("no envelope column `{name}`{hint}")));
-                }
-                _ => {}
-            }
-        }
-        // What is not known yet, or told above, takes part in everything.
-        let checked = filter.check(&|name| match name {
-            Name::Property(_) => Some(DataType::Utf8View),
-            Name::Envelope(column) => {
-                Some(envelope(column).map_or(DataType::Null, |field| field.data_type().clone()))
-            }
-            Name::Field(field) => declared.map_or(Some(DataType::Null), |schema| field_type(schema, field)),
-        });
-        if let Err(error) = checked {
-            let hint = match &*error.problem {
-                sluice_filters::Problem::UnknownName { name: Name::Field(field) } => {
-                    field_hint(field, declared)
-                }
-                _ => String::new(),
-            };
-            let inside = self
-                .tree
-                .find(&path)
-                .filter(|node| !node.secret)
-                .and_then(|node| self.place_inside(node, filter.text(), error.column));
-            problems.push(match inside {
-                Some(place) => {
-                    Problem { place, path: path.join("."), message: format!("{}{hint}", error.message()) }
-                }
-                None => self.problem(&path, format!("{error}{hint}")),
-            });
-        }
-        problems
+    /// The columns of the rows that come to the sink, as far as the document says which they are.
+    pub fn output(&self) -> Option<SchemaRef> {
+        let columns = match (&self.document.decode, self.declared()) {
+            (None, _) => Columns::None,
+            (Some(_), None) => Columns::Unknown,
+            (Some(_), Some(schema)) => Columns::Known(schema),
+        };
+        let mut planner = Planner::to_check(columns);
+        self.document.steps.iter().try_for_each(|step| planner.check(step)).ok()?;
+        planner.columns.known().cloned()
     }
 
     /// What `RocketMQ`'s own filter would make otherwise of expressions over properties alone, which a consumer
     /// could subscribe with: to be known, and no mistake.
     pub fn differences(&self) -> Vec<Problem> {
         let mut told = Vec::new();
-        for (path, filter) in self.filters() {
+        for (path, part) in self.expressions() {
+            let Part::Condition(filter) = part else { continue };
             if !filter.names().iter().all(|name| matches!(name, Name::Property(_))) {
                 continue;
             }
@@ -118,9 +160,9 @@ impl<Source, Sink> Parsed<Source, Sink> {
     /// Names of properties that a source never gives: they would be null in every row.
     pub fn unknown_properties(&self, known: &[String]) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for (path, filter) in self.filters() {
+        for (path, part) in self.expressions() {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            for name in filter.names() {
+            for name in part.names() {
                 let Name::Property(property) = name else { continue };
                 if !known.contains(property) {
                     let hint = self.property_hint(property, known);
@@ -202,14 +244,5 @@ impl<Source, Sink> Parsed<Source, Sink> {
             }
             _ => None,
         }
-    }
-}
-
-fn field_hint(field: &[String], declared: Option<&SchemaRef>) -> String {
-    let (Some(schema), Some(first)) = (declared, field.first()) else { return String::new() };
-    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    match nearest(first, names.iter().copied()) {
-        Some(near) if near != first => format!("; did you mean `$.{near}`?"),
-        _ => format!("; the declared fields: {}", names.join(", ")),
     }
 }

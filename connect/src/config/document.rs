@@ -10,6 +10,7 @@ use serde::de::{self, Deserializer, Unexpected, Visitor};
 use sluice_filters::{Dialect, Filter};
 
 use super::Decode;
+use super::step::Step;
 
 /// One pipeline: a source, any steps, one sink.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,6 +43,18 @@ pub struct Document<Source, Sink> {
     /// Examples of the pipeline's own: given messages, expected rows.
     #[serde(default)]
     pub tests: Vec<TestCase>,
+}
+
+impl<Source, Sink> Document<Source, Sink> {
+    /// Whether rows have columns of their own beside the envelope: a file then holds those.
+    pub fn makes_columns(&self) -> bool {
+        self.decode.is_some() || self.steps.iter().any(Step::changes_columns)
+    }
+
+    /// Whether a step says which topic or partition each row goes to.
+    pub fn routes(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Route(_)))
+    }
 }
 
 /// `[a-z0-9]`, then up to 62 more of `[a-z0-9_-]`: it names folders and chains.
@@ -93,14 +106,6 @@ impl TryFrom<String> for Expression {
             .map(Self)
             .map_err(|error| format!("{error}\n    {}", error.pointer().replace('\n', "\n    ")))
     }
-}
-
-/// A step after decoding.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// Rows for which this is not TRUE are left out.
-    Where(Expression),
 }
 
 /// What a target promises.
@@ -223,10 +228,16 @@ impl Default for Limits {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TestCase {
+    /// What it shows, for a person.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Messages as they stand in the source.
     pub given: Vec<GivenMessage>,
-    /// Rows that come out; columns that are not named are not compared.
+    /// Rows that come out, in order; columns that are not named are not compared, `$name` is an envelope column.
     pub expect: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// Records that do not fit, in order: a part of what is said of each.
+    #[serde(default)]
+    pub expect_rejects: Vec<String>,
 }
 
 /// A message of a [`TestCase`].
@@ -239,4 +250,13 @@ pub struct GivenMessage {
     /// Its body.
     #[serde(default)]
     pub body: Option<String>,
+    /// Its keys, separated by blanks.
+    #[serde(default)]
+    pub keys: Option<String>,
+    /// Its tag.
+    #[serde(default)]
+    pub tags: Option<String>,
+    /// When it was stored, as in `2013-01-31T12:00:00Z`.
+    #[serde(default)]
+    pub store_timestamp: Option<String>,
 }

@@ -4,7 +4,7 @@
 //! written here, each error knows its place, and no construct of the big SQL grammar (some of which are
 //! tried several ways, in exponential time when nested) can be reached.
 //!
-//! From tightest to loosest: signs; `*`, `/`, `%`; `+`, `-`; comparisons, `BETWEEN`, `IN`, `LIKE`, `CONTAINS` and the like (none of which
+//! From tightest to loosest: signs; `*`, `/`, `%`; `+`, `-`, `||`; comparisons, `BETWEEN`, `IN`, `LIKE`, `CONTAINS` and the like (none of which
 //! chains); `IS`; `NOT`; `AND`; `OR`. Chains of `AND` and of `OR` become balanced trees, so that nothing
 //! recurses deeper than [`DEPTH_MAX`] and a logarithm.
 
@@ -415,6 +415,7 @@ fn operator(parser: &Parser) -> Option<(bool, Operator)> {
         _ if negated => return None,
         Token::Plus => Operator::Arithmetic(BinaryOperator::Plus),
         Token::Minus => Operator::Arithmetic(BinaryOperator::Minus),
+        Token::StringConcat => Operator::Arithmetic(BinaryOperator::StringConcat),
         Token::Mul => Operator::Arithmetic(BinaryOperator::Multiply),
         Token::Div => Operator::Arithmetic(BinaryOperator::Divide),
         Token::Mod => Operator::Arithmetic(BinaryOperator::Modulo),

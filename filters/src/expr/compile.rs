@@ -28,9 +28,14 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 pub(crate) fn compile(text: &str, expr: &Expr) -> Result<(Condition, Vec<Name>), Error> {
     let mut compiler = Compiler { text, slots: HashMap::new(), times: HashSet::new(), terms: 0 };
     let condition = compiler.condition(expr)?;
-    let mut names: Vec<(Name, usize)> = compiler.slots.into_iter().collect();
-    names.sort_by_key(|(_, slot)| *slot);
-    Ok((condition, names.into_iter().map(|(name, _)| name).collect()))
+    Ok((condition, compiler.names()))
+}
+
+/// Compiles a tree that is a value; the names are in the order of their first occurrence.
+pub(crate) fn compile_value(text: &str, expr: &Expr) -> Result<(Value, Vec<Name>), Error> {
+    let mut compiler = Compiler { text, slots: HashMap::new(), times: HashSet::new(), terms: 0 };
+    let value = compiler.operand(expr)?.value;
+    Ok((value, compiler.names()))
 }
 
 struct Compiler<'a> {
@@ -48,6 +53,13 @@ struct Operand {
 }
 
 impl Compiler<'_> {
+    /// The names by slot.
+    fn names(self) -> Vec<Name> {
+        let mut names: Vec<(Name, usize)> = self.slots.into_iter().collect();
+        names.sort_by_key(|(_, slot)| *slot);
+        names.into_iter().map(|(name, _)| name).collect()
+    }
+
     /// Recurses through what nests; small, since each level of nesting takes one or two frames of it.
     fn condition(&mut self, expr: &Expr) -> Result<Condition, Error> {
         let is = |condition: Result<Condition, Error>, value| condition.map(|condition| condition.is(value));

@@ -106,6 +106,7 @@ pub(crate) fn rows(start: i64, end: i64, offsets: &[i64]) -> Slice {
         decoded: Some(RecordBatch::try_new(schema(), columns).unwrap()),
         filtered: u64::try_from(end - start).unwrap() - offsets.len() as u64,
         absent: 0,
+        deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
     }
@@ -133,6 +134,7 @@ pub(crate) fn put(sink: &mut FileSink, start: i64, end: i64, cut: Cut) -> Result
 pub(crate) fn plan(sink: &mut FileSink, start: i64, end: i64) -> Result<Plan, TaskError> {
     let files = sink.files(&chain(), start)?;
     Ok(Plan {
+        rows: None,
         start,
         end,
         files,

@@ -38,7 +38,7 @@ pub(crate) fn is_value(expr: &Expr) -> bool {
 
 pub(super) fn arithmetic_precedence(op: &BinaryOperator) -> Option<u8> {
     match op {
-        BinaryOperator::Plus | BinaryOperator::Minus => Some(PRECEDENCE_SUM),
+        BinaryOperator::Plus | BinaryOperator::Minus | BinaryOperator::StringConcat => Some(PRECEDENCE_SUM),
         BinaryOperator::Multiply | BinaryOperator::Divide | BinaryOperator::Modulo => {
             Some(PRECEDENCE_PRODUCT)
         }

@@ -47,6 +47,10 @@ impl Compiler<'_> {
                 let sides = (zero, Arithmetic::Subtract, self.operand(expr)?.value);
                 Value::Arithmetic(Box::new(sides))
             }
+            Expr::BinaryOp { left, op: BinaryOperator::StringConcat, right } => {
+                let left = self.operand(left)?.value;
+                Value::Call(Function::Concat, vec![left, self.operand(right)?.value])
+            }
             Expr::BinaryOp { left, op, right } => {
                 let Some(op) = arithmetic(op) else { return Err(self.unsupported(span)) };
                 let left = self.operand(left)?.value;

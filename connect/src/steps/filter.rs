@@ -1,0 +1,27 @@
+//! Step `where`: rows for which an expression is not TRUE are left out.
+
+use sluice_filters::Filter;
+
+use super::columns::{Columns, StepProblem};
+use super::rows::{fatal, offsets_lost, resolve, retain};
+use crate::task::{Slice, TaskError};
+
+/// Checks the filter's names and types.
+pub(super) fn check(filter: &Filter, columns: &Columns) -> Result<(), StepProblem> {
+    filter.check(&|name| columns.data_type(name)).map_err(|e| columns.refused(&[], &e))
+}
+
+/// Leaves out the rows for which the filter is not TRUE.
+pub(super) fn keep(filter: &Filter, slice: &mut Slice) -> Result<(), TaskError> {
+    let rows = slice.envelope.num_rows();
+    let mask = filter
+        .mask(rows, &|name| resolve(&slice.envelope, slice.decoded.as_ref(), name))
+        .map_err(|e| fatal("cannot evaluate the filter", e))?;
+    if mask.true_count() == rows {
+        return Ok(());
+    }
+    let before = slice.envelope.clone();
+    retain(slice, &mask)?;
+    slice.filtered += offsets_lost(&before, &slice.envelope);
+    Ok(())
+}
