@@ -276,8 +276,14 @@ errors: {then: skip}
 
 #[test]
 fn a_plan_without_its_files_is_made_again_by_the_schema_that_stood_then() {
+    made_again("", 0);
+    made_again("steps: [{select: {set: {twice: \"$.id * 2\"}}}]\n", 1);
+}
+
+/// `more` columns come of the steps.
+fn made_again(steps: &str, more: usize) {
     let world = World::new();
-    let text = config(&world, NEW_FIELD).replace("WHAT", "add");
+    let text = config(&world, NEW_FIELD).replace("WHAT", "add") + steps;
     let life = world.simple_life();
     life.create_topic("t", 1);
     life.create_topic("dlq", 1);
@@ -301,7 +307,7 @@ fn a_plan_without_its_files_is_made_again_by_the_schema_that_stood_then() {
     life.run(&text).unwrap();
     assert_eq!(world.ids(), [1, 2].map(Some));
     let columns: Vec<usize> = world.batches().iter().map(RecordBatch::num_columns).collect();
-    assert_eq!(columns, [1, 2]);
+    assert_eq!(columns, [1 + more, 2 + more]);
     // Without its schema it can not be finished, and says so.
     let done = world.files(".done");
     for file in done.iter().chain(&world.files(".parquet")).chain(&world.files("schema-1.json")) {
