@@ -1,19 +1,23 @@
 //! Makes the tasks of a pipeline from its document, and opens the embedded broker for those that need it.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, anyhow, bail};
+use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
-use sluice_connect::config::Then;
+use sluice_connect::config::{Format, Then};
+use sluice_connect::decode::Outside;
 use sluice_connect::memory::{Memory, Share};
 use sluice_connect::pipeline::{Clock, Pipeline};
 use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::steps::Steps;
 use sluice_connect::target::Target;
-use sluice_connect::task::{Class, SourceTask, TaskError, TransactTask};
+use sluice_connect::task::{Class, Needs, Slice, SourceTask, TaskError, TransactTask};
 use sluice_sinks::SinkConfig;
 use sluice_sinks::topic::{TopicConfig, TopicSink};
+use sluice_sources::registry::RegistryClient;
 use sluice_sources::{Feeders, SourceConfig};
 use sluice_store::file::RealDisk;
 use sluice_store::{Flush, Settings, Store};
@@ -150,11 +154,48 @@ fn is_retry(error: &anyhow::Error) -> bool {
     error.downcast_ref::<sluice_store::Error>().is_some_and(|e| e.kind() == sluice_store::Kind::Retry)
 }
 
+/// Makes the steps of a document, and what they need of its source.
+pub(crate) fn steps(parsed: &ParsedPipeline) -> Result<(Steps, Needs)> {
+    let document = &parsed.document;
+    let mut outside = Outside::default();
+    match document.decode.as_ref().map(|decode| &decode.format) {
+        Some(Format::Protobuf(format)) => outside.descriptors = Some(descriptors(&format.descriptors)?),
+        Some(Format::Avro(format)) => {
+            let client = format.registry.as_ref().map(RegistryClient::new).transpose()?;
+            outside.lookup = client.map(RegistryClient::into_lookup);
+        }
+        _ => {}
+    }
+    let (steps, needs) = Steps::with(document, &document.sink.needs(document.makes_columns()), outside)?;
+    Ok((steps.with_sql(crate::steps::make_sql()), needs))
+}
+
+/// Takes the schema that is asked for, and those that it grows into.
+pub(crate) fn fix(steps: &mut Steps, schema: SchemaRef) -> Result<Vec<(usize, Slice)>> {
+    let (mut released, mut next) = (Vec::new(), Some(schema));
+    while let Some(schema) = next {
+        steps.fix(&schema)?;
+        let more = steps.release()?;
+        released.extend(more.slices);
+        next = more.wider;
+    }
+    Ok(released)
+}
+
+/// The content of a file with a Protobuf descriptor set.
+pub(crate) fn descriptors(file: &Path) -> Result<Vec<u8>> {
+    let max = sluice_formats::protobuf::DESCRIPTORS_BYTES_MAX as u64;
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)
+        .and_then(|opened| opened.take(max + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read the descriptor set {}", file.display()))?;
+    Ok(bytes)
+}
+
 fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pipeline> {
     let document = &parsed.document;
     let target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
-    let (steps, needs) = Steps::new(document, &document.sink.needs(document.makes_columns()))?;
-    let steps = steps.with_sql(crate::steps::make_sql());
+    let (steps, needs) = steps(parsed)?;
     let source = source(parsed, shared, feeders)?;
     let dead_letters: Option<Box<dyn TransactTask>> =
         match (&document.errors.then, &document.errors.dead_letter) {

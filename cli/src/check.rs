@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use sluice_connect::config::Format;
 use sluice_connect::memory::Memory;
-use sluice_connect::steps::Steps;
 use sluice_connect::target::Target;
 use sluice_sinks::SinkConfig;
 use sluice_sinks::topic::TopicConfig;
+use sluice_sources::registry::RegistryClient;
 
 use crate::build::{Apart, Embedded, Shared};
 use crate::load::{self, ParsedPipeline};
@@ -38,7 +39,7 @@ pub(crate) struct CheckArguments {
 #[derive(Serialize)]
 struct Tried {
     pipeline: String,
-    /// The part of the document: `source`, `sink` or `dead letters`.
+    /// The part of the document: `source`, `decode`, `sink` or `dead letters`.
     part: &'static str,
     ok: bool,
     /// What holds, or what is wrong.
@@ -64,10 +65,13 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode> {
             let fed = !crate::build::feeders(&all, parsed).is_empty();
             if fed { "written by a pipeline of these files" } else { "there, and can be read" }.to_owned()
         });
-        let parts = [("source", Some(source)), ("sink", Some(sink(parsed, &shared)))];
-        let dead_letters = dead_letters(parsed, &shared).transpose();
-        for (part, result) in parts.into_iter().chain([("dead letters", dead_letters)]) {
-            let Some(result) = result else { continue };
+        let parts = [
+            ("source", Some(source)),
+            ("decode", decode(parsed)),
+            ("sink", Some(sink(parsed, &shared))),
+            ("dead letters", dead_letters(parsed, &shared).transpose()),
+        ];
+        for (part, result) in parts.into_iter().filter_map(|(part, result)| Some((part, result?))) {
             let ok = result.is_ok();
             let message = result.unwrap_or_else(|error| causes(&error));
             tried.push(Tried { pipeline: parsed.document.name.to_string(), part, ok, message });
@@ -109,6 +113,14 @@ fn in_cluster(name: &str, cluster: &str) -> Result<String> {
     })
 }
 
+/// What holds of the schema registry, if bodies need one.
+fn decode(parsed: &ParsedPipeline) -> Option<Result<String>> {
+    let Format::Avro(avro) = &parsed.document.decode.as_ref()?.format else { return None };
+    let registry = avro.registry.as_ref()?;
+    let answers = RegistryClient::new(registry).and_then(|client| client.check());
+    Some(answers.map(|()| format!("schema registry {} answers", registry.url.as_str())).map_err(Into::into))
+}
+
 /// What holds of the sink.
 fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
     let document = &parsed.document;
@@ -124,8 +136,7 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
             if let Target::Files(sink) = &mut target {
                 sink.check(name).context("the target does not give what a run needs")?;
             }
-            let (steps, _) = Steps::new(document, &document.sink.needs(document.makes_columns()))?;
-            let mut steps = steps.with_sql(crate::steps::make_sql());
+            let (mut steps, _) = crate::build::steps(parsed)?;
             if let Some(standing) = target.schema(name, None)? {
                 steps.check_declared(&standing)?;
                 if let Some(output) = steps.check(&standing)? {

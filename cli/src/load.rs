@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use serde::de::DeserializeOwned;
-use sluice_connect::config::{self, Delivery, Document, Parsed, Problem, tree::Node, tree::Place, vars};
+use sluice_connect::config::{
+    self, Decode, Delivery, Document, Format, Parsed, Problem, tree::Node, tree::Place, vars,
+};
+use sluice_formats::protobuf::Protobuf;
 use sluice_sinks::SinkConfig;
 use sluice_sources::SourceConfig;
 
@@ -48,6 +51,8 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         found.extend(parsed.unknown_properties(properties));
     }
     found.extend(open_secrets(parsed));
+    let decode = parsed.document.decode.as_ref();
+    found.extend(decode.and_then(|decode| descriptors(parsed, decode)));
     found.extend(crate::steps::problems(parsed));
     if let Some(read) = source.topic() {
         let loops = |topic: Option<(Option<&str>, &str)>| topic == Some(read);
@@ -71,17 +76,33 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
     found
 }
 
-/// Keys of an object store that stand in the file: its text is kept in the target.
+/// What is wrong with a Protobuf descriptor set: like a file of `${file:…}` it is a part of the config.
+fn descriptors(parsed: &ParsedPipeline, decode: &Decode) -> Option<Problem> {
+    let Format::Protobuf(format) = &decode.format else { return None };
+    let bytes = match crate::build::descriptors(&format.descriptors) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let path = ["decode", "format", "protobuf", "descriptors"];
+            return Some(parsed.problem(&path, crate::show::causes(&error)));
+        }
+    };
+    let error = Protobuf::new(&bytes, &format.message, format.prefix.is_some()).err()?;
+    Some(parsed.problem(&["decode", "format", "protobuf", "message"], error.to_string()))
+}
+
+/// Secrets that stand in the file: its text is kept in the target.
 fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let kind = match &parsed.document.sink {
         SinkConfig::Parquet(_) => "parquet",
         SinkConfig::Arrow(_) => "arrow",
-        _ => return Vec::new(),
+        _ => "",
     };
-    let keys = ["secret_access_key", "session_token"].map(|key| ["sink", kind, "store", key]);
-    let is_open = |path: &[&str; 4]| parsed.tree.find(path).is_some_and(|node| !node.secret);
+    let in_store = ["secret_access_key", "session_token"].map(|key| vec!["sink", kind, "store", key]);
+    let password = vec!["decode", "format", "avro", "registry", "password"];
+    let is_open = |path: &Vec<&str>| parsed.tree.find(path).is_some_and(|node| !node.secret);
     let told = "the text of this file is kept in the target: write it as ${VAR}";
-    keys.iter().filter(|path| is_open(path)).map(|path| parsed.problem(&path[..], told)).collect()
+    let keys = in_store.into_iter().chain([password]).filter(is_open);
+    keys.map(|path| parsed.problem(&path, told)).collect()
 }
 
 fn at(parsed: &ParsedPipeline, root: &str, path: &[&str], message: String) -> Problem {

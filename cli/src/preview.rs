@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
@@ -38,6 +39,10 @@ pub(crate) struct PreviewArguments {
 
 /// Rows that are looked at before a preview gives up finding one that passes.
 const LOOK_AT_MAX: u64 = 200_000;
+
+/// How long a source may take to bring rows that it says are there, and how often that is waited for.
+const WAIT: Duration = Duration::from_millis(100);
+const WAITS_MAX: u32 = 50;
 
 /// Files of a full plan below this size are worth a word, in bytes.
 const SMALL_FILE: f64 = 16.0 * 1024.0 * 1024.0;
@@ -121,9 +126,7 @@ fn one(
             build::source(parsed, &shared, Vec::new())?
         }
     };
-    let (steps, needs) =
-        Steps::new(&without_stop(parsed).document, &document.sink.needs(document.makes_columns()))?;
-    let mut steps = steps.with_sql(crate::steps::make_sql());
+    let (mut steps, needs) = build::steps(&without_stop(parsed))?;
     source.open(&needs)?;
     let seen = look(source.as_mut(), &mut steps, arguments.rows as usize)?;
     show(&seen, parsed, arguments.rows as usize, out)?;
@@ -182,30 +185,34 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
         u64::try_from(end - queue.first).ok()
     });
     seen.queues = ends.collect();
+    let mut waits = WAITS_MAX;
     for (number, queue) in queues.iter().enumerate() {
         let mut next = queue.first;
         while seen.passed < rows && seen.read < LOOK_AT_MAX {
             let range = Range { start: next, end: i64::MAX };
-            let Read::Slice(slice) = source.read(&queue.topic, queue.queue, range, 256 * 1024)? else {
-                break;
+            let slice = match source.read(&queue.topic, queue.queue, range, 256 * 1024)? {
+                Read::Slice(slice) => slice,
+                // What a cluster has is on its way.
+                Read::Idle
+                    if waits > 0 && source.end(&queue.topic, queue.queue).is_some_and(|e| e > next) =>
+                {
+                    waits -= 1;
+                    source.wait(WAIT);
+                    continue;
+                }
+                Read::Idle | Read::Ended => break,
             };
             next = slice.range.end;
             seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);
             let passed = match steps.push(number, slice)? {
                 Next::Pass(slices) => slices,
-                Next::Fix(schema) => {
-                    steps.fix(&schema)?;
-                    steps.release()?
-                }
+                Next::Fix(schema) => build::fix(steps, schema)?,
             };
             keep(&mut seen, passed);
         }
     }
     let released = match steps.proposal() {
-        Some(schema) => {
-            steps.fix(&schema)?;
-            steps.release()?
-        }
+        Some(schema) => build::fix(steps, schema)?,
         None => steps.release_without_schema()?,
     };
     keep(&mut seen, released);
@@ -243,13 +250,15 @@ fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write)
         shown.push(batch.slice(0, left.min(batch.num_rows())));
         left -= left.min(batch.num_rows());
     }
-    if shown.iter().any(|batch| batch.num_rows() > 0) {
-        out.write_all(&sluice_sinks::stdout::table(&shown)?)?;
+    shown.retain(|batch| batch.num_rows() > 0);
+    // The schema may have grown between them.
+    for same in shown.chunk_by(|one, next| one.schema() == next.schema()) {
+        out.write_all(&sluice_sinks::stdout::table(same)?)?;
     }
     for reject in rejects.iter().take(rows) {
         writeln!(out, "  reject: {}: {}", reject.place, reject.reason)?;
     }
-    if let Some(batch) = batches.first() {
+    if let Some(batch) = batches.last() {
         writeln!(out, "  schema of the output:")?;
         for field in parsed.document.sink.schema(&batch.schema()).fields() {
             let null = if field.is_nullable() { ", nullable" } else { "" };

@@ -17,11 +17,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sluice_connect::batch::property_column;
 use sluice_connect::config::{GivenMessage, TestCase, Then};
-use sluice_connect::steps::{Next, Steps};
+use sluice_connect::steps::Next;
 use sluice_connect::task::{Needs, Range, Slice};
 use sluice_filters::Name;
 use sluice_sinks::stdout::ndjson;
 
+use crate::build;
 use crate::load::{self, ParsedPipeline};
 use crate::show::{causes, plural};
 
@@ -95,24 +96,17 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<ExitCode> {
 }
 
 fn differences(parsed: &ParsedPipeline, case: &TestCase) -> Result<Vec<String>> {
-    let mut document = parsed.document.clone();
+    let mut parsed = parsed.clone();
     // What does not fit is told by the test.
-    document.errors.then = Then::Skip;
-    let (steps, needs) = Steps::new(&document, &document.sink.needs(document.makes_columns()))?;
-    let mut steps = steps.with_sql(crate::steps::make_sql());
+    parsed.document.errors.then = Then::Skip;
+    let (mut steps, needs) = build::steps(&parsed)?;
     let slice = given(&case.given, &needs).context("cannot make the given messages")?;
     let mut slices = match steps.push(0, slice)? {
         Next::Pass(slices) => slices,
-        Next::Fix(schema) => {
-            steps.fix(&schema)?;
-            steps.release()?
-        }
+        Next::Fix(schema) => build::fix(&mut steps, schema)?,
     };
     slices.extend(match steps.proposal() {
-        Some(schema) => {
-            steps.fix(&schema)?;
-            steps.release()?
-        }
+        Some(schema) => build::fix(&mut steps, schema)?,
         None => steps.release_without_schema()?,
     });
     let (mut rows, mut rejects) = (Vec::new(), Vec::new());

@@ -5,6 +5,7 @@
 //! in. Opens nothing.
 
 mod check;
+mod decode;
 mod document;
 mod step;
 pub mod strict;
@@ -15,6 +16,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
+pub use decode::*;
 pub use document::*;
 pub use step::*;
 use tree::{Node, Place, Text, Value};

@@ -8,6 +8,7 @@ mod breaker;
 pub mod channel;
 pub mod config;
 mod dead_letter;
+pub mod decode;
 pub mod memory;
 pub mod pipeline;
 pub mod plan;

@@ -11,6 +11,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
+use sluice_formats::widen::{covers, widened};
 
 use crate::assignment::Assignment;
 use crate::channel::{self, Sender};
@@ -33,6 +34,9 @@ const IDLE_WAIT: Duration = Duration::from_millis(200);
 
 /// How long a source waits before it looks again whether the process has memory.
 const MEMORY_WAIT: Duration = Duration::from_millis(5);
+
+/// Workers that may put a wider schema one after the other before ours stands.
+const SETTLE_MAX: usize = 16;
 
 /// Milliseconds since 1970-01-01 UTC.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -108,10 +112,9 @@ pub fn run(
     } = pipeline;
     let memory = &pipeline.memory;
     source.open(&needs)?;
-    if steps.decodes()
-        && let Some(schema) = target.schema(&name, None)?
-    {
-        adopt(&mut steps, &schema, scope)?;
+    let standing = if steps.decodes() { target.schema(&name, None)? } else { None };
+    if let Some(schema) = &standing {
+        adopt(&mut steps, schema, scope)?;
     }
     if !steps.decodes()
         && let Some(output) = steps.check_undecoded()?
@@ -135,6 +138,9 @@ pub fn run(
         clock,
         scope.is_shared().then_some(&recall),
     );
+    if let Some(schema) = &standing {
+        half.decoded_by(schema);
+    }
     half.finish_lost(&source.queues()?, scope)?;
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
@@ -197,6 +203,8 @@ struct Feed {
     until: Option<i64>,
     /// That plan's rows passed before any schema was known.
     without_schema: bool,
+    /// The schema that plan was begun with.
+    schema: Option<SchemaRef>,
     /// Rows from this one to the first that counts are read again, for what the steps have to know of them.
     warm: Option<i64>,
     ended: bool,
@@ -316,8 +324,10 @@ impl SourceHalf<'_> {
         }
         feed.next = slice.range.end;
         let without_schema = feed.until.is_some() && feed.without_schema && self.steps.decodes();
+        let schema = feed.schema.clone().filter(|_| self.steps.decodes());
         if feed.until == Some(feed.next) {
             feed.until = None;
+            feed.schema = None;
             feed.ended = self.scope.is_unfinished();
         }
         self.progress.state("running");
@@ -325,6 +335,10 @@ impl SourceHalf<'_> {
         if without_schema {
             let slice = self.steps.reject_all(slice)?;
             return self.send_all(vec![(number, slice)]);
+        }
+        if let Some(schema) = schema {
+            let slices = self.steps.push_by(&schema, number, slice)?;
+            return self.send_all(slices);
         }
         match self.steps.push(number, slice)? {
             Next::Pass(slices) => {
@@ -388,12 +402,42 @@ impl SourceHalf<'_> {
 
     fn fix(&mut self, proposed: &SchemaRef) -> Result<(), TaskError> {
         self.held_since = None;
-        // Types are checked before the target keeps anything.
-        let output = self.steps.check(proposed)?;
-        let schema = self.ask(|reply| Message::Schema(Arc::clone(proposed), output, reply))?;
-        adopt(&mut self.steps, &schema, self.scope)?;
-        let slices = self.steps.release()?;
-        self.send_all(slices)
+        let mut proposed = Arc::clone(proposed);
+        loop {
+            let schema = self.settle(&proposed)?;
+            adopt(&mut self.steps, &schema, self.scope)?;
+            let released = self.steps.release()?;
+            self.send_all(released.slices)?;
+            match released.wider {
+                Some(wider) => proposed = wider,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Has the target put a schema, and gives the one that stands. One that may grow is put again with what another
+    /// worker put first, until it stands.
+    fn settle(&mut self, proposed: &SchemaRef) -> Result<SchemaRef, TaskError> {
+        let mut proposed = Arc::clone(proposed);
+        for _ in 0..SETTLE_MAX {
+            // Types are checked before the target keeps anything.
+            let output = self.steps.check(&proposed)?;
+            let standing = self.ask(|reply| Message::Schema(Arc::clone(&proposed), output, reply))?;
+            if !self.steps.grows() || covers(&standing, &proposed) {
+                let columns = standing.fields().len();
+                tracing::info!(pipeline = %self.name, columns, "a schema stands from here on");
+                return Ok(standing);
+            }
+            match widened(&standing, &proposed) {
+                Ok(wider) => proposed = wider,
+                // Rows that need ours do not fit the one that stands.
+                Err(_) => return Ok(standing),
+            }
+        }
+        Err(TaskError::new(
+            Class::Config,
+            "the target does not take a wider schema than its first one: `on_new_field: add` is not possible there",
+        ))
     }
 
     fn send_all(&mut self, slices: Vec<(usize, Slice)>) -> Result<(), TaskError> {
@@ -488,7 +532,7 @@ impl SourceHalf<'_> {
 
     /// Begins to read a chain from where the target stands; `known` is its number if it was read before.
     fn open(&mut self, chain: Chain, queue: &SourceQueue, known: Option<usize>) -> Result<(), TaskError> {
-        let Start { next, until, without_schema } =
+        let Start { next, until, without_schema, schema } =
             self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
         if next < queue.first {
             return Err(TaskError::new(
@@ -510,8 +554,17 @@ impl SourceHalf<'_> {
             tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
         }
         let warm = (warm_from < next).then_some(warm_from);
-        let feed =
-            Feed { chain: chain.clone(), next, until, without_schema, warm, ended, given_up: false, lag };
+        let feed = Feed {
+            chain: chain.clone(),
+            next,
+            until,
+            without_schema,
+            schema,
+            warm,
+            ended,
+            given_up: false,
+            lag,
+        };
         match known.and_then(|number| self.feeds.get_mut(number)) {
             Some(before) => *before = feed,
             None => {

@@ -1,8 +1,16 @@
 //! The plan: one contiguous range of one queue that is published as one, and the order of its steps.
 
+use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::hash;
+
 use crate::task::Fates;
+
+/// What a plan calls a schema by.
+pub fn schema_hash(schema: &Schema) -> String {
+    hash(serde_json::to_string(schema).unwrap_or_default().as_bytes())
+}
 
 /// One file of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

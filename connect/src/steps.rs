@@ -7,16 +7,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use sluice_filters::{Filter, Name};
-use sluice_formats::json::{Decoder, Inferer};
+use sluice_formats::Decoded;
 
 use crate::batch;
-use crate::config::{Document, Expression, SchemaMode, Step, Then};
+use crate::config::{Document, Expression, Step, Then};
+use crate::decode::{Bodies, Outside, Wait};
 use crate::task::{Class, Fates, Needs, Slice, TaskError};
 pub(crate) use columns::{Columns, StepProblem};
 use dedupe::Window;
-use rows::{fatal, held_bytes, project, reject, with_column};
+use rows::{held_bytes, project, reject, with_column};
 pub(crate) use rows::{stop_at_reject, turn_away};
 pub use sql::{Answer, MakeSql, RunSql, Sql};
 pub(crate) use stage::Planner;
@@ -34,20 +35,22 @@ mod select;
 mod sql;
 mod stage;
 
-/// Rows that `infer` looks at if the config does not say.
-pub const FREEZE_AFTER_ROWS: u64 = 5000;
 /// Bytes that are held for `infer` at most.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Schemas whose steps are kept for unfinished plans.
+const EARLIER_MAX: usize = 16;
 /// Slices that are held for `infer` at most: where a filter leaves few rows, most of them are empty.
 const HELD_SLICES_MAX: usize = 10_000;
 
 /// Compiled steps of one pipeline.
 pub struct Steps {
-    decode: Option<Decode>,
+    bodies: Option<Bodies>,
     /// What happens to rows after decoding, in order, with where each stands in the document.
     steps: Vec<(String, Step)>,
     /// The steps compiled, once the columns that come to them are known.
     stages: Option<Vec<Stage>>,
+    /// The same over the columns of schemas that stood before, for plans that were begun with them.
+    earlier: Vec<(SchemaRef, Vec<Stage>)>,
     /// What the steps of each chain saw, by step and chain.
     windows: HashMap<(usize, usize), Window>,
     /// Rows of a chain before this offset only fill its windows.
@@ -63,15 +66,18 @@ pub struct Steps {
     held_bytes: usize,
 }
 
-enum Decode {
-    /// The schema is not fixed; rows are looked at and held.
-    Infer {
-        inferer: Box<Inferer>,
-        freeze_after_rows: u64,
-    },
-    /// A schema is proposed, and not fixed yet.
-    Declared(SchemaRef),
-    Fixed(Box<Decoder>),
+enum Applied {
+    Slices(Vec<(usize, Slice)>),
+    /// The slice as it came, and the schema that is to stand first.
+    Grow(SchemaRef, Box<Slice>),
+}
+
+/// Slices that waited for a schema.
+pub struct Released {
+    /// Those that it was for, each with the number of its chain.
+    pub slices: Vec<(usize, Slice)>,
+    /// What is to stand before the others pass: call [`Steps::fix`] with what stands then.
+    pub wider: Option<SchemaRef>,
 }
 
 /// What the steps want next.
@@ -85,6 +91,15 @@ pub enum Next {
 impl Steps {
     /// Compiles a document's steps, and what it needs of its source: `columns` for the sink.
     pub fn new<S, K>(document: &Document<S, K>, sink: &Needs) -> Result<(Self, Needs), TaskError> {
+        Self::with(document, sink, Outside::default())
+    }
+
+    /// The same with what `decode` names outside of the document.
+    pub fn with<S, K>(
+        document: &Document<S, K>,
+        sink: &Needs,
+        outside: Outside,
+    ) -> Result<(Self, Needs), TaskError> {
         let mut needs = sink.clone();
         let (mut pushed, mut steps) = (None, Vec::new());
         if let Some(Expression(filter)) = &document.filter {
@@ -113,23 +128,11 @@ impl Steps {
                 Name::Field(_) => {}
             }
         }
-        let decode = match &document.decode {
+        let bodies = match &document.decode {
             None => None,
             Some(decode) => {
                 needs.columns.push("body");
-                Some(match (decode.schema.mode, &decode.schema.fields) {
-                    (SchemaMode::Declared, Some(fields)) if fields.0.is_empty() => {
-                        return Err(TaskError::new(Class::Config, "`decode.schema.fields` names no field"));
-                    }
-                    (SchemaMode::Declared, Some(fields)) => Decode::Declared(
-                        sluice_formats::json::schema_from_fields(&fields.0)
-                            .map_err(|e| TaskError::new(Class::Config, e.to_string()))?,
-                    ),
-                    _ => Decode::Infer {
-                        inferer: Box::new(Inferer::new()),
-                        freeze_after_rows: decode.schema.freeze_after_rows.unwrap_or(FREEZE_AFTER_ROWS),
-                    },
-                })
+                Some(Bodies::new(decode, outside)?)
             }
         };
         needs.columns.sort_unstable();
@@ -152,9 +155,10 @@ impl Steps {
         needs.columns.sort_unstable();
         needs.columns.dedup();
         let steps = Self {
-            decode,
+            bodies,
             steps,
             stages: None,
+            earlier: Vec::new(),
             windows: HashMap::new(),
             warm_until: HashMap::new(),
             make_sql: None,
@@ -192,7 +196,12 @@ impl Steps {
 
     /// Whether bodies are decoded.
     pub fn decodes(&self) -> bool {
-        self.decode.is_some()
+        self.bodies.is_some()
+    }
+
+    /// Whether the schema grows by what is new.
+    pub fn grows(&self) -> bool {
+        self.bodies.as_ref().is_some_and(Bodies::grows)
     }
 
     /// Whether slices wait for the schema.
@@ -214,29 +223,19 @@ impl Steps {
 
     /// Whether the schema that stands is the one that the config declares, if it declares one.
     pub fn check_declared(&self, standing: &SchemaRef) -> Result<(), TaskError> {
-        match &self.decode {
-            Some(Decode::Declared(declared)) if declared.fields() != standing.fields() => {
-                Err(TaskError::new(
-                    Class::Config,
-                    format!(
-                        "`decode.schema.fields` is not the schema that this pipeline's files have: {}. A pipeline keeps \
-                         its first schema: put the fields back as they were, or give the pipeline a new name, under \
-                         which it begins anew",
-                        difference(declared, standing)
-                    ),
-                ))
-            }
-            _ => Ok(()),
-        }
+        self.bodies.as_ref().map_or(Ok(()), |bodies| bodies.check_known(standing))
     }
 
     /// Uses a schema that stands: nothing is inferred any more.
     pub fn fix(&mut self, schema: &SchemaRef) -> Result<(), TaskError> {
-        let decoder = Decoder::new(Arc::clone(schema)).map_err(|e| {
-            TaskError::new(Class::Config, "cannot decode by the pipeline's schema").because(e)
-        })?;
-        (self.stages, _) = self.compiled(Columns::Known(Arc::clone(schema))).map(|(s, c)| (Some(s), c))?;
-        self.decode = Some(Decode::Fixed(Box::new(decoder)));
+        let Some(bodies) = &mut self.bodies else { return Ok(()) };
+        bodies.fix(schema)?;
+        if let Wait::Schema(wider) = bodies.wait() {
+            // It is to grow first.
+            return self.check(&wider).map(drop);
+        }
+        let (stages, _) = self.compiled(Columns::Known(Arc::clone(schema)))?;
+        self.stages = Some(stages);
         Ok(())
     }
 
@@ -273,23 +272,27 @@ impl Steps {
     pub fn push(&mut self, chain: usize, slice: Slice) -> Result<Next, TaskError> {
         // Without rows there is nothing to decode, and the chain may go on.
         let is_free = slice.envelope.num_rows() == 0 && !self.holds(chain);
-        match &mut self.decode {
-            Some(Decode::Declared(schema)) => {
-                let schema = Arc::clone(schema);
+        match self.bodies.as_ref().map_or(Wait::Nothing, Bodies::wait) {
+            Wait::Nothing => Ok(match self.apply_or_grow(chain, slice)? {
+                Applied::Slices(slices) => Next::Pass(slices),
+                Applied::Grow(wider, slice) => {
+                    self.held.push((chain, *slice));
+                    Next::Fix(wider)
+                }
+            }),
+            Wait::Schema(schema) => {
                 self.held.push((chain, slice));
                 Ok(Next::Fix(schema))
             }
-            Some(Decode::Infer { .. }) if is_free => self.apply(chain, slice).map(Next::Pass),
-            Some(Decode::Infer { inferer, freeze_after_rows }) => {
-                let bodies = body_column(&slice.envelope)?.as_binary_view();
-                for body in bodies.iter().flatten() {
-                    // A body that can not be read is no sample; decoding gives it its fate.
-                    let _ = inferer.add(body);
+            Wait::Rows(_) if is_free => self.finish(chain, slice, None).map(Next::Pass),
+            Wait::Rows(freeze_after_rows) => {
+                if let Some(bodies) = &mut self.bodies {
+                    bodies.look_at(body_column(&slice.envelope)?.as_binary_view())?;
                 }
                 self.held_rows += slice.envelope.num_rows() as u64;
                 self.held_bytes += slice.bytes;
                 self.held.push((chain, slice));
-                let full = self.held_rows >= *freeze_after_rows
+                let full = self.held_rows >= freeze_after_rows
                     || self.held_bytes >= HELD_BYTES_MAX
                     || self.held.len() >= HELD_SLICES_MAX;
                 if !full {
@@ -300,35 +303,62 @@ impl Steps {
                     None => self.release_without_schema().map(Next::Pass),
                 }
             }
-            _ => self.apply(chain, slice).map(Next::Pass),
         }
+    }
+
+    /// A slice of a plan that was begun with this schema; it grows by nothing.
+    pub fn push_by(
+        &mut self,
+        schema: &SchemaRef,
+        chain: usize,
+        slice: Slice,
+    ) -> Result<Vec<(usize, Slice)>, TaskError> {
+        let Some(bodies) = &mut self.bodies else { return self.finish(chain, slice, None) };
+        let column = Arc::clone(body_column(&slice.envelope)?);
+        let decoded = bodies.decode_by(schema, column.as_binary_view(), batch::offsets(&slice.envelope))?;
+        let mut stages = match self.earlier.iter().position(|(known, _)| known == schema) {
+            Some(at) => self.earlier.swap_remove(at).1,
+            None => self.compiled(Columns::Known(Arc::clone(schema)))?.0,
+        };
+        std::mem::swap(self.stages.get_or_insert_default(), &mut stages);
+        let finished = self.finish(chain, slice, Some(decoded));
+        std::mem::swap(self.stages.get_or_insert_default(), &mut stages);
+        self.earlier.truncate(EARLIER_MAX - 1);
+        self.earlier.push((Arc::clone(schema), stages));
+        finished
     }
 
     /// The schema that the held rows ask for, if any of them has a field: a schema without fields would stand
     /// for good, and no later row would fit it.
     pub fn proposal(&self) -> Option<SchemaRef> {
-        let schema = match &self.decode {
-            Some(Decode::Infer { inferer, .. }) => inferer.schema(),
-            Some(Decode::Declared(schema)) => Arc::clone(schema),
-            _ => return None,
-        };
-        (self.holds_any() && !schema.fields().is_empty()).then_some(schema)
+        self.bodies.as_ref().filter(|_| self.holds_any())?.proposal()
     }
 
-    /// After [`Steps::fix`]: the slices that waited.
-    pub fn release(&mut self) -> Result<Vec<(usize, Slice)>, TaskError> {
-        let held = std::mem::take(&mut self.held);
-        let mut released = Vec::with_capacity(held.len());
-        for (chain, slice) in held {
-            released.extend(self.apply(chain, slice)?);
+    /// After [`Steps::fix`]: the slices that waited; the last ones wait on if the schema is to grow for them.
+    pub fn release(&mut self) -> Result<Released, TaskError> {
+        let mut held = std::mem::take(&mut self.held).into_iter();
+        let mut slices = Vec::new();
+        while let Some((chain, slice)) = held.next() {
+            match self.apply_or_grow(chain, slice)? {
+                Applied::Slices(passed) => slices.extend(passed),
+                Applied::Grow(wider, slice) => {
+                    self.held.push((chain, *slice));
+                    self.held.extend(held);
+                    return Ok(Released { slices, wider: Some(wider) });
+                }
+            }
         }
-        Ok(released)
+        Ok(Released { slices, wider: None })
     }
 
-    /// The slices that waited, if they show no field and so no schema: none of their rows has a column.
+    /// The slices that waited, if they show no field and so no schema: none of their rows has a column. What waits
+    /// for a schema to grow is dropped instead: the next run reads it again.
     pub fn release_without_schema(&mut self) -> Result<Vec<(usize, Slice)>, TaskError> {
         let held = std::mem::take(&mut self.held);
         (self.held_rows, self.held_bytes) = (0, 0);
+        if self.bodies.as_ref().is_some_and(|bodies| matches!(bodies.wait(), Wait::Nothing)) {
+            return Ok(Vec::new());
+        }
         let held = held.into_iter().filter(|(chain, slice)| !self.is_warm(*chain, slice));
         held.map(|(chain, slice)| Ok((chain, self.reject_all(slice)?))).collect()
     }
@@ -337,10 +367,9 @@ impl Steps {
     pub fn reject_all(&self, mut slice: Slice) -> Result<Slice, TaskError> {
         let column = Arc::clone(body_column(&slice.envelope)?);
         for (row, body) in column.as_binary_view().iter().enumerate() {
-            let reason = match body.map(|body| Inferer::new().add(body)) {
-                None => "no body".to_owned(),
-                Some(Err(reason)) => reason,
-                Some(Ok(())) => "$: an object without fields, and no row before it has any".to_owned(),
+            let reason = match (body, &self.bodies) {
+                (Some(body), Some(bodies)) => bodies.reason_without_schema(body),
+                _ => "no body".to_owned(),
             };
             slice.rejects.push(reject(&slice.envelope, row, &reason));
         }
@@ -349,12 +378,31 @@ impl Steps {
         self.pass(slice)
     }
 
-    /// A slice after the steps: none if it only fills windows, several if rows became many.
-    fn apply(&mut self, chain: usize, mut slice: Slice) -> Result<Vec<(usize, Slice)>, TaskError> {
-        if let Some(Decode::Fixed(decoder)) = &mut self.decode {
-            decode(decoder, &mut slice)?;
+    /// Decodes by the schema that stands and goes on, unless a wider one would take more of the rows.
+    fn apply_or_grow(&mut self, chain: usize, slice: Slice) -> Result<Applied, TaskError> {
+        let Some(bodies) = &mut self.bodies else {
+            return self.finish(chain, slice, None).map(Applied::Slices);
+        };
+        let column = Arc::clone(body_column(&slice.envelope)?);
+        let decoded = bodies.decode(column.as_binary_view(), batch::offsets(&slice.envelope))?;
+        match bodies.grown(&decoded, column.as_binary_view())? {
+            Some(wider) => Ok(Applied::Grow(wider, Box::new(slice))),
+            None => self.finish(chain, slice, Some(decoded)).map(Applied::Slices),
         }
-        if self.stages.is_none() && self.decode.is_none() {
+    }
+
+    /// A slice after the steps: none if it only fills windows, several if rows became many.
+    fn finish(
+        &mut self,
+        chain: usize,
+        mut slice: Slice,
+        decoded: Option<Decoded>,
+    ) -> Result<Vec<(usize, Slice)>, TaskError> {
+        if let Some(decoded) = decoded {
+            turn_away(&mut slice, &decoded.rejects)?;
+            slice.decoded = Some(decoded.batch);
+        }
+        if self.stages.is_none() && self.bodies.is_none() {
             self.check_undecoded()?;
         }
         // Before a schema is known slices come here only without rows.
@@ -428,37 +476,8 @@ fn in_parts(slice: Slice, parts: &mut Vec<Slice>) {
     }
 }
 
-/// How two schemas differ, for a person.
-fn difference(declared: &SchemaRef, standing: &SchemaRef) -> String {
-    let show = |f: &Field| format!("`{}: {}`", f.name(), f.data_type());
-    let mut parts = Vec::new();
-    for field in declared.fields() {
-        match standing.field_with_name(field.name()) {
-            Err(_) => parts.push(format!("{} is not in it", show(field))),
-            Ok(there) if there != field.as_ref() => {
-                parts.push(format!("{} is {} there", show(field), there.data_type()));
-            }
-            Ok(_) => {}
-        }
-    }
-    let left_out = standing.fields().iter().filter(|f| declared.field_with_name(f.name()).is_err());
-    parts.extend(left_out.map(|f| format!("{} is missing", show(f))));
-    if parts.is_empty() { "the fields stand in another order".to_owned() } else { parts.join(", ") }
-}
-
 fn body_column(envelope: &RecordBatch) -> Result<&ArrayRef, TaskError> {
     envelope
         .column_by_name("body")
         .ok_or_else(|| TaskError::new(Class::Fatal, "the source gave no column `body`"))
-}
-
-/// Decodes the bodies of a slice; rows that do not fit become rejects.
-fn decode(decoder: &mut Decoder, slice: &mut Slice) -> Result<(), TaskError> {
-    let column = Arc::clone(body_column(&slice.envelope)?);
-    let bodies = column.as_binary_view();
-    let decoded =
-        decoder.decode(&mut bodies.iter()).map_err(|e| fatal("cannot build the decoded columns", e))?;
-    turn_away(slice, &decoded.rejects)?;
-    slice.decoded = Some(decoded.batch);
-    Ok(())
 }

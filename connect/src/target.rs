@@ -20,11 +20,11 @@ use arrow::datatypes::SchemaRef;
 use crate::batch;
 use crate::breaker::Breaker;
 use crate::channel::{Received, Receiver};
-use crate::config::{StopAfter, Then, hash};
+use crate::config::{StopAfter, Then};
 use crate::dead_letter;
 use crate::memory::Share;
 use crate::pipeline::{Clock, Scope};
-use crate::plan::Plan;
+use crate::plan::{Plan, schema_hash};
 use crate::progress::Progress;
 use crate::recall::Recall;
 use crate::steps::{Steps, stop_at_reject, turn_away};
@@ -104,13 +104,15 @@ pub(crate) enum Message {
 }
 
 /// Where a chain starts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Start {
     pub(crate) next: i64,
     /// The end of an unfinished plan that begins at `next`.
     pub(crate) until: Option<i64>,
     /// That plan's rows passed before any schema was known.
     pub(crate) without_schema: bool,
+    /// The schema that plan was begun with; newer ones may stand by now.
+    pub(crate) schema: Option<SchemaRef>,
 }
 
 /// What a chain has put since its last plan.
@@ -184,11 +186,13 @@ impl<'a> TargetHalf<'a> {
         }
     }
 
+    /// The schema that rows are decoded by until another one is asked for.
+    pub(crate) fn decoded_by(&mut self, schema: &SchemaRef) {
+        self.schema_hash = schema_hash(schema);
+    }
+
     /// Runs until the source's half hangs up, then publishes what is open.
     pub(crate) fn run(mut self, receiver: &Receiver<Message>) -> Result<(), TaskError> {
-        if let Some(schema) = self.target.schema(&self.name, None)? {
-            self.schema_hash = schema_hash(&schema);
-        }
         let wait = self.target.hold_max().min(AGE_CHECK);
         loop {
             let holds_rows = self.open.values().any(|open| open.range.end > open.range.start);
@@ -200,7 +204,8 @@ impl<'a> TargetHalf<'a> {
                 }
                 Received::Item(Message::Schema(proposed, output, reply)) => {
                     self.target.accept(output.as_ref().unwrap_or(&proposed))?;
-                    // What passed without a schema ends here: a plan is finished by the schema it names.
+                    // What passed without a schema, or by a narrower one, ends here: a plan is finished by the schema
+                    // that it names.
                     self.publish_all(|open| open.redo.is_none())?;
                     let schema = self.target.schema(&self.name, Some(&proposed))?.unwrap_or(proposed);
                     self.schema_hash = schema_hash(&schema);
@@ -352,6 +357,10 @@ impl<'a> TargetHalf<'a> {
         }
         let until = redo.as_ref().map(|plan| plan.end);
         let without_schema = redo.as_ref().is_some_and(|plan| plan.schema.is_empty());
+        let schema = match &redo {
+            Some(plan) if !without_schema => Some(self.schema_of(&chain, plan)?),
+            _ => None,
+        };
         let range = Range { start: next, end: next };
         let open = Open {
             incarnation: queue.incarnation,
@@ -363,7 +372,23 @@ impl<'a> TargetHalf<'a> {
             redo,
         };
         self.open.insert(chain, open);
-        Ok(Start { next, until, without_schema })
+        Ok(Start { next, until, without_schema, schema })
+    }
+
+    /// The schema that a plan was begun with, by which it is finished.
+    fn schema_of(&mut self, chain: &Chain, plan: &Plan) -> Result<SchemaRef, TaskError> {
+        let found = match &mut self.target {
+            Target::Files(sink) => sink.schema_by_hash(&self.name, &plan.schema)?,
+            Target::Transact(_) => None,
+        };
+        found.ok_or_else(|| {
+            let message = format!(
+                "{chain}: the schema {} of the unfinished plan of its rows {} to {} is not beside the plans any more: put \
+                 its `schema-….json` back",
+                plan.schema, plan.start, plan.end
+            );
+            TaskError::new(Class::Config, message)
+        })
     }
 
     /// Files that are there prove that the dead letters are; a plan without files proves nothing.
@@ -657,10 +682,6 @@ impl<'a> TargetHalf<'a> {
         self.progress.published(&plan.fates, plan.files.len() as u64);
         Ok(())
     }
-}
-
-fn schema_hash(schema: &SchemaRef) -> String {
-    hash(serde_json::to_string(schema.as_ref()).unwrap_or_default().as_bytes())
 }
 
 /// What the chains of dead letters add to the pipeline's name: those of rows that did not fit, and those of rows that

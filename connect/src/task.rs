@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sluice_filters::Filter;
 
-use crate::plan::{Plan, PlanFile};
+use crate::plan::{Plan, PlanFile, schema_hash};
 
 /// One queue of one source topic, as one pipeline reads it; written `pipeline/topic/queue`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -286,12 +286,17 @@ pub trait SinkTask: Send {
     fn position(&mut self, chain: &Chain) -> Result<Option<Position>, TaskError>;
     /// Fixes where a chain begins, if nothing is fixed yet.
     fn begin(&mut self, chain: &Chain, origin: i64, incarnation: &str) -> Result<(), TaskError>;
-    /// The pipeline's schema if one is fixed. With `proposed`, fixes that one first if none is.
+    /// The pipeline's newest schema if one is fixed. With `proposed`, puts that one first: if none is fixed, or if it is
+    /// wider than the newest. What comes back may be neither, if another worker was first.
     fn schema(
         &mut self,
         pipeline: &str,
         proposed: Option<&SchemaRef>,
     ) -> Result<Option<SchemaRef>, TaskError>;
+    /// The one of the pipeline's schemas that plans call by this hash.
+    fn schema_by_hash(&mut self, pipeline: &str, hash: &str) -> Result<Option<SchemaRef>, TaskError> {
+        Ok(self.schema(pipeline, None)?.filter(|schema| schema_hash(schema) == hash))
+    }
     /// Whether files of rows with these columns can be written as asked for.
     fn accept(&self, _output: &SchemaRef) -> Result<(), TaskError> {
         Ok(())

@@ -74,7 +74,7 @@ fn push(steps: &mut Steps, slice: Slice) -> Vec<Slice> {
         Next::Pass(slices) => slices,
         Next::Fix(schema) => {
             steps.fix(&schema).unwrap();
-            steps.release().unwrap()
+            steps.release().unwrap().slices
         }
     };
     passed.into_iter().map(|(_, slice)| slice).collect()

@@ -15,7 +15,6 @@
 //!
 //! Every column takes null, and a missing field is null.
 
-mod column;
 mod declare;
 mod decode;
 mod infer;
@@ -24,21 +23,20 @@ mod object;
 mod time;
 mod usual;
 
-use std::fmt::Write;
-
 pub use declare::schema_from_fields;
-pub use decode::{Decoded, Decoder};
+pub use decode::Decoder;
 pub use infer::Inferer;
+
+pub(crate) use declare::check_types;
+pub(crate) use number::exact_float;
+pub(crate) use time::parse_ms;
+
+use crate::path::{Step, written};
+pub use crate::{DEPTH_MAX, Decoded, FIELDS_MAX};
 
 /// Metadata of a Utf8 field whose values did not agree on one type: `sluice.json = any`. Such a column
 /// keeps a string as it is and every other value but null as its JSON text.
 pub const ANY: (&str, &str) = ("sluice.json", "any");
-
-/// Objects and arrays nest this deep at most; the body itself is level 1.
-pub const DEPTH_MAX: usize = 64;
-
-/// A schema has this many fields at most, and so has one object.
-pub const FIELDS_MAX: usize = 4_096;
 
 /// Why the row that is being read does not fit; empty while it does.
 ///
@@ -53,14 +51,16 @@ struct Trouble {
     wide: bool,
     /// The row is read again by the texts of its numbers.
     by_text: bool,
-}
-
-enum Step {
-    Field(String),
-    Item(usize),
+    /// A field without a column: a wider schema may take the row.
+    wider: bool,
 }
 
 impl Trouble {
+    /// Before a row.
+    fn begin(&mut self) {
+        (self.wide, self.by_text, self.wider) = (false, false, false);
+    }
+
     /// Keeps the reason and gives the error that ends the parse.
     fn stop<E: serde::de::Error>(&mut self, reason: String) -> E {
         self.reason = Some(reason);
@@ -69,31 +69,10 @@ impl Trouble {
 
     /// The whole reason with its path; leaves nothing behind.
     fn take(&mut self, error: &serde_json::Error) -> String {
-        let mut text = String::from("$");
-        for step in self.path.drain(..).rev() {
-            // Writing to a String can't fail.
-            let _ = match step {
-                Step::Item(index) => write!(text, "[{index}]"),
-                Step::Field(name) if is_plain(&name) => write!(text, ".{name}"),
-                Step::Field(name) => write!(text, "[{}]", clipped(&format!("{name:?}"))),
-            };
+        let path = written(self.path.drain(..));
+        match self.reason.take() {
+            Some(reason) => format!("{path}: {reason}"),
+            None => format!("{path}: {error}"),
         }
-        let _ = match self.reason.take() {
-            Some(reason) => write!(text, ": {reason}"),
-            None => write!(text, ": {error}"),
-        };
-        text
-    }
-}
-
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-/// At most 64 characters of a value, for a reason.
-fn clipped(text: &str) -> String {
-    match text.char_indices().nth(64) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }

@@ -378,7 +378,7 @@ fn declared_types_are_read_and_others_are_refused_with_the_nearest_one() {
 fn schemas_that_json_is_not_decoded_into_are_refused() {
     let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
     let cases = [
-        (Field::new("a", DataType::Int32, true), "column `a`: JSON is not decoded into Int32"),
+        (Field::new("a", DataType::Int32, true), "column `a`: bodies are not decoded into Int32"),
         (Field::new("a", DataType::Utf8View, true), "Utf8View"),
         (Field::new("a", DataType::Timestamp(TimeUnit::Nanosecond, None), true), "Timestamp"),
         (Field::new("a", DataType::Int64, false), "that may not be null"),

@@ -8,7 +8,7 @@
 //! | `<topic>/<queue>/origin.json`      | where the chain begins, with the topic's incarnation          |
 //! | `<topic>/<queue>/<start:020>.plan` | one plan as JSON                                             |
 //! | `<topic>/<queue>/<start:020>.done` | nothing; the plan's files are there                          |
-//! | `schema-0.json`                    | the pipeline's Arrow schema                                  |
+//! | `schema-<n>.json`                  | the pipeline's Arrow schema, and those that it grew into     |
 //! | `config-<hash>.yaml`               | a config's text                                              |
 //!
 //! All but `.done` are put if absent: in a folder written under a temporary name, synced, linked, and the folder
@@ -22,17 +22,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use sluice_connect::plan::Plan;
+use sluice_connect::plan::{Plan, schema_hash};
 use sluice_connect::task::{Chain, Claim, Class, Position, TaskError};
+use sluice_formats::widen::covers;
 use sluice_store::file::{Disk, Open};
 
 use crate::disk::{failed, remove};
 use crate::place::{Place, parent};
 use crate::records::{
     BYTES_MAX, Origin, chain_folder, chains, check, config_name, done_name, json, list, parse,
-    pipeline_folder, plan_name, read, read_plan,
+    pipeline_folder, plan_name, read, read_plan, schema_name,
 };
 use crate::temp::TempFolder;
+
+/// Schemas that one pipeline may have grown into.
+const SCHEMAS_MAX: usize = 10_000;
 
 /// The chains of one target, with the task's temporary folders.
 #[derive(Debug)]
@@ -112,14 +116,45 @@ impl Chains {
         Ok(())
     }
 
-    /// The pipeline's schema, put first if none stands there and one is proposed.
+    /// The pipeline's newest schema.
     pub(crate) fn schema(&self, pipeline: &str) -> Result<Option<SchemaRef>, TaskError> {
-        let key = format!("{}/schema-0.json", pipeline_folder(pipeline));
-        Ok(parse::<Schema>(self.place.as_ref(), &key)?.map(Arc::new))
+        Ok(self.schemas(pipeline)?.pop())
     }
 
+    /// The one of the pipeline's schemas that plans call by this hash.
+    pub(crate) fn schema_by_hash(&self, pipeline: &str, hash: &str) -> Result<Option<SchemaRef>, TaskError> {
+        Ok(self.schemas(pipeline)?.into_iter().find(|schema| schema_hash(schema) == hash))
+    }
+
+    /// Puts a schema if none stands there, or if it is wider than the newest one.
     pub(crate) fn put_schema(&mut self, pipeline: &str, schema: &SchemaRef) -> Result<(), TaskError> {
-        self.keep(pipeline, "schema-0.json", &json(schema.as_ref())?)
+        let standing = self.schemas(pipeline)?;
+        let is_due = standing.last().is_none_or(|newest| covers(schema, newest) && !covers(newest, schema));
+        if is_due {
+            self.keep(pipeline, &schema_name(standing.len()), &json(schema.as_ref())?)?;
+        } else if let Some(newest) = standing.len().checked_sub(1) {
+            // Who put it may have died before its name was durable.
+            self.keep(pipeline, &schema_name(newest), &json(schema.as_ref())?)?;
+        }
+        Ok(())
+    }
+
+    /// All schemas of the pipeline, in the order in which it grew.
+    fn schemas(&self, pipeline: &str) -> Result<Vec<SchemaRef>, TaskError> {
+        let folder = pipeline_folder(pipeline);
+        let mut found = Vec::new();
+        loop {
+            let key = format!("{folder}/{}", schema_name(found.len()));
+            match parse::<Schema>(self.place.as_ref(), &key)? {
+                Some(schema) if found.len() < SCHEMAS_MAX => found.push(Arc::new(schema)),
+                Some(_) => {
+                    let message =
+                        format!("{} is one of more than {SCHEMAS_MAX} schemas", self.place.show(&key));
+                    return Err(TaskError::new(Class::Config, message));
+                }
+                None => return Ok(found),
+            }
+        }
     }
 
     /// Puts a config's text under its hash if none stands there.

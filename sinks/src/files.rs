@@ -266,6 +266,10 @@ impl SinkTask for FileSink {
         self.chains.schema(pipeline)
     }
 
+    fn schema_by_hash(&mut self, pipeline: &str, hash: &str) -> Result<Option<SchemaRef>, TaskError> {
+        self.chains.schema_by_hash(pipeline, hash)
+    }
+
     fn accept(&self, output: &SchemaRef) -> Result<(), TaskError> {
         self.partition.check(Some(output), None)
     }

@@ -84,6 +84,10 @@ pub(crate) fn staged_name(number: i64, place: usize) -> String {
     format!("{number:020}.merged-{place:04}")
 }
 
+pub(crate) fn schema_name(number: usize) -> String {
+    format!("schema-{number}.json")
+}
+
 pub(crate) fn config_name(hash: &str) -> String {
     format!("config-{}.yaml", name::folder(hash))
 }

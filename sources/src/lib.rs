@@ -8,6 +8,7 @@ mod envelope;
 pub mod file;
 mod filtered;
 pub mod generate;
+pub mod registry;
 pub mod topic;
 mod unconfirmed;
 

@@ -74,7 +74,7 @@ fn a_slice_counts_what_it_holds_after_decoding() {
     let read = slice.bytes;
     let Next::Fix(schema) = pipeline.steps.push(0, slice).unwrap() else { panic!("no schema") };
     pipeline.steps.fix(&schema).unwrap();
-    let passed = pipeline.steps.release().unwrap();
+    let passed = pipeline.steps.release().unwrap().slices;
     let bytes = passed[0].1.bytes;
     assert!(read < 200_000 && (400_000..900_000).contains(&bytes), "{read} bytes became {bytes}");
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::Array;
 use sluice_testkit::{FaultyDisk, PowerLoss};
 
 use crate::support::{Life, Probe, Stored, World};
@@ -21,6 +22,7 @@ const DEAD_LETTERS: &str = "errors: {then: dead_letter, dead_letter: dlq}\n";
 
 const DECLARED: &str = "{mode: declared, fields: {id: int64}}";
 const INFER: &str = "{mode: infer, freeze_after_rows: 3}";
+const GROWING: &str = "{mode: infer, freeze_after_rows: 1}, on_new_field: add";
 
 fn config(world: &World, schema: &str, start: &str) -> String {
     let path = world.path("lake");
@@ -33,6 +35,7 @@ fn bodies(first: i64, pattern: &str) -> Vec<(String, &'static str)> {
         'r' => (format!("{{\"id\": {number}}}"), "yes"),
         'b' => (format!("bad {number}"), "yes"),
         'e' => ("{}".to_owned(), "yes"),
+        'n' => (format!("{{\"id\": {number}, \"n{number}\": {number}}}"), "yes"),
         _ => (format!("{{\"id\": {number}}}"), "no"),
     };
     (first..).zip(pattern.chars()).map(body).collect()
@@ -113,8 +116,9 @@ impl Story {
 
     /// Each row that is in the log and passes is in the files once, or a dead letter once, and there are no others.
     fn compare(&self, log: &[Stored], dead: &[Stored]) -> Result<(), String> {
-        let id =
-            |body: &str| Some(body.strip_prefix("{\"id\": ")?.strip_suffix('}')?.parse::<i64>().unwrap());
+        let id = |body: &str| {
+            Some(body.strip_prefix("{\"id\": ")?.split([',', '}']).next()?.parse::<i64>().unwrap())
+        };
         let passed = || log.iter().filter(|r| r.properties["keep"] == "yes");
         let mut ids: Vec<i64> = passed().filter_map(|r| id(&r.body)).collect();
         ids.sort_unstable();
@@ -122,6 +126,27 @@ impl Story {
         let in_lake: Vec<i64> = lake.iter().copied().flatten().collect();
         if in_lake != ids {
             return Err(format!("the lake has {in_lake:?}, the log {ids:?}"));
+        }
+        let new: usize = passed().filter(|r| r.body.contains("\"n")).count();
+        let is_new = |name: &str| name.starts_with('n');
+        let in_columns: usize = self
+            .world
+            .batches()
+            .iter()
+            .map(|batch| {
+                let columns = batch.schema_ref().fields().iter().zip(batch.columns());
+                columns
+                    .filter(|(f, _)| is_new(f.name()))
+                    .map(|(_, c)| c.len() - c.null_count())
+                    .sum::<usize>()
+            })
+            .sum();
+        if in_columns != new {
+            return Err(format!("{new} rows have a new field, and the lake {in_columns} values of such"));
+        }
+        let strange = self.world.files_of_other_schemas();
+        if !strange.is_empty() {
+            return Err(format!("files have other columns than their plans' schemas: {strange:?}"));
         }
         let place = |r: &Stored| (r.queue, r.offset, r.body.clone());
         let mut bad: Vec<_> = passed().filter(|r| r.body.starts_with("bad")).map(place).collect();
@@ -172,6 +197,18 @@ fn no_schema_at_first() -> Story {
     Story { first: ["bf", "eb"], ..Story::new(INFER, "earliest") }
 }
 
+/// Each new field makes the schema grow between plans.
+fn a_growing_schema() -> Story {
+    Story { first: ["rn", "bnrn"], slice_bytes: 1, ..Story::new(GROWING, "earliest") }
+}
+
+#[test]
+fn plans_are_finished_by_the_schema_that_they_were_begun_with_while_it_grows() {
+    let calls = at_calls(PowerLoss::Keep, 1, a_growing_schema, "nrbn").unwrap();
+    assert!(calls > 100, "a life is about {calls} calls");
+    at_calls(PowerLoss::Forget, 3, a_growing_schema, "nrbn").unwrap();
+}
+
 #[test]
 fn after_a_kill_at_any_call_lake_log_and_dead_letters_agree() {
     let calls = at_calls(PowerLoss::Keep, 1, rows_and_bad_records, "frbr").unwrap();
@@ -197,6 +234,7 @@ fn after_power_loss_at_any_call_lake_log_and_dead_letters_agree() {
     for mode in [PowerLoss::Forget, PowerLoss::Tear] {
         at_calls(mode, 1, rows_and_bad_records, "frbr").unwrap();
         at_calls(mode, 1, no_schema_at_first, "rere").unwrap();
+        at_calls(mode, 1, a_growing_schema, "nrbn").unwrap();
     }
 }
 

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::datatypes::{Int64Type, Schema};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluice_connect::config::{self, Parsed, vars};
 use sluice_connect::memory::{Memory, Share};
 use sluice_connect::pipeline::{Pipeline, Scope};
+use sluice_connect::plan::{Plan, schema_hash};
 use sluice_connect::progress::{Progress, Reading, Stop};
 use sluice_connect::steps::Steps;
 use sluice_connect::target::Target;
@@ -126,6 +127,27 @@ impl World {
             reader.build().unwrap().map(Result::unwrap).collect::<Vec<_>>()
         };
         self.files(".parquet").iter().flat_map(read).collect()
+    }
+
+    /// Files whose columns are not those of the schema that their plan names, with both.
+    pub(crate) fn files_of_other_schemas(&self) -> Vec<String> {
+        let schema = |path: &PathBuf| -> Schema { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+        let of_pipeline = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("schema-");
+        let schemas: Vec<Schema> =
+            self.files(".json").iter().filter(|p| of_pipeline(p)).map(schema).collect();
+        let names = |schema: &Schema| schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>();
+        let mut found = Vec::new();
+        for path in self.files(".parquet") {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+            let words = reader.metadata().file_metadata().key_value_metadata().unwrap();
+            let plan = words.iter().find(|word| word.key == "sluice.plan").unwrap().value.as_ref().unwrap();
+            let plan: Plan = serde_json::from_str(plan).unwrap();
+            let planned = schemas.iter().find(|schema| schema_hash(schema) == plan.schema).map(names);
+            if planned.as_ref() != Some(&names(reader.schema())) {
+                found.push(format!("{}: {planned:?}, {:?}", path.display(), names(reader.schema())));
+            }
+        }
+        found
     }
 
     /// Column `id` of all rows in the lake, sorted.

@@ -5,7 +5,7 @@ use arrow::datatypes::SchemaRef;
 use sluice_filters::{Filter, Name};
 
 use super::tree::{Node, Place, Value};
-use super::{Expression, Parsed, Part, Problem, SchemaMode, Step, StopAfter, Then, nearest};
+use super::{Expression, OnNewField, Parsed, Part, Problem, Step, StopAfter, Then, nearest};
 use crate::batch;
 use crate::steps::{Columns, Planner};
 
@@ -113,9 +113,8 @@ impl<Source, Sink> Parsed<Source, Sink> {
 
     /// The decoded columns, if the document says which they are.
     fn declared(&self) -> Option<SchemaRef> {
-        let schema = &self.document.decode.as_ref()?.schema;
-        let fields = schema.fields.as_ref().filter(|_| schema.mode == SchemaMode::Declared)?;
-        sluice_formats::json::schema_from_fields(&fields.0).ok()
+        // A schema that grows may get what it does not have yet.
+        self.document.decode.as_ref().filter(|d| d.on_new_field != Some(OnNewField::Add))?.columns()
     }
 
     /// The columns of the rows that come to the sink, as far as the document says which they are.
@@ -212,14 +211,23 @@ impl<Source, Sink> Parsed<Source, Sink> {
     }
 
     fn check_decode(&self) -> Option<Problem> {
-        let schema = &self.document.decode.as_ref()?.schema;
-        let message = match (schema.mode, &schema.fields, schema.freeze_after_rows) {
-            (SchemaMode::Declared, None, _) => "`mode: declared` needs `fields`: {name: type, …}",
-            (SchemaMode::Infer, Some(_), _) => "`fields` needs `mode: declared`",
-            (SchemaMode::Declared, Some(_), Some(_)) => "`freeze_after_rows` goes with `mode: infer`",
-            _ => return None,
-        };
-        Some(self.problem(&["decode", "schema"], message))
+        let decode = self.document.decode.as_ref()?;
+        if let Some(message) = decode.avro_problem() {
+            // A schema is no secret, and its file has no other place to be told of.
+            let path = ["decode", "format", "avro", "schema"];
+            let place = self.tree.locate(&path);
+            return Some(Problem { place, path: path.join("."), message: message.to_owned() });
+        }
+        if let Some((path, message)) = decode.contradiction() {
+            let path: Vec<&str> = std::iter::once("decode").chain(path).collect();
+            return Some(self.problem(&path, message));
+        }
+        let is_dead = decode.on_new_field == Some(OnNewField::DeadLetter);
+        if is_dead && self.document.errors.then != Then::DeadLetter {
+            let message = "needs a dead-letter topic: `errors: {then: dead_letter, dead_letter: NAME}`";
+            return Some(self.problem(&["decode", "on_new_field"], message));
+        }
+        None
     }
 
     fn check_stop_after(&self) -> Option<Problem> {

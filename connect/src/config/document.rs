@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Unexpected, Visitor};
+use serde::de::{self, Deserializer, Unexpected, Visitor};
 use sluice_filters::{Dialect, Filter};
-use sluice_formats::json::schema_from_fields;
 
+use super::Decode;
 use super::step::Step;
 
 /// One pipeline: a source, any steps, one sink.
@@ -105,91 +105,6 @@ impl TryFrom<String> for Expression {
         Filter::parse(&text, Dialect::Sluice)
             .map(Self)
             .map_err(|error| format!("{error}\n    {}", error.pointer().replace('\n', "\n    ")))
-    }
-}
-
-/// How bodies become typed columns.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Decode {
-    /// How the body is written.
-    pub format: Format,
-    /// Which columns it has.
-    #[serde(default)]
-    pub schema: SchemaSettings,
-}
-
-/// How a body is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// One JSON object.
-    Json,
-}
-
-/// Which columns a decoded body has.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SchemaSettings {
-    /// Where the columns come from.
-    #[serde(default)]
-    pub mode: SchemaMode,
-    /// Under `infer`: rows to look at before the schema is fixed; 5,000 if not said.
-    #[serde(default)]
-    pub freeze_after_rows: Option<u64>,
-    /// Under `declared`: name and type of each column, in order.
-    #[serde(default)]
-    pub fields: Option<Fields>,
-}
-
-/// Where a schema comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SchemaMode {
-    /// From the first rows, fixed before the first file.
-    #[default]
-    Infer,
-    /// From `fields`.
-    Declared,
-}
-
-/// Names with types, in the order of the file.
-#[derive(Clone, Debug)]
-pub struct Fields(pub Vec<(String, String)>);
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Fields;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping of column names to types")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    let field = map.next_value_seed(FieldType(name))?;
-                    fields.push(field);
-                }
-                schema_from_fields(&fields).map_err(de::Error::custom)?;
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
-}
-
-/// The type of the field of this name; an error of it stands at the type.
-struct FieldType(String);
-
-impl<'de> DeserializeSeed<'de> for FieldType {
-    type Value = (String, String);
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        let field = [(self.0, String::deserialize(deserializer)?)];
-        schema_from_fields(&field).map_err(de::Error::custom)?;
-        let [field] = field;
-        Ok(field)
     }
 }
 

@@ -250,3 +250,62 @@ fn wrong_values_are_told_at_their_key_with_what_was_expected() {
         &["6:5: key `source` is missing", "6:15: unknown key `sourc`"],
     );
 }
+
+#[test]
+fn each_body_format_is_read_with_what_it_needs() {
+    const SCHEMA: &str = r#"'{"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}]}'"#;
+    let with = |decode: &str| format!("{GOOD}decode: {}\n", decode.replace("SCHEMA", SCHEMA));
+    for good in [
+        "{format: raw}",
+        "{format: json, schema: {mode: strict, fields: {id: int64}}, on_new_field: fail}",
+        "{format: json, schema: {mode: relaxed, fields: {id: int64}}, on_new_field: add}",
+        "{format: {csv: {header: [id, text], delimiter: \";\", nulls: [NA]}}}",
+        "{format: {csv: {header: [id, text]}}, schema: {mode: relaxed, fields: {id: int64}}}",
+        "{format: {avro: {schema: SCHEMA}}}",
+        "{format: {avro: {schema: SCHEMA, prefix: confluent}}, schema: {mode: relaxed}}",
+        "{format: {avro: {registry: {url: https://registry.example/api, user: me, password: \"${SECRET}\"}}}, on_new_field: add}",
+        "{format: {avro: {schema: SCHEMA, registry: {url: \"http://localhost:8081\"}}}}",
+        "{format: {protobuf: {descriptors: a.desc, message: shop.Order, prefix: confluent}}}",
+    ] {
+        parsed(&with(good)).unwrap_or_else(|problems| panic!("{good}: {problems:?}"));
+    }
+    for (bad, expected) in [
+        ("{format: avro}", "decode.format"),
+        ("{format: {avro: {}}}", "decode.format.avro: Avro needs a schema"),
+        ("{format: {avro: {schema: '{}'}}}", "decode.format.avro.schema: no Avro schema"),
+        (
+            "{format: {avro: {registry: {url: ftp://x}}}}",
+            "decode.format.avro.registry.url: no URL of a schema registry",
+        ),
+        ("{format: {avro: {registry: {url: \"http://10.0.0.1:8081\"}}}}", "sent in the clear"),
+        ("{format: {avro: {registry: {url: \"http://127.0.0.1.evil.example\"}}}}", "sent in the clear"),
+        ("{format: {avro: {registry: {url: https://me:secret@x}}}}", "`user` and `password`"),
+        ("{format: {avro: {registry: {url: https://x}, prefix: confluent}}}", "leave it out"),
+        (
+            "{format: {avro: {registry: {url: https://x}}}, schema: {mode: strict}}",
+            "decode.schema.mode: the columns must be known",
+        ),
+        ("{format: {avro: {schema: SCHEMA}}, schema: {fields: {id: int64}}}", "`fields` is for JSON and CSV"),
+        ("{format: raw, schema: {freeze_after_rows: 5}}", "nothing is inferred"),
+        ("{format: raw, on_new_field: ignore}", "raw bodies have one column"),
+        ("{format: json, schema: {mode: relaxed}}", "`mode: relaxed` needs `fields`"),
+        (
+            "{format: json, schema: {mode: strict, fields: {id: int64}}, on_new_field: add}",
+            "write `mode: relaxed`",
+        ),
+        ("{format: json, on_new_field: dead_letter}", "decode.on_new_field: needs a dead-letter topic"),
+        ("{format: json, on_new_field: ad}", "decode.on_new_field"),
+        ("{format: {csv: {header: [a, a]}}}", "`a` stands twice"),
+        ("{format: {csv: {header: [a], delimiter: \"::\"}}}", "decode.format.csv.delimiter"),
+        (
+            "{format: {csv: {header: [a, b]}}, schema: {mode: strict, fields: {a: int64}}}",
+            "the header names `b`",
+        ),
+        (
+            "{format: {csv: {header: [a]}}, schema: {mode: relaxed, fields: {x: int64}}}",
+            "the header does not name `x`",
+        ),
+    ] {
+        check(&with(bad), &[expected]);
+    }
+}

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
-use super::column::Columns;
-use super::{DEPTH_MAX, clipped};
-use crate::Error;
+use crate::column::Columns;
+use crate::path::clipped;
+use crate::{DEPTH_MAX, Error};
 
 /// Names that other systems give to our types.
 const OTHER_NAMES: [(&str, &str); 20] = [
@@ -39,7 +39,7 @@ const NAMES: [&str; 7] = ["bool", "int64", "float64", "utf8", "timestamp", "list
 /// (RFC 3339 text, kept as milliseconds UTC), `list<int64>`, `struct<a: int64, b: list<utf8>>`. All are nullable.
 ///
 /// Fails for a type that is none of these, with the nearest one, for a name that stands twice, and
-/// beyond [`super::FIELDS_MAX`] and [`DEPTH_MAX`].
+/// beyond [`crate::FIELDS_MAX`] and [`DEPTH_MAX`].
 pub fn schema_from_fields(fields: &[(String, String)]) -> Result<SchemaRef, Error> {
     let fields = fields
         .iter()
@@ -57,6 +57,33 @@ pub fn schema_from_fields(fields: &[(String, String)]) -> Result<SchemaRef, Erro
     // The decoder's own checks: doubled names and limits.
     Columns::new(schema.fields())?;
     Ok(Arc::new(schema))
+}
+
+/// Refuses columns of types that JSON has no values of.
+pub(crate) fn check_types(fields: &Fields) -> Result<(), Error> {
+    check_below(fields, "")
+}
+
+fn check_below(fields: &Fields, parent: &str) -> Result<(), Error> {
+    for field in fields {
+        let mut path =
+            if parent.is_empty() { field.name().clone() } else { format!("{parent}.{}", field.name()) };
+        let mut data_type = field.data_type();
+        while let DataType::List(item) = data_type {
+            data_type = item.data_type();
+            path.push_str("[]");
+        }
+        match data_type {
+            DataType::Boolean | DataType::Int64 | DataType::Float64 | DataType::Utf8 => {}
+            DataType::Timestamp(TimeUnit::Millisecond, Some(_)) => {}
+            DataType::Struct(fields) => check_below(fields, &path)?,
+            _ => {
+                let (data_type, nullable) = (data_type.clone(), field.is_nullable());
+                return Err(Error::UnsupportedColumn { column: path, data_type, nullable });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes one type from the front of `rest`, with the blanks that follow it; the error is a hint.

@@ -1,25 +1,19 @@
 //! Bodies into columns, guided by the schema: no tree of values is built, and strings are borrowed.
 
 use std::fmt;
-use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::column::{Column, Columns, Values, position};
 use super::number::{WIDE, exact_float, exact_integer, wide_integer};
 use super::object::{Row, read_object};
 use super::usual::Keys;
-use super::{DEPTH_MAX, Step, Trouble, clipped, time};
-use crate::Error;
-
-/// Rows of one call for which columns reserve space ahead.
-const RESERVE_ROWS_MAX: usize = 65_536;
-
-/// Bodies of one call, in bytes; Arrow's offsets have 31 bits.
-const BATCH_BYTES_MAX: usize = i32::MAX as usize;
+use super::{Trouble, time};
+use crate::column::Unknown;
+use crate::column::{Column, Columns, Values, position};
+use crate::path::{Step, clipped};
+use crate::{BATCH_BYTES_MAX, DEPTH_MAX, Decoded, Error, RESERVE_ROWS_MAX};
 
 /// Reads bodies into the columns of one schema.
 pub struct Decoder {
@@ -29,19 +23,11 @@ pub struct Decoder {
     trouble: Trouble,
 }
 
-/// What became of the bodies of one call.
-#[derive(Debug)]
-pub struct Decoded {
-    /// The rows that fit, in order, with the decoder's schema.
-    pub batch: RecordBatch,
-    /// The rows that don't: their number among the bodies (from 0, rising), and path and reason.
-    pub rejects: Vec<(usize, String)>,
-}
-
 impl Decoder {
     /// A decoder for a schema of types that the [module](super) names; columns must be nullable.
     pub fn new(schema: SchemaRef) -> Result<Self, Error> {
         let columns = Columns::new(schema.fields())?;
+        super::declare::check_types(schema.fields())?;
         let usual = Keys::new(&columns);
         Ok(Self { schema, columns, usual, trouble: Trouble::default() })
     }
@@ -49,8 +35,15 @@ impl Decoder {
     /// A decoder that passes over fields of the body itself which the schema does not have.
     pub fn projecting(schema: SchemaRef) -> Result<Self, Error> {
         let mut decoder = Self::new(schema)?;
-        decoder.columns.skips = true;
+        decoder.columns.unknown = Unknown::PassOver;
         Ok(decoder)
+    }
+
+    /// Says of fields at all levels what becomes of those without a column; rows with one are rejects if not said.
+    #[must_use]
+    pub fn with_unknown(mut self, unknown: Unknown) -> Self {
+        self.columns.treat_unknown(unknown);
+        self
     }
 
     /// Decodes each body as one row. A body that is missing or does not fit is a reject.
@@ -59,7 +52,7 @@ impl Decoder {
     pub fn decode(&mut self, bodies: &mut dyn Iterator<Item = Option<&[u8]>>) -> Result<Decoded, Error> {
         self.columns.truncate(0);
         self.columns.reserve(bodies.size_hint().0.min(RESERVE_ROWS_MAX));
-        let (mut rows, mut bytes, mut rejects) = (0, 0_usize, Vec::new());
+        let (mut rows, mut bytes, mut rejects, mut wider) = (0, 0_usize, Vec::new(), Vec::new());
         for (number, body) in bodies.enumerate() {
             let Some(body) = body else {
                 rejects.push((number, "no body".to_owned()));
@@ -73,15 +66,15 @@ impl Decoder {
                 Ok(()) => rows += 1,
                 Err(reason) => {
                     self.columns.truncate(rows);
+                    if self.trouble.wider {
+                        wider.push(number);
+                    }
                     rejects.push((number, reason));
                 }
             }
         }
-        let schema = Arc::clone(&self.schema);
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch =
-            self.columns.finish().and_then(|c| RecordBatch::try_new_with_options(schema, c, &options));
-        Ok(Decoded { batch: batch.map_err(|source| Error::Batch { rows, source })?, rejects })
+        let batch = self.columns.batch(&self.schema, rows)?;
+        Ok(Decoded { batch, rejects, wider })
     }
 
     fn decode_row(&mut self, body: &[u8], rows: usize) -> Result<(), String> {
@@ -93,7 +86,7 @@ impl Decoder {
             }
             self.columns.truncate(rows);
         }
-        (self.trouble.wide, self.trouble.by_text) = (false, false);
+        self.trouble.begin();
         self.read_row(text, rows)?;
         if self.trouble.wide {
             self.columns.truncate(rows);
@@ -129,6 +122,7 @@ impl Cell<'_> {
             Values::Text { .. } => "utf8",
             Values::List { .. } => "a list",
             Values::Struct(_) => "an object",
+            _ => "what JSON has no text of",
         };
         self.trouble.stop(format!("expected {expected}, got {got}"))
     }

@@ -13,7 +13,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::number::{WIDE, exact_float, wide_integer};
-use super::{ANY, DEPTH_MAX, FIELDS_MAX, Step, Trouble};
+use super::{ANY, Trouble};
+use crate::path::Step;
+use crate::{DEPTH_MAX, FIELDS_MAX};
 
 /// Gathers what bodies have in common.
 ///
@@ -38,7 +40,7 @@ impl Inferer {
     pub fn add(&mut self, body: &[u8]) -> Result<(), String> {
         let text =
             std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
-        (self.trouble.wide, self.trouble.by_text) = (false, false);
+        self.trouble.begin();
         let mut shape = self.look(text)?;
         if self.trouble.wide {
             self.trouble.by_text = true;
@@ -76,6 +78,13 @@ impl Inferer {
     /// The schema that takes all of them.
     pub fn schema(&self) -> SchemaRef {
         Arc::new(Schema::new(self.root.to_fields()))
+    }
+
+    /// The same without the fields that showed no type yet: only null, and lists and objects of nothing else.
+    pub fn shown(&self) -> SchemaRef {
+        let mut root = self.root.clone();
+        root.leave_out_empty();
+        Arc::new(Schema::new(root.to_fields()))
     }
 }
 
@@ -125,6 +134,13 @@ impl Object {
         self.fields.push((name, shape));
     }
 
+    fn leave_out_empty(&mut self) {
+        self.fields.retain_mut(|(_, shape)| {
+            shape.leave_out_empty();
+            !shape.is_empty()
+        });
+    }
+
     fn to_fields(&self) -> Vec<Field> {
         self.fields.iter().map(|(name, shape)| shape.to_field(name)).collect()
     }
@@ -136,6 +152,24 @@ impl Shape {
             Self::List(item) => item.fields(),
             Self::Object(object) => object.fields(),
             _ => 0,
+        }
+    }
+
+    /// Whether no value has shown a type.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Null => true,
+            Self::List(item) => item.is_empty(),
+            Self::Object(object) => object.fields.iter().all(|(_, shape)| shape.is_empty()),
+            _ => false,
+        }
+    }
+
+    fn leave_out_empty(&mut self) {
+        match self {
+            Self::List(item) => item.leave_out_empty(),
+            Self::Object(object) => object.leave_out_empty(),
+            _ => {}
         }
     }
 
@@ -175,6 +209,15 @@ impl Shape {
         };
         Field::new(name, data_type, true)
     }
+}
+
+/// Reads the value of a key; whether it shows no type.
+pub(super) fn shows_no_type<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    level: usize,
+    trouble: &mut Trouble,
+) -> Result<bool, A::Error> {
+    map.next_value_seed(Look { level, trouble }).map(|shape| shape.is_empty())
 }
 
 /// Reads the shape of one value.

@@ -22,7 +22,7 @@ pub(super) fn wide_integer(text: &str) -> Option<Result<f64, ()>> {
 
 /// The integer as a float, if that is the same number.
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "the way back is checked")]
-pub(super) fn exact_float(value: i128) -> Option<f64> {
+pub(crate) fn exact_float(value: i128) -> Option<f64> {
     let float = value as f64;
     (float as i128 == value).then_some(float)
 }

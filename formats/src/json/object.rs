@@ -4,9 +4,12 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::column::Columns;
+use super::Trouble;
 use super::decode::{Cell, quoted};
-use super::{Step, Trouble};
+use super::infer::shows_no_type;
+use crate::column::Columns;
+use crate::column::Unknown;
+use crate::path::{NO_COLUMN, Step};
 
 /// The body itself.
 pub(super) struct Row<'a> {
@@ -71,9 +74,20 @@ pub(super) fn read_object<'de, A: MapAccess<'de>>(
 ) -> Result<(), A::Error> {
     let (mut guess, mut seen) = (0, 0);
     while let Some(index) = map.next_key_seed(Key { columns, guess, trouble })? {
-        let Some(index) = index else {
-            map.next_value::<IgnoredAny>()?;
-            continue;
+        let index = match index {
+            Found::Column(index) => index,
+            Found::PassOver => {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            Found::Empty(name) => {
+                if shows_no_type(&mut map, level, trouble)? {
+                    continue;
+                }
+                trouble.wider = true;
+                trouble.path.push(Step::Field(name));
+                return Err(trouble.stop(NO_COLUMN.to_owned()));
+            }
         };
         let column = &mut columns.columns[index];
         if column.len() > row {
@@ -94,7 +108,17 @@ pub(super) fn read_object<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// A key, as the index of its column; `None` if it is passed over.
+/// Where the value of a key goes.
+enum Found {
+    /// Into the column at this place.
+    Column(usize),
+    /// Nowhere.
+    PassOver,
+    /// Nowhere, if it shows no type; the key's name for a reason.
+    Empty(String),
+}
+
+/// A key, as what it finds.
 struct Key<'a> {
     columns: &'a Columns,
     guess: usize,
@@ -102,28 +126,32 @@ struct Key<'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Option<usize>;
+    type Value = Found;
 
     #[inline]
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Key<'_> {
-    type Value = Option<usize>;
+    type Value = Found;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
     #[inline]
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Option<usize>, E> {
-        let found = self.columns.find(name, self.guess);
-        if found.is_none() && !self.columns.skips {
-            self.trouble.path.push(Step::Field(name.to_owned()));
-            return Err(self.trouble.stop("the schema has no such field".to_owned()));
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Found, E> {
+        match (self.columns.find(name, self.guess), self.columns.unknown) {
+            (Some(index), _) => Ok(Found::Column(index)),
+            (None, Unknown::PassOver) => Ok(Found::PassOver),
+            (None, Unknown::PassEmpty) => Ok(Found::Empty(name.to_owned())),
+            (None, Unknown::Refuse) => {
+                self.trouble.wider = true;
+                self.trouble.path.push(Step::Field(name.to_owned()));
+                Err(self.trouble.stop(NO_COLUMN.to_owned()))
+            }
         }
-        Ok(found)
     }
 }

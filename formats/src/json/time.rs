@@ -2,7 +2,7 @@
 
 /// Reads `2013-01-01T10:00:00.123Z`, or with an offset such as `+02:00`; `None` if it is anything else,
 /// a date that no calendar has, or finer than a millisecond. A leap second is not taken.
-pub(super) fn parse_ms(text: &str) -> Option<i64> {
+pub(crate) fn parse_ms(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let (head, rest) = bytes.split_at_checked(19)?;
     let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];

@@ -4,8 +4,8 @@
 //! [decoder](super::decode) does; at anything else it gives up, the row is taken back, and the decoder reads
 //! it from the start: it alone says what is wrong with a body.
 
-use super::column::{Column, Columns, Values, position};
 use super::time;
+use crate::column::{Column, Columns, Values, position};
 
 /// Digits of an integer that 64 bits hold whatever they are.
 const DIGITS_MAX: usize = 18;
@@ -14,13 +14,14 @@ const DIGITS_MAX: usize = 18;
 pub(super) struct Keys(Vec<Box<[u8]>>);
 
 impl Keys {
-    /// `None` if the schema has a column whose cells need more than a look: lists, objects, any value.
+    /// `None` if the schema has a column whose cells need more than a look: lists, objects, any value,
+    /// and what JSON has no text of.
     pub(super) fn new(columns: &Columns) -> Option<Self> {
         let key = |column: &Column| {
             let plain = match &column.values {
                 Values::Bool(_) | Values::Int64(_) | Values::Float64(_) | Values::Timestamp(_) => true,
                 Values::Text { any, .. } => !any,
-                Values::List { .. } | Values::Struct(_) => false,
+                _ => false,
             };
             let name = column.field.name();
             let escaped = name.bytes().any(|b| b < 0x20 || matches!(b, b'"' | b'\\'));
@@ -86,7 +87,7 @@ fn value<'a>(column: &mut Column, text: &'a [u8]) -> Option<&'a [u8]> {
                 rest
             }
         },
-        Values::Text { .. } | Values::List { .. } | Values::Struct(_) => return None,
+        _ => return None,
     };
     column.pushed();
     Some(rest)
