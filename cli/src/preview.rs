@@ -72,7 +72,10 @@ pub(crate) fn preview(arguments: &PreviewArguments) -> Result<ExitCode> {
 #[derive(Default)]
 struct Seen {
     batches: Vec<RecordBatch>,
+    /// Rows that pass.
     passed: usize,
+    /// Records that they come from.
+    records: u64,
     read: u64,
     filtered: u64,
     duplicates: u64,
@@ -222,6 +225,7 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
 fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
     for (number, slice) in slices {
         seen.passed += slice.envelope.num_rows();
+        seen.records += sluice_connect::batch::offset_count(&slice.envelope);
         seen.filtered += slice.filtered;
         seen.duplicates += slice.deduplicated.len() as u64;
         seen.batches.push(slice.output().clone());
@@ -233,14 +237,16 @@ fn keep(seen: &mut Seen, slices: Vec<(usize, Slice)>) {
 }
 
 fn show(seen: &Seen, parsed: &ParsedPipeline, rows: usize, out: &mut impl Write) -> Result<()> {
-    let Seen { batches, passed, read, filtered, duplicates, rejects, .. } = seen;
+    let Seen { batches, passed, records, read, filtered, duplicates, rejects, .. } = seen;
+    let passed = *passed as u64;
+    let several = if passed == *records { String::new() } else { format!(" as {} rows", count(passed)) };
     let duplicates =
         if *duplicates > 0 { format!(", {} duplicates", count(*duplicates)) } else { String::new() };
     writeln!(
         out,
-        "  looked at {} rows: {} pass, {} filtered, {} rejected{duplicates}",
+        "  looked at {} rows: {} pass{several}, {} filtered, {} rejected{duplicates}",
         count(*read),
-        count(*passed as u64),
+        count(*records),
         count(*filtered),
         count(rejects.len() as u64)
     )?;

@@ -251,6 +251,11 @@ sink: {parquet: {path: lake, partition: [$route, $.to]}}
         .map(|path| path.parent().unwrap().strip_prefix(&lake).unwrap().to_string_lossy().into_owned())
         .collect();
     assert_eq!(folders, ["route=bos/to=BOS", "route=iah/to=IAH", "route=mia/to=MIA"]);
+    let said = place.said(&["preview", "p.yaml"], 0);
+    assert!(
+        said.contains("looked at 4 rows: 2 pass as 3 rows, 1 filtered, 0 rejected, 1 duplicates"),
+        "{said}"
+    );
     let said = place.said(&["audit", "lake"], 0);
     assert!(said.contains("2 written, 1 filtered, 1 duplicates; 3 files with 3 rows"), "{said}");
     assert!(said.contains("each of 4 offsets has one fate"), "{said}");
