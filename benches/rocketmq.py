@@ -1,6 +1,6 @@
 """Sluice's broker beside a real RocketMQ 5.3.3, on this machine, in turns: the same load generator drives both.
 
-  benches/rocketmq.py [--rounds 3] [--messages 300000] [--backlog 5000000] [--only sluice|real]
+  benches/rocketmq.py [--rounds 3] [--messages 300000] [--backlog 5000000] [--rate 15000] [--only sluice|real]
 
 Needs a JDK 17 and Maven for the real broker (tuned as its documentation says: 4 GiB of heap, --heap to change it).
 Builds what SLUICE and LOAD do not name. Prints medians and their ratios.
@@ -88,6 +88,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--messages", type=int, default=300_000, help="of each produce run")
+    arguments.add_argument("--rate", type=int, help="sends a second of the open loop; else half of what the first broker takes")
     arguments.add_argument("--backlog", type=int, default=5_000_000, help="messages of 256 B that are consumed")
     arguments.add_argument("--heap", default="4g")
     arguments.add_argument("--only", choices=["sluice", "real"])
@@ -109,7 +110,7 @@ def main() -> None:
         command = ["java", "-Xmx1g", "-cp", jars, ROOT / "benches/java/Produce.java", broker.namesrv, "java", "64", str(messages), "1024"]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
-    rate = 8000
+    rate = arguments.rate
     for number in range(arguments.rounds):
         for kind in [Real, Sluice]:
             if arguments.only not in (None, kind.name):
@@ -127,6 +128,9 @@ def main() -> None:
                     before = cpu_seconds(broker.pid)
                     sent = run(broker, "produce", "--topic", "single", "--messages", n, "--in-flight", "64")
                     keep("produce 1 KiB, 64 in flight, msg/s", kind.name, sent["messages_per_second"])
+                    if rate is None:
+                        # Of the real broker, which is the first.
+                        rate = int(sent["messages_per_second"] / 2000) * 1000
                     sent = run(broker, "produce", "--topic", "batch", "--messages", n, "--in-flight", "64", "--batch", "32", "--bytes", "256")
                     keep("produce 256 B in batches of 32, msg/s", kind.name, sent["messages_per_second"])
                     sent = java(broker, arguments.messages)
@@ -151,7 +155,7 @@ def main() -> None:
     print(f"\n{'medians of ' + str(arguments.rounds):52}  {'real':>12}  {'sluice':>12}  {'ratio':>8}")
     for what, by in found.items():
         real, ours = (statistics.median(by[k]) if k in by else float("nan") for k in ("real", "sluice"))
-        print(f"{what:52}  {real:>12,.1f}  {ours:>12,.1f}  {ours / real:>8.2f}")
+        print(f"{what:52}  {real:>12,.2f}  {ours:>12,.2f}  {ours / real:>8.3f}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@
 //! A run that ends anywhere between them is finished by the next one, which reads the plan's range
 //! again. A target that stores rows and position in one act needs none of this: [`Target::Transact`].
 
+mod refused;
+mod start;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -17,13 +20,12 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::batch;
+use self::refused::{DEAD, put_dead};
 use crate::breaker::Breaker;
 use crate::channel::{Received, Receiver};
 use crate::config::{StopAfter, Then};
-use crate::dead_letter;
 use crate::memory::Share;
-use crate::pipeline::{Clock, Scope};
+use crate::pipeline::Clock;
 use crate::plan::{Plan, schema_hash};
 use crate::progress::Progress;
 use crate::recall::Recall;
@@ -31,13 +33,10 @@ use crate::steps::{Steps, stop_at_reject, turn_away};
 use crate::task::{
     Chain, Claim, Class, Confirm, Fates, Range, Reject, SinkTask, Slice, SourceQueue, TaskError, TransactTask,
 };
-use crate::worker::chain_of_causes;
 
 /// What rows that do not fit may hold in memory over all chains, in bytes: at this the plan with the most
 /// of them ends.
 const DEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Dead letters of one atomic batch, in bytes: it must fit a segment of the commit log.
-const DEAD_BATCH_BYTES: usize = 1024 * 1024;
 /// How often the ages of open plans are looked at, at the most.
 const AGE_CHECK: Duration = Duration::from_millis(100);
 /// The same while no rows are held.
@@ -255,34 +254,6 @@ impl<'a> TargetHalf<'a> {
         Ok(())
     }
 
-    /// Finishes the unfinished plans of queues that the source does not have any more, as far as their files are
-    /// there; the rows of the others can not be read again.
-    pub(crate) fn finish_lost(&mut self, queues: &[SourceQueue], scope: &Scope) -> Result<(), TaskError> {
-        let Target::Files(sink) = &mut self.target else { return Ok(()) };
-        for (chain, plan) in sink.unfinished(&self.name)? {
-            let is_there = queues.iter().any(|q| q.topic == chain.topic && q.queue == chain.queue);
-            let is_asked = match scope {
-                Scope::All | Scope::Shared(_) => true,
-                Scope::Unfinished(chains) => chains.contains(&chain),
-            };
-            if is_there || !is_asked {
-                continue;
-            }
-            if !self.is_published(&chain, &plan)? {
-                return Err(TaskError::new(
-                    Class::Config,
-                    format!(
-                        "{chain}: the plan of its rows {} to {} is not finished, and the source has no such queue or file \
-                         any more: bring it back, and the plan is finished first",
-                        plan.start, plan.end
-                    ),
-                ));
-            }
-            self.finish(&chain, &plan)?;
-        }
-        Ok(())
-    }
-
     /// The slice without the rows that the target can never take: they become rejects.
     fn fitting(&mut self, chain: &Chain, mut slice: Slice) -> Result<Slice, TaskError> {
         let unfit = self.target.unfit(&slice);
@@ -295,106 +266,6 @@ impl<'a> TargetHalf<'a> {
             _ => {}
         }
         Ok(slice)
-    }
-
-    /// Finds or fixes a chain's position.
-    fn start(&mut self, chain: Chain, queue: SourceQueue) -> Result<Start, TaskError> {
-        let (position, unfinished) = match &mut self.target {
-            Target::Files(sink) => match sink.position(&chain)? {
-                Some(position) => (Some((position.next, position.incarnation)), position.unfinished),
-                None => {
-                    // An origin that power loss takes from the source would mean other rows.
-                    self.confirmer.secure(&queue.topic, queue.queue, queue.origin)?;
-                    sink.begin(&chain, queue.origin, &queue.incarnation)?;
-                    (None, None)
-                }
-            },
-            Target::Transact(task) => match task.position(&chain)? {
-                Some(position) => (Some(position), None),
-                None => {
-                    // A target without positions goes on where the source's group stands.
-                    let confirmed = self.confirmer.confirmed(&queue.topic, queue.queue)?;
-                    let origin = match confirmed {
-                        Some(offset) if !task.keeps_positions() => offset.max(queue.first),
-                        _ => queue.origin,
-                    };
-                    self.confirmer.secure(&queue.topic, queue.queue, origin)?;
-                    task.begin(&chain, origin, &queue.incarnation)?;
-                    (Some((origin, queue.incarnation.clone())), None)
-                }
-            },
-        };
-        let (mut next, incarnation) = position.unwrap_or((queue.origin, queue.incarnation.clone()));
-        if !self.confirmer.same(&queue.topic, queue.queue, &incarnation, &queue.incarnation)? {
-            return Err(TaskError::new(
-                Class::Config,
-                format!(
-                    "{chain}: `{}` is not the one that was read before (it was replaced, or deleted and made again); its offsets mean other rows now. \
-                     To take it from its beginning, give the pipeline a new name",
-                    queue.topic
-                ),
-            ));
-        }
-        let mut redo = None;
-        if let Some(plan) = unfinished {
-            if self.is_published(&chain, &plan)? {
-                self.finish(&chain, &plan)?;
-            } else if plan.config != self.config.1 {
-                // A worker that shares the pipeline may not have its new config yet; its plan is finished by the old one.
-                let class = if self.recall.is_some() { Class::Retry } else { Class::Config };
-                return Err(TaskError::new(
-                    class,
-                    format!(
-                        "{chain}: the plan of its rows {} to {} was made by another config ({}, this one is {}) and is not \
-                         finished: another worker runs this pipeline with that config; end it, then run again",
-                        plan.start, plan.end, plan.config, self.config.1
-                    ),
-                ));
-            } else {
-                next = plan.start;
-                redo = Some(plan);
-            }
-        }
-        let until = redo.as_ref().map(|plan| plan.end);
-        let without_schema = redo.as_ref().is_some_and(|plan| plan.schema.is_empty());
-        let schema = match &redo {
-            Some(plan) if !without_schema => Some(self.schema_of(&chain, plan)?),
-            _ => None,
-        };
-        let range = Range { start: next, end: next };
-        let open = Open {
-            incarnation: queue.incarnation,
-            range,
-            fates: Fates::default(),
-            rejects: Vec::new(),
-            reject_bytes: 0,
-            since_ms: (self.clock)(),
-            redo,
-        };
-        self.open.insert(chain, open);
-        Ok(Start { next, until, without_schema, schema })
-    }
-
-    /// The schema that a plan was begun with, by which it is finished.
-    fn schema_of(&mut self, chain: &Chain, plan: &Plan) -> Result<SchemaRef, TaskError> {
-        let found = match &mut self.target {
-            Target::Files(sink) => sink.schema_by_hash(&self.name, &plan.schema)?,
-            Target::Transact(_) => None,
-        };
-        found.ok_or_else(|| {
-            let message = format!(
-                "{chain}: the schema {} of the unfinished plan of its rows {} to {} is not beside the plans any more: put \
-                 its `schema-….json` back",
-                plan.schema, plan.start, plan.end
-            );
-            TaskError::new(Class::Config, message)
-        })
-    }
-
-    /// Files that are there prove that the dead letters are; a plan without files proves nothing.
-    fn is_published(&mut self, chain: &Chain, plan: &Plan) -> Result<bool, TaskError> {
-        let Target::Files(sink) = &mut self.target else { return Ok(false) };
-        Ok((!plan.files.is_empty() || plan.fates.dead == 0) && sink.published(chain, plan)?)
     }
 
     /// Takes a slice. One that the target refuses because of some of its rows is taken apart until they are found.
@@ -511,63 +382,6 @@ impl<'a> TargetHalf<'a> {
         Ok(None)
     }
 
-    /// Finds the rows for which the target refused a slice, by halves: each goes where `errors` says, and all others
-    /// to the target.
-    fn take_apart(&mut self, chain: &Chain, mut slice: Slice, refusal: TaskError) -> Result<(), TaskError> {
-        let rows = slice.envelope.num_rows();
-        let offsets = batch::offsets(&slice.envelope);
-        // The rows of one record stay together.
-        let later = |offset: &&i64| offsets.first().is_some_and(|first| *offset > first);
-        if let Some(&middle) = offsets.iter().skip(rows / 2).find(later) {
-            let is_planned = matches!(self.target, Target::Files(_));
-            // What a plan records must come out the same when its rows are read again.
-            let halves = if is_planned { slice.split(middle) } else { Some(slice.split_anyhow(middle)) };
-            let (head, tail) = halves.ok_or(refusal)?;
-            self.take_part(chain, head, !is_planned)?;
-            return self.take_part(chain, tail, !is_planned);
-        }
-        if rows == 0 {
-            let message = format!("{chain}: the target refuses a slice without rows");
-            return Err(TaskError::new(Class::Fatal, message).because(refusal));
-        }
-        let reason = chain_of_causes(&refusal);
-        let offset = batch::offsets(&slice.envelope).first().copied();
-        turn_away(&mut slice, &[(0, reason.clone())])?;
-        stop_at_reject(self.then, &slice)?;
-        let open = self.open.get(chain);
-        match &mut self.breaker {
-            Some(breaker) if open.is_some_and(|open| open.redo.is_none()) => breaker.refuse(&reason)?,
-            _ => {}
-        }
-        if matches!(self.target, Target::Files(_)) {
-            return self.take(chain, slice);
-        }
-        let fates = Steps::fates(self.then, &slice);
-        if self.then == Then::DeadLetter {
-            let incarnation = open.map_or_else(String::new, |open| open.incarnation.clone());
-            let refused = slice.rejects.iter().filter(|reject| Some(reject.offset) == offset).cloned();
-            let refused: Vec<Reject> = refused.collect();
-            // The dead letters that were known before the target was asked are stored already, and their chain stands
-            // behind this row.
-            self.put_dead(REFUSED, chain, &incarnation, slice.range, &refused)?;
-        }
-        match self.commit(chain, &slice, &fates)? {
-            None => Ok(()),
-            Some(refusal) => self.take_apart(chain, slice, refusal),
-        }
-    }
-
-    fn put_dead(
-        &mut self,
-        kind: &str,
-        chain: &Chain,
-        incarnation: &str,
-        range: Range,
-        rejects: &[Reject],
-    ) -> Result<(), TaskError> {
-        put_dead(self.dead_letters.as_deref_mut(), kind, chain, incarnation, range, rejects)
-    }
-
     /// Ends the plan with the most rejects while those of all chains together hold too much.
     fn bound_rejects(&mut self) -> Result<(), TaskError> {
         if self.open.values().map(|o| o.reject_bytes).sum::<usize>() < DEAD_BYTES_MAX {
@@ -682,63 +496,4 @@ impl<'a> TargetHalf<'a> {
         self.progress.published(&plan.fates, plan.files.len() as u64);
         Ok(())
     }
-}
-
-/// What the chains of dead letters add to the pipeline's name: those of rows that did not fit, and those of rows that
-/// the target refused.
-const DEAD: &str = "#dead";
-const REFUSED: &str = "#refused";
-
-/// Stores dead letters under a chain of their own that ends where `range` ends, and makes them durable; those
-/// that are there already are left out. Each of the atomic batches moves the chain to where the next begins.
-fn put_dead(
-    task: Option<&mut (dyn TransactTask + 'static)>,
-    kind: &str,
-    chain: &Chain,
-    incarnation: &str,
-    range: Range,
-    rejects: &[Reject],
-) -> Result<(), TaskError> {
-    let Some(task) = task else {
-        return Err(TaskError::new(Class::Fatal, format!("{chain}: no dead-letter topic is open")));
-    };
-    // The chain `<pipeline>/<topic>/<queue>#dead`, told apart in the pipeline's part.
-    let dead = Chain { pipeline: format!("{}{kind}", chain.pipeline).into(), ..chain.clone() };
-    let start = match task.position(&dead)? {
-        Some((position, _)) => position.max(range.start),
-        None => {
-            task.begin(&dead, range.start, incarnation)?;
-            range.start
-        }
-    };
-    if start >= range.end {
-        return Ok(());
-    }
-    let mut position = task.position(&dead)?.map_or(start, |(p, _)| p);
-    let mut left = rejects.iter().filter(|r| r.offset >= start).peekable();
-    while position < range.end {
-        let (mut bytes, mut rows) = (0, Vec::new());
-        while let Some(reject) = left.next_if(|r| rows.is_empty() || bytes + r.bytes() <= DEAD_BATCH_BYTES) {
-            bytes += reject.bytes();
-            rows.push(reject);
-        }
-        let messages = rows.iter().map(|r| (r.offset, dead_letter::properties(chain, r), &r.body[..]));
-        let envelope = batch::messages(messages)
-            .map_err(|e| TaskError::new(Class::Fatal, "cannot build dead letters").because(e))?;
-        let end = left.peek().map_or(range.end, |next| next.offset);
-        let slice = Slice {
-            range: Range { start: position, end },
-            bytes,
-            envelope,
-            decoded: None,
-            filtered: 0,
-            absent: 0,
-            deduplicated: Vec::new(),
-            rejects: Vec::new(),
-        };
-        let fates = Fates { written: rows.len() as u64, ..Fates::default() };
-        task.commit(&dead, incarnation, &slice, &fates)?;
-        position = end;
-    }
-    task.secure()
 }
