@@ -151,5 +151,6 @@ fn a_killed_broker_has_what_it_acknowledged_once_and_no_offset_ahead_or_behind()
             assert_eq!(found.get(text), Some(place), "{text} was acknowledged");
         }
         assert!(sent.len() >= 50 * rounds);
+        println!("{rounds} rounds, {} messages acknowledged", sent.len());
     });
 }
