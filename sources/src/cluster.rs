@@ -23,6 +23,8 @@ use self::mark::Mark;
 use self::prefetch::{Arrivals, Prefetch};
 use crate::topic::{Begin, TopicConfig, Until, slice};
 
+/// RocketMQ's brokers show messages a while after they acknowledged them.
+const SHOWN_AFTER: Duration = Duration::from_secs(2);
 /// How often the topic's queues are looked for.
 const ROUTE_INTERVAL: Duration = Duration::from_secs(10);
 /// What one pull asks for; `RocketMQ` gives 32 messages or 256 KiB unless it is told otherwise.
@@ -41,6 +43,8 @@ pub(crate) struct ClusterSource {
     start: Begin,
     until: Until,
     feeders: Vec<Arc<Progress>>,
+    /// When the feeders were seen to have ended.
+    fed_since: Option<Instant>,
     needs: Needs,
     /// The part of the filter that brokers run, as its text.
     pushed: Option<String>,
@@ -88,6 +92,7 @@ impl ClusterSource {
             start: config.start,
             until: config.until,
             feeders,
+            fed_since: None,
             needs: Needs::default(),
             pushed: None,
             link: None,
@@ -138,6 +143,10 @@ impl ClusterSource {
     /// Whether nothing more will come of a queue that was read up to there.
     fn has_ended(&mut self, topic: &str, queue: i32, next: i64, fed: bool) -> Result<bool, TaskError> {
         if self.until != Until::CaughtUp || !fed {
+            return Ok(false);
+        }
+        let since = *self.fed_since.get_or_insert_with(Instant::now);
+        if !self.feeders.is_empty() && since.elapsed() < SHOWN_AFTER {
             return Ok(false);
         }
         let link = Arc::clone(self.link()?);
