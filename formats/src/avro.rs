@@ -19,7 +19,7 @@ use self::shape::{Node, Shapes};
 use crate::column::{Columns, Unknown};
 use crate::confluent::schema_id;
 use crate::path::Misfit;
-use crate::{BATCH_BYTES_MAX, Decoded, Error, RESERVE_ROWS_MAX, widen};
+use crate::{Decoded, Error, rows, widen};
 
 pub(crate) use shape::map;
 
@@ -226,12 +226,7 @@ impl Avro {
         schema: &SchemaRef,
         bodies: &mut dyn Iterator<Item = Option<&[u8]>>,
     ) -> Result<Decoded, Error> {
-        columns.truncate(0);
-        columns.reserve(bodies.size_hint().0.min(RESERVE_ROWS_MAX));
         let bodies: Vec<Option<&[u8]>> = bodies.collect();
-        if bodies.iter().flatten().map(|body| body.len()).fold(0, usize::saturating_add) > BATCH_BYTES_MAX {
-            return Err(Error::BatchTooLarge { max: BATCH_BYTES_MAX });
-        }
         if let Writers::Registry(registry) = &mut self.writers {
             registry.bound();
             for (id, _) in bodies.iter().flatten().filter_map(|body| schema_id(body).ok()) {
@@ -239,45 +234,18 @@ impl Avro {
             }
         }
         let mut readers: HashMap<Option<u32>, (GenericDatumReader<'_>, &Node)> = HashMap::new();
-        let (mut rows, mut rejects, mut wider) = (0, Vec::new(), Vec::new());
-        for (number, body) in bodies.into_iter().enumerate() {
-            let Some(body) = body else {
-                rejects.push((number, "no body".to_owned()));
-                continue;
-            };
-            let (id, writer, datum) = match self.writer(body) {
-                Ok(found) => found,
-                Err(reason) => {
-                    rejects.push((number, reason));
-                    continue;
-                }
-            };
+        rows::decode(columns, schema, &mut bodies.into_iter(), |columns, body, rows| {
+            let (id, writer, datum) = self.writer(body)?;
             let (reader, node) = match readers.entry(id) {
                 std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::hash_map::Entry::Vacant(new) => {
                     let resolve = self.reader.as_deref();
-                    match writer.reader(resolve) {
-                        Ok(reader) => new.insert((reader, &resolve.unwrap_or(writer).node)),
-                        Err(error) => {
-                            rejects.push((number, format!("$: {error}")));
-                            continue;
-                        }
-                    }
+                    let reader = writer.reader(resolve).map_err(|error| format!("$: {error}"))?;
+                    new.insert((reader, &resolve.unwrap_or(writer).node))
                 }
             };
-            match row(reader, node, columns, datum, rows) {
-                Ok(()) => rows += 1,
-                Err(misfit) => {
-                    columns.truncate(rows);
-                    if misfit.wider {
-                        wider.push(number);
-                    }
-                    rejects.push((number, misfit.into_text()));
-                }
-            }
-        }
-        let batch = columns.batch(schema, rows)?;
-        Ok(Decoded { batch, rejects, wider })
+            Ok(row(reader, node, columns, datum, rows)?)
+        })
     }
 
     /// The schema that a body was written by, with its id, and the datum.

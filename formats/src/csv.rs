@@ -11,7 +11,7 @@ use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
 use crate::column::{Columns, Unknown};
 use crate::path::{Misfit, Step};
-use crate::{BATCH_BYTES_MAX, Decoded, Error, FIELDS_MAX, RESERVE_ROWS_MAX, json};
+use crate::{Decoded, Error, FIELDS_MAX, json, rows};
 
 /// How records are written.
 #[derive(Clone, Debug)]
@@ -116,9 +116,9 @@ impl Splitter {
     }
 }
 
-/// Whether a quoted field has no end. A quote opens one at the begin of a field only, and elsewhere stands for
-/// itself.
-fn is_open(record: &[u8], delimiter: u8) -> bool {
+/// Whether a quoted field of a CSV record has no end. A quote opens one at the begin of a field only, and elsewhere
+/// stands for itself.
+pub fn is_open(record: &[u8], delimiter: u8) -> bool {
     let (mut quoted, mut at_start, mut closed) = (false, true, false);
     for &byte in record {
         let is_quote = byte == b'"';
@@ -251,51 +251,38 @@ impl Decoder {
 
     /// Decodes each body as one row. A body that is missing or does not fit is a reject.
     pub fn decode(&mut self, bodies: &mut dyn Iterator<Item = Option<&[u8]>>) -> Result<Decoded, Error> {
-        self.columns.truncate(0);
-        self.columns.reserve(bodies.size_hint().0.min(RESERVE_ROWS_MAX));
-        let (mut rows, mut bytes, mut rejects, mut wider) = (0, 0_usize, Vec::new(), Vec::new());
-        for (number, body) in bodies.enumerate() {
-            let Some(body) = body else {
-                rejects.push((number, "no body".to_owned()));
-                continue;
-            };
-            bytes = bytes.saturating_add(body.len());
-            if bytes > BATCH_BYTES_MAX {
-                return Err(Error::BatchTooLarge { max: BATCH_BYTES_MAX });
-            }
-            match self.row(body, rows) {
-                Ok(()) => rows += 1,
-                Err(misfit) => {
-                    self.columns.truncate(rows);
-                    if misfit.wider {
-                        wider.push(number);
-                    }
-                    rejects.push((number, misfit.into_text()));
-                }
-            }
-        }
-        let batch = self.columns.batch(&self.schema, rows)?;
-        Ok(Decoded { batch, rejects, wider })
+        let Self { layout, splitter, schema, columns, places, unknown } = self;
+        rows::decode(columns, schema, bodies, |columns, body, rows| {
+            let fields = splitter.split(body)?;
+            Ok(push(columns, layout, places, *unknown, fields, rows)?)
+        })
     }
+}
 
-    fn row(&mut self, body: &[u8], rows: usize) -> Result<(), Misfit> {
-        let fields = self.splitter.split(body)?;
-        for ((field, place), name) in fields.into_iter().zip(&self.places).zip(&self.layout.names) {
-            let is_null = self.layout.is_null(field);
-            let Some(column) = place.and_then(|at| self.columns.columns.get_mut(at)) else {
-                match self.unknown {
-                    Unknown::PassOver => continue,
-                    Unknown::PassEmpty if is_null => continue,
-                    Unknown::Refuse | Unknown::PassEmpty => return Err(Misfit::no_column(name)),
-                }
-            };
-            if is_null {
-                column.push_null();
-            } else {
-                column.push_text(field).map_err(|misfit| misfit.at(Step::Field(name.clone())))?;
+/// Adds a row; `places` are the columns of the fields.
+fn push(
+    columns: &mut Columns,
+    layout: &Layout,
+    places: &[Option<usize>],
+    unknown: Unknown,
+    fields: Vec<&str>,
+    rows: usize,
+) -> Result<(), Misfit> {
+    for ((field, place), name) in fields.into_iter().zip(places).zip(&layout.names) {
+        let is_null = layout.is_null(field);
+        let Some(column) = place.and_then(|at| columns.columns.get_mut(at)) else {
+            match unknown {
+                Unknown::PassOver => continue,
+                Unknown::PassEmpty if is_null => continue,
+                Unknown::Refuse | Unknown::PassEmpty => return Err(Misfit::no_column(name)),
             }
+        };
+        if is_null {
+            column.push_null();
+        } else {
+            column.push_text(field).map_err(|misfit| misfit.at(Step::Field(name.clone())))?;
         }
-        self.columns.pad(rows + 1);
-        Ok(())
     }
+    columns.pad(rows + 1);
+    Ok(())
 }

@@ -13,9 +13,11 @@ mod column;
 pub mod confluent;
 pub mod csv;
 pub mod json;
+mod nested;
 mod path;
 pub mod protobuf;
 pub mod raw;
+mod rows;
 mod scalar;
 pub mod widen;
 
@@ -29,9 +31,6 @@ pub const FIELDS_MAX: usize = 4_096;
 
 /// Bodies of one call, in bytes; Arrow's offsets have 31 bits.
 const BATCH_BYTES_MAX: usize = i32::MAX as usize;
-
-/// Rows of one call for which columns reserve space ahead.
-const RESERVE_ROWS_MAX: usize = 65_536;
 
 /// What became of the bodies of one call.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use self::shape::Part;
 use crate::column::{Columns, Unknown};
 use crate::path::Misfit;
-use crate::{BATCH_BYTES_MAX, Decoded, Error, RESERVE_ROWS_MAX, confluent};
+use crate::{Decoded, Error, confluent, rows};
 
 /// A descriptor set, in bytes.
 pub const DESCRIPTORS_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -122,37 +122,12 @@ impl Decoder {
 
     /// Decodes each body as one row. A body that is missing or does not fit is a reject.
     pub fn decode(&mut self, bodies: &mut dyn Iterator<Item = Option<&[u8]>>) -> Result<Decoded, Error> {
-        self.columns.truncate(0);
-        self.columns.reserve(bodies.size_hint().0.min(RESERVE_ROWS_MAX));
-        let (mut rows, mut bytes, mut rejects, mut wider) = (0, 0_usize, Vec::new(), Vec::new());
-        for (number, body) in bodies.enumerate() {
-            let Some(body) = body else {
-                rejects.push((number, "no body".to_owned()));
-                continue;
-            };
-            bytes = bytes.saturating_add(body.len());
-            if bytes > BATCH_BYTES_MAX {
-                return Err(Error::BatchTooLarge { max: BATCH_BYTES_MAX });
-            }
-            match self.row(body, rows) {
-                Ok(()) => rows += 1,
-                Err(misfit) => {
-                    self.columns.truncate(rows);
-                    if misfit.wider {
-                        wider.push(number);
-                    }
-                    rejects.push((number, misfit.into_text()));
-                }
-            }
-        }
-        let batch = self.columns.batch(&self.schema, rows)?;
-        Ok(Decoded { batch, rejects, wider })
-    }
-
-    fn row(&mut self, body: &[u8], rows: usize) -> Result<(), Misfit> {
-        let inside = self.protobuf.inside(body)?;
-        let message = DynamicMessage::decode(self.protobuf.message.clone(), inside)
-            .map_err(|e| Misfit::new(format!("no `{}`: {e}", self.protobuf.message.full_name())))?;
-        push::record(&mut self.columns, &self.protobuf.parts, &message, rows)
+        let Self { protobuf, schema, columns } = self;
+        rows::decode(columns, schema, bodies, |columns, body, rows| {
+            let inside = protobuf.inside(body)?;
+            let message = DynamicMessage::decode(protobuf.message.clone(), inside)
+                .map_err(|e| Misfit::new(format!("no `{}`: {e}", protobuf.message.full_name())))?;
+            Ok(push::record(columns, &protobuf.parts, &message, rows)?)
+        })
     }
 }

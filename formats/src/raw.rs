@@ -5,8 +5,9 @@ use std::sync::{Arc, LazyLock};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::column::Columns;
+use crate::path::Misfit;
 use crate::scalar::Scalar;
-use crate::{BATCH_BYTES_MAX, Decoded, Error};
+use crate::{Decoded, Error, rows};
 
 static SCHEMA: LazyLock<SchemaRef> =
     LazyLock::new(|| Arc::new(Schema::new(vec![Field::new("body", DataType::Binary, true)])));
@@ -36,27 +37,12 @@ impl Decoder {
 
     /// Each body as one row; one that is missing is a reject.
     pub fn decode(&mut self, bodies: &mut dyn Iterator<Item = Option<&[u8]>>) -> Result<Decoded, Error> {
-        self.columns.truncate(0);
-        let (mut rows, mut bytes, mut rejects) = (0, 0_usize, Vec::new());
-        for (number, body) in bodies.enumerate() {
-            let Some(body) = body else {
-                rejects.push((number, "no body".to_owned()));
-                continue;
-            };
-            bytes = bytes.saturating_add(body.len());
-            if bytes > BATCH_BYTES_MAX {
-                return Err(Error::BatchTooLarge { max: BATCH_BYTES_MAX });
+        rows::decode(&mut self.columns, &self.schema, bodies, |columns, body, rows| {
+            if let Some(column) = columns.columns.first_mut() {
+                column.push(Scalar::Bytes(body)).map_err(Misfit::of_any_schema)?;
             }
-            if let Some(column) = self.columns.columns.first_mut()
-                && let Err(misfit) = column.push(Scalar::Bytes(body))
-            {
-                rejects.push((number, misfit.into_text()));
-                continue;
-            }
-            rows += 1;
-            self.columns.pad(rows);
-        }
-        let batch = self.columns.batch(&self.schema, rows)?;
-        Ok(Decoded { batch, rejects, wider: Vec::new() })
+            columns.pad(rows + 1);
+            Ok(())
+        })
     }
 }

@@ -4,7 +4,7 @@ use apache_avro::types::Value;
 use arrow::datatypes::TimeUnit;
 
 use super::shape::Node;
-use crate::column::{Column, Columns, Unknown, Values, position};
+use crate::column::{Column, Columns, Unknown, Values};
 use crate::path::{Misfit, Step};
 use crate::scalar::Scalar;
 
@@ -56,31 +56,14 @@ fn push(column: &mut Column, node: &Node, value: &Value) -> Result<(), Misfit> {
             return node.only().map_or(Ok(()), |node| push(column, node, other));
         }
         (Node::List(item), Value::Array(items)) => {
-            let Values::List { ends, item: inner } = &mut column.values else {
-                return Err(column.mismatch("a list"));
-            };
-            for (at, value) in items.iter().enumerate() {
-                push(inner, item, value).map_err(|misfit| misfit.at(Step::Item(at)))?;
-            }
-            ends.push(position(inner.len()));
-            column.pushed();
-            return Ok(());
+            return column.push_list(items, |inner, value| push(inner, item, value));
         }
         (Node::Map(node), Value::Map(pairs)) => {
-            let Values::Map { ends, key, value } = &mut column.values else {
-                return Err(column.mismatch("a map"));
-            };
             // The crate gives them in no order, and a row that is read again must be the same.
             let mut pairs: Vec<_> = pairs.iter().collect();
             pairs.sort_unstable_by_key(|(name, _)| *name);
-            for (name, one) in pairs {
-                let inside = |misfit: Misfit| misfit.at(Step::Key(name.clone()));
-                key.push(Scalar::Text(name)).map_err(inside)?;
-                push(value, node, one).map_err(inside)?;
-            }
-            ends.push(position(key.len()));
-            column.pushed();
-            return Ok(());
+            let pairs = pairs.into_iter().map(|(name, one)| (name.clone(), one));
+            return column.push_map(pairs, |value, one| push(value, node, one));
         }
         (Node::Record(fields), Value::Record(values)) => {
             let row = column.len();

@@ -10,10 +10,10 @@ use super::number::{WIDE, exact_float, exact_integer, wide_integer};
 use super::object::{Row, read_object};
 use super::usual::Keys;
 use super::{Trouble, time};
-use crate::column::Unknown;
-use crate::column::{Column, Columns, Values, position};
+use crate::column::{Column, Columns, Unknown, Values, position};
 use crate::path::{Step, clipped};
-use crate::{BATCH_BYTES_MAX, DEPTH_MAX, Decoded, Error, RESERVE_ROWS_MAX};
+use crate::rows::{self, Unfit};
+use crate::{DEPTH_MAX, Decoded, Error};
 
 /// Reads bodies into the columns of one schema.
 pub struct Decoder {
@@ -50,57 +50,42 @@ impl Decoder {
     ///
     /// Fails only if the bodies are too many for one batch; what was read of it is dropped.
     pub fn decode(&mut self, bodies: &mut dyn Iterator<Item = Option<&[u8]>>) -> Result<Decoded, Error> {
-        self.columns.truncate(0);
-        self.columns.reserve(bodies.size_hint().0.min(RESERVE_ROWS_MAX));
-        let (mut rows, mut bytes, mut rejects, mut wider) = (0, 0_usize, Vec::new(), Vec::new());
-        for (number, body) in bodies.enumerate() {
-            let Some(body) = body else {
-                rejects.push((number, "no body".to_owned()));
-                continue;
-            };
-            bytes = bytes.saturating_add(body.len());
-            if bytes > BATCH_BYTES_MAX {
-                return Err(Error::BatchTooLarge { max: BATCH_BYTES_MAX });
-            }
-            match self.decode_row(body, rows) {
-                Ok(()) => rows += 1,
-                Err(reason) => {
-                    self.columns.truncate(rows);
-                    if self.trouble.wider {
-                        wider.push(number);
-                    }
-                    rejects.push((number, reason));
-                }
-            }
-        }
-        let batch = self.columns.batch(&self.schema, rows)?;
-        Ok(Decoded { batch, rejects, wider })
+        let Self { schema, columns, usual, trouble } = self;
+        rows::decode(columns, schema, bodies, |columns, body, rows| {
+            decode_row(columns, usual.as_ref(), trouble, body, rows)
+        })
     }
+}
 
-    fn decode_row(&mut self, body: &[u8], rows: usize) -> Result<(), String> {
-        let text =
-            std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
-        if let Some(usual) = &self.usual {
-            if usual.read(&mut self.columns, body).is_some() {
-                return Ok(());
-            }
-            self.columns.truncate(rows);
+fn decode_row(
+    columns: &mut Columns,
+    usual: Option<&Keys>,
+    trouble: &mut Trouble,
+    body: &[u8],
+    rows: usize,
+) -> Result<(), Unfit> {
+    let text = std::str::from_utf8(body).map_err(|e| format!("$: not UTF-8 at byte {}", e.valid_up_to()))?;
+    if let Some(usual) = usual {
+        if usual.read(columns, body).is_some() {
+            return Ok(());
         }
-        self.trouble.begin();
-        self.read_row(text, rows)?;
-        if self.trouble.wide {
-            self.columns.truncate(rows);
-            self.trouble.by_text = true;
-            self.read_row(text, rows)?;
-        }
-        Ok(())
+        columns.truncate(rows);
     }
+    trouble.begin();
+    read_row(columns, trouble, text, rows)?;
+    if trouble.wide {
+        columns.truncate(rows);
+        trouble.by_text = true;
+        read_row(columns, trouble, text, rows)?;
+    }
+    Ok(())
+}
 
-    fn read_row(&mut self, text: &str, rows: usize) -> Result<(), String> {
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let row = Row { columns: &mut self.columns, number: rows, trouble: &mut self.trouble };
-        deserializer.deserialize_any(row).and_then(|()| deserializer.end()).map_err(|e| self.trouble.take(&e))
-    }
+fn read_row(columns: &mut Columns, trouble: &mut Trouble, text: &str, number: usize) -> Result<(), Unfit> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let row = Row { columns, number, trouble: &mut *trouble };
+    let read = deserializer.deserialize_any(row).and_then(|()| deserializer.end());
+    read.map_err(|e| Unfit { reason: trouble.take(&e), wider: trouble.wider })
 }
 
 /// One value, pushed to its column.

@@ -5,7 +5,7 @@ use prost_reflect::prost::Message;
 use prost_reflect::{DynamicMessage, MapKey, Value};
 
 use super::shape::{Node, Part};
-use crate::column::{Column, Columns, Unknown, Values, position};
+use crate::column::{Column, Columns, Unknown, Values};
 use crate::path::{Misfit, Step};
 use crate::scalar::Scalar;
 
@@ -50,32 +50,14 @@ pub(super) fn record(
 fn push(column: &mut Column, node: &Node, value: &Value) -> Result<(), Misfit> {
     let scalar = match (node, value) {
         (Node::List(item), Value::List(items)) => {
-            let Values::List { ends, item: inner } = &mut column.values else {
-                return Err(column.mismatch("a list"));
-            };
-            for (at, value) in items.iter().enumerate() {
-                push(inner, item, value).map_err(|misfit| misfit.at(Step::Item(at)))?;
-            }
-            ends.push(position(inner.len()));
-            column.pushed();
-            return Ok(());
+            return column.push_list(items, |inner, value| push(inner, item, value));
         }
         (Node::Map(node), Value::Map(pairs)) => {
-            let Values::Map { ends, key, value } = &mut column.values else {
-                return Err(column.mismatch("a map"));
-            };
             // They come in no order, and a row that is read again must be the same.
             let mut pairs: Vec<_> = pairs.iter().collect();
             pairs.sort_unstable_by_key(|(name, _)| *name);
-            for (name, one) in pairs {
-                let name = key_text(name);
-                let inside = |misfit: Misfit| misfit.at(Step::Key(name.clone()));
-                key.push(Scalar::Text(&name)).map_err(inside)?;
-                push(value, node, one).map_err(inside)?;
-            }
-            ends.push(position(key.len()));
-            column.pushed();
-            return Ok(());
+            let pairs = pairs.into_iter().map(|(name, one)| (key_text(name), one));
+            return column.push_map(pairs, |value, one| push(value, node, one));
         }
         (Node::Record(parts), Value::Message(message)) => {
             let row = column.len();

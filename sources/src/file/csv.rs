@@ -7,6 +7,7 @@
 use csv_core::{ReadRecordResult, Reader};
 use memchr::memchr_iter;
 use sluice_connect::task::{Class, TaskError};
+use sluice_formats::csv::is_open;
 
 use super::input::{Filled, Input};
 use super::number::is_number;
@@ -254,30 +255,11 @@ impl CsvRecords {
             return Ok(Split::TooLong(self.gone));
         }
         // The parser closes an open quote at the end of the file, and would hide the rows in it.
-        if at_end && is_open(&self.input.window()[..self.raw]) {
+        if at_end && is_open(&self.input.window()[..self.raw], b',') {
             return Ok(Split::Unclosed);
         }
         Ok(Split::Fields(count))
     }
-}
-
-/// Whether a quoted field has no end. A quote opens one at the begin of a field only, and elsewhere stands
-/// for itself.
-fn is_open(record: &[u8]) -> bool {
-    let (mut quoted, mut at_start) = (false, true);
-    // The byte before was a quote that closed the field, or the first one of an escaped pair.
-    let mut closed = false;
-    for &byte in record {
-        let is_quote = byte == b'"';
-        (quoted, closed) = match (quoted, is_quote) {
-            (true, true) => (false, true),
-            (true, false) => (true, false),
-            (false, true) => (at_start || closed, false),
-            (false, false) => (false, false),
-        };
-        at_start = !quoted && byte == b',';
-    }
-    quoted
 }
 
 enum Split {
