@@ -246,29 +246,21 @@ fn destination(letter: &Letter, to: Option<&TopicName>, into_store: bool) -> Res
 type Outgoing = (TopicName, Vec<u8>, bytes::Bytes, i32);
 
 fn send(namesrv: &str, letters: &[Outgoing]) -> Result<()> {
-    let mut sent = 0_usize;
+    let mut sent = 0;
     network::run(namesrv, async |client| {
         let producer = Producer::new(&client, ProducerSettings::default())?;
-        let mut receipts = std::collections::VecDeque::new();
-        for (topic, properties, body, flag) in letters {
+        let messages = letters.iter().map(|(topic, properties, body, flag)| {
             let mut message = Message::new(topic, body.clone()).flag(*flag);
             for (name, value) in message::properties(properties) {
                 message = message.property(name, value)?;
             }
-            receipts.push_back(producer.submit(&message).await?);
-            while receipts.len() > 4096 {
-                let Some(receipt) = receipts.pop_front() else { break };
-                receipt.await?;
-                sent += 1;
-            }
-        }
-        for receipt in receipts {
-            receipt.await?;
-            sent += 1;
-        }
-        Ok(producer.close().await?)
+            Ok(message)
+        });
+        network::send_each(producer, messages, &mut sent).await
     })
-    .with_context(|| format!("{} were sent before", plural(sent, "dead letter")))
+    .with_context(|| {
+        format!("{} were sent before", plural(usize::try_from(sent).unwrap_or(usize::MAX), "dead letter"))
+    })
 }
 
 fn append(arguments: &StoreArguments, letters: &[Outgoing]) -> Result<()> {

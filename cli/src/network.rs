@@ -271,22 +271,8 @@ fn send(arguments: &SendArguments) -> Result<()> {
         let compress_from_bytes = arguments.compress_from.map(|size| size.as_u64().try_into()).transpose()?;
         let settings = ProducerSettings { compress_from_bytes, ..ProducerSettings::default() };
         let producer = Producer::new(&client, settings)?;
-        let mut receipts = std::collections::VecDeque::new();
-        while let Some(body) = next_body(&mut *input, arguments.whole)? {
-            receipts.push_back(producer.submit(&message(body)?).await?);
-            // Enough to fill batches; a failure is told before much more is sent.
-            while receipts.len() > 4096 {
-                let Some(receipt) = receipts.pop_front() else { break };
-                receipt.await?;
-                sent += 1;
-            }
-        }
-        for receipt in receipts {
-            receipt.await?;
-            sent += 1;
-        }
-        producer.close().await?;
-        Ok(())
+        let bodies = std::iter::from_fn(|| next_body(&mut *input, arguments.whole).transpose());
+        send_each(producer, bodies.map(|body| message(body?)), &mut sent).await
     })
     .with_context(|| format!("{} messages were sent before", count(sent)))?;
     let line = if arguments.network.json {
@@ -296,6 +282,29 @@ fn send(arguments: &SendArguments) -> Result<()> {
     };
     writeln!(std::io::stdout(), "{line}")?;
     Ok(())
+}
+
+/// Sends messages and waits for each answer; `sent` counts them.
+pub(crate) async fn send_each(
+    producer: Producer,
+    messages: impl Iterator<Item = Result<Message>>,
+    sent: &mut u64,
+) -> Result<()> {
+    let mut receipts = std::collections::VecDeque::new();
+    for message in messages {
+        receipts.push_back(producer.submit(&message?).await?);
+        // Enough to fill batches; a failure is told before much more is sent.
+        while receipts.len() > 4096 {
+            let Some(receipt) = receipts.pop_front() else { break };
+            receipt.await?;
+            *sent += 1;
+        }
+    }
+    for receipt in receipts {
+        receipt.await?;
+        *sent += 1;
+    }
+    Ok(producer.close().await?)
 }
 
 /// The next line that is not empty, or all of the input.

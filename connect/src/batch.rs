@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryViewBuilder, Int64Builder, MapBuilder, MapFieldNames, RecordBatch,
-    StringViewBuilder,
+    StringViewArray, StringViewBuilder,
 };
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, TimeUnit};
 use arrow::error::ArrowError;
 use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY};
@@ -125,6 +126,16 @@ pub fn properties_of(envelope: &RecordBatch, row: usize) -> Vec<(String, String)
         return Vec::new();
     };
     names.iter().zip(values).filter_map(|(name, value)| Some((name?.to_owned(), value?.to_owned()))).collect()
+}
+
+/// A column as text; null where a value is.
+pub fn texts(column: &ArrayRef) -> Result<StringViewArray, ArrowError> {
+    let texts = match column.data_type() {
+        DataType::Utf8View => Arc::clone(column),
+        // Dictionaries and the rest come to text first; the cast to views is free from there.
+        _ => cast(column, &DataType::Utf8).and_then(|text| cast(&text, &DataType::Utf8View))?,
+    };
+    Ok(texts.as_string_view().clone())
 }
 
 /// Messages made from scratch, as an envelope of `queue_offset`, `properties` and `body`.

@@ -548,8 +548,9 @@ impl SourceHalf<'_> {
         }
         let ended = self.scope.is_unfinished() && until.is_none();
         let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
-        let warm_from = next.saturating_sub(self.steps.looks_back()).max(queue.first);
-        if warm_from < next && warm_from > next.saturating_sub(self.steps.looks_back()).max(0) {
+        let wanted_from = next.saturating_sub(self.steps.looks_back()).max(0);
+        let warm_from = wanted_from.max(queue.first);
+        if warm_from < next && warm_from > wanted_from {
             let kept_from = queue.first;
             tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
         }

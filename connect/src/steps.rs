@@ -135,8 +135,6 @@ impl Steps {
                 Some(Bodies::new(decode, outside)?)
             }
         };
-        needs.columns.sort_unstable();
-        needs.columns.dedup();
         needs.properties.sort_unstable();
         needs.properties.dedup();
         needs.filter = pushed.map(Arc::new);

@@ -308,7 +308,14 @@ impl<'a> TargetHalf<'a> {
             Target::Transact(_) => {
                 if fates.dead > 0 && !is_told {
                     let (range, incarnation) = (slice.range, open.incarnation.clone());
-                    self.put_dead(DEAD, chain, &incarnation, range, &slice.rejects)?;
+                    put_dead(
+                        self.dead_letters.as_deref_mut(),
+                        DEAD,
+                        chain,
+                        &incarnation,
+                        range,
+                        &slice.rejects,
+                    )?;
                 }
                 self.commit(chain, &slice, &fates)
             }

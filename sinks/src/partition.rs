@@ -6,14 +6,12 @@
 use std::collections::HashMap;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, UInt32Array};
-use arrow::compute::{cast, take_record_batch};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Int64Type, Schema};
-use arrow::error::ArrowError;
 use sluice_connect::batch;
 use sluice_connect::task::{Class, Slice, TaskError};
 
 use crate::name::{self, NAME_BYTES_MAX};
-use crate::plain;
 
 /// Folders below one another; more would only make paths that no system takes.
 const COLUMNS_MAX: usize = 8;
@@ -304,19 +302,10 @@ fn values(column: &PartitionColumn, slice: &Slice) -> Result<StringViewArray, Ta
         let message = format!("partition column {:?} is not among the columns of the rows", column.written());
         TaskError::new(Class::Config, message)
     })?;
-    let text = match found.data_type() {
-        // Dictionaries and the rest come to text first; the cast to views is free from there.
-        DataType::Utf8View => Ok(found.clone()),
-        _ => plain::with_offset(found)
-            .and_then(|column| cast(&column, &DataType::Utf8))
-            .and_then(|text| cast(&text, &DataType::Utf8View)),
-    };
-    let text: Result<ArrayRef, ArrowError> = text;
-    let text = text.map_err(|e| {
+    batch::texts(found).map_err(|e| {
         let message = format!("partition column {:?} is a {}", column.written(), found.data_type());
         TaskError::new(Class::Config, message).because(e)
-    })?;
-    Ok(text.as_string_view().clone())
+    })
 }
 
 fn value(column: &StringViewArray, row: usize) -> Option<&str> {

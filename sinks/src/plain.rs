@@ -8,9 +8,6 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-/// A time zone that Arrow's functions know by its offset only, as its table of names is not built in.
-const UTC: &str = "UTC";
-
 /// The schema with views and dictionaries replaced, at any depth.
 pub(crate) fn schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema.fields().iter().map(plain_field).collect();
@@ -46,16 +43,6 @@ pub(crate) fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     });
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(batch.schema(), compacted.collect(), &options)
-}
-
-/// The column with its time zone written so that its values can be shown as text.
-pub(crate) fn with_offset(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    match column.data_type() {
-        DataType::Timestamp(unit, Some(zone)) if **zone == *UTC => {
-            cast(column, &DataType::Timestamp(*unit, Some("+00:00".into())))
-        }
-        _ => Ok(column.clone()),
-    }
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringBuilder};
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::pretty::pretty_format_batches;
@@ -109,8 +109,7 @@ pub fn ndjson(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     Ok(writer.into_inner())
 }
 
-/// Bytes that are UTF-8 as text, others as hexadecimal digits after `0x`; times in UTC by their offset, since
-/// no time zone has a name here.
+/// Bytes that are UTF-8 as text, others as hexadecimal digits after `0x`.
 fn readable(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let mut fields = Vec::with_capacity(rows.num_columns());
     let mut columns = Vec::with_capacity(rows.num_columns());
@@ -118,10 +117,6 @@ fn readable(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let column = match column.data_type() {
             DataType::Binary => text(column.as_binary::<i32>().iter()),
             DataType::BinaryView => text(column.as_binary_view().iter()),
-            DataType::Timestamp(TimeUnit::Millisecond, Some(_)) => {
-                let times = column.as_primitive::<TimestampMillisecondType>().clone();
-                Arc::new(times.with_timezone("+00:00"))
-            }
             _ => column.clone(),
         };
         fields.push(Field::new(field.name(), column.data_type().clone(), field.is_nullable()));

@@ -138,5 +138,5 @@ fn texts(value: &ValueExpression, slice: &Slice) -> Result<StringViewArray, Task
     let name = |name: &Name| resolve(&slice.envelope, slice.decoded.as_ref(), name);
     let column: ArrayRef =
         value.column(slice.envelope.num_rows(), &name).map_err(|e| fatal("cannot compute a property", e))?;
-    rows::texts(&column).map_err(|e| fatal("cannot write a value as text", e))
+    batch::texts(&column).map_err(|e| fatal("cannot write a value as text", e))
 }

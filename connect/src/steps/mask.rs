@@ -144,7 +144,7 @@ fn masked(array: &ArrayRef, how: &How) -> Result<ArrayRef, TaskError> {
     if matches!(how, How::Redact) && !is_text(array.data_type()) {
         return Ok(new_null_array(array.data_type(), array.len()));
     }
-    let texts = rows::texts(array).map_err(|e| fatal("cannot mask a column", e))?;
+    let texts = crate::batch::texts(array).map_err(|e| fatal("cannot mask a column", e))?;
     let mut made = StringBuilder::new();
     let mut hex = String::with_capacity(64);
     for text in &texts {

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringViewArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{can_cast_types, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
 use bytes::Bytes;
 use sluice_filters::Name;
 
@@ -82,43 +81,6 @@ pub(super) fn with_column(
 /// Whether values of a type convert to another, one by one.
 pub(super) fn can_cast(from: &DataType, to: &DataType) -> bool {
     from == to || !from.is_nested() && !to.is_nested() && can_cast_types(from, to)
-}
-
-/// The column in another type; null where a value does not convert.
-pub(super) fn cast(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
-    let from = by_offset(column)?;
-    match to {
-        DataType::Timestamp(unit, Some(_)) => {
-            let made = arrow::compute::cast(&from, &DataType::Timestamp(*unit, Some(OFFSET.into())))?;
-            arrow::compute::cast(&made, to)
-        }
-        _ => arrow::compute::cast(&from, to),
-    }
-}
-
-/// The column as text; null where a value is.
-pub(super) fn texts(column: &ArrayRef) -> Result<StringViewArray, ArrowError> {
-    let texts = match column.data_type() {
-        DataType::Utf8View => Arc::clone(column),
-        // Dictionaries and the rest come to text first; the cast to views is free from there.
-        _ => {
-            cast(column, &DataType::Utf8).and_then(|text| arrow::compute::cast(&text, &DataType::Utf8View))?
-        }
-    };
-    Ok(texts.as_string_view().clone())
-}
-
-/// No time zone has a name here, since no table of them is built in.
-const OFFSET: &str = "+00:00";
-
-/// A column of times in UTC by their offset, so that they can be shown; others as they are.
-pub(super) fn by_offset(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    match column.data_type() {
-        DataType::Timestamp(unit, Some(zone)) if &**zone == "UTC" => {
-            arrow::compute::cast(column, &DataType::Timestamp(*unit, Some(OFFSET.into())))
-        }
-        _ => Ok(Arc::clone(column)),
-    }
 }
 
 /// The text at a row of a column of texts.

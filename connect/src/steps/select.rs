@@ -231,9 +231,9 @@ fn converted(
     name: &str,
     unfit: &mut Vec<(usize, String)>,
 ) -> Result<ArrayRef, TaskError> {
-    let made = rows::cast(array, target).map_err(|e| fatal("cannot cast a column", e))?;
+    let made = arrow::compute::cast(array, target).map_err(|e| fatal("cannot cast a column", e))?;
     if made.null_count() > array.logical_null_count() {
-        let shown = rows::cast(array, &DataType::Utf8).ok();
+        let shown = arrow::compute::cast(array, &DataType::Utf8).ok();
         for row in (0..array.len()).filter(|row| array.is_valid(*row) && made.is_null(*row)) {
             let value = shown.as_ref().and_then(|s| rows::text_at(s, row)).unwrap_or_default();
             let value: String = value.chars().take(100).collect();

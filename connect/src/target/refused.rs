@@ -60,24 +60,12 @@ impl TargetHalf<'_> {
             let refused: Vec<Reject> = refused.collect();
             // The dead letters that were known before the target was asked are stored already, and their chain stands
             // behind this row.
-            self.put_dead(REFUSED, chain, &incarnation, slice.range, &refused)?;
+            put_dead(self.dead_letters.as_deref_mut(), REFUSED, chain, &incarnation, slice.range, &refused)?;
         }
         match self.commit(chain, &slice, &fates)? {
             None => Ok(()),
             Some(refusal) => self.take_apart(chain, slice, refusal),
         }
-    }
-
-    /// Stores dead letters of a chain.
-    pub(super) fn put_dead(
-        &mut self,
-        kind: &str,
-        chain: &Chain,
-        incarnation: &str,
-        range: Range,
-        rejects: &[Reject],
-    ) -> Result<(), TaskError> {
-        put_dead(self.dead_letters.as_deref_mut(), kind, chain, incarnation, range, rejects)
     }
 }
 
