@@ -130,7 +130,7 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
             format!("topic {}: rows and position are one act: exactly_once", config.name)
         }
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
-        SinkConfig::Parquet(_) | SinkConfig::Arrow(_) => {
+        SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) => {
             let mut target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
             let name = document.name.as_str();
             if let Target::Files(sink) = &mut target {
@@ -147,7 +147,11 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
             {
                 target.accept(&output)?;
             }
-            "can be listed, written and read; a name that is taken is kept: exactly_once".to_owned()
+            let holds = "can be listed, written and read; a name that is taken is kept";
+            match &document.sink {
+                SinkConfig::Delta(_) => format!("{holds}; rows and position are one commit: exactly_once"),
+                _ => format!("{holds}: exactly_once"),
+            }
         }
     })
 }

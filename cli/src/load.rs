@@ -95,6 +95,7 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let kind = match &parsed.document.sink {
         SinkConfig::Parquet(_) => "parquet",
         SinkConfig::Arrow(_) => "arrow",
+        SinkConfig::Delta(_) => "delta",
         _ => "",
     };
     let in_store = ["secret_access_key", "session_token"].map(|key| vec!["sink", kind, "store", key]);

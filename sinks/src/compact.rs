@@ -29,7 +29,7 @@ use crate::parquet::{self, Codec, ParquetConfig, ParquetFormat, RowGroup};
 use crate::place::{Folder, Place, parent};
 use crate::plain;
 use crate::records::{
-    Compaction, Merged, ROOT, Standing, chain_folder, chains, compaction_name, json, pipelines,
+    Compaction, Merged, ROOT, Standing, TABLE_LOG, chain_folder, chains, compaction_name, json, pipelines,
     read_compaction, read_plan, staged_name,
 };
 use crate::rotate::{Rotate, open_partitions_default};
@@ -59,6 +59,13 @@ pub fn compact(
     let root = target.join(ROOT);
     if !root.is_dir() {
         let message = format!("{} holds no chain of plans: nothing to compact", target.display());
+        return Err(TaskError::new(Class::Config, message));
+    }
+    if target.join(TABLE_LOG).is_dir() {
+        let message = format!(
+            "{} is a table: its files are exchanged by commits to its log, by `OPTIMIZE` of an engine that has it",
+            target.display()
+        );
         return Err(TaskError::new(Class::Config, message));
     }
     let lock = root.join("compact.lock");
