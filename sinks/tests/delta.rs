@@ -368,6 +368,39 @@ fn power_loss_at_any_operation_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn power_loss_in_the_run_after_a_kill_loses_and_doubles_nothing() {
+    const CUT: Cut = Cut { slice_rows: 2, plan_rows: 5 };
+    for killed_at in 1.. {
+        let mut was_killed = true;
+        for lost_at in (1 + killed_at % 7..).step_by(7) {
+            let (target, faulty) = (scratch().unwrap(), FaultyDisk::new());
+            let mut source = Source::default();
+            let mut live = |dies_at| {
+                let disk = MortalDisk::new(Arc::new(faulty.clone()), dies_at);
+                // Where a life ended in `begin` the chain may have begun.
+                source.origin = None;
+                let _ = run(&mut sink_on(target.path(), &[], Arc::new(disk.clone())), &mut source, 4, CUT, 0);
+                disk.is_dead()
+            };
+            was_killed = live(killed_at);
+            let was_lost = live(lost_at);
+            faulty.crash(lost_at, PowerLoss::Forget);
+            source.origin = None;
+            run(&mut sink(target.path()), &mut source, 4, CUT, 0)
+                .map_err(|e| sluice_connect::worker::chain_of_causes(&e))
+                .and_then(|()| check(target.path(), 0, 4))
+                .unwrap_or_else(|e| panic!("killed at {killed_at}, then lost at {lost_at}: {e}"));
+            if !was_lost {
+                break;
+            }
+        }
+        if !was_killed {
+            break;
+        }
+    }
+}
+
+#[test]
 fn two_workers_race_for_a_table_in_an_object_store_whose_answers_get_lost() {
     const FAULTS: Faults = Faults { refuse: 60, lose: 15, late: 0, conflict: 40, replaces: false };
     for seed in 0..8 {
