@@ -1,6 +1,6 @@
 """Tables of Delta Lake that other people's engines read (PyPI `deltalake`, `duckdb`, pyarrow): types and nulls, columns that come
 later, workers that are killed with -9 or hang while another one goes on, appends, OPTIMIZE and VACUUM of another engine in
-between, in a folder and in an S3-compatible store (`moto`). After each every row of the source is in the table once, and a
+between, and `sluice compact`, in a folder and in an S3-compatible store (`moto`). After each every row of the source is in the table once, and a
 run more finds nothing to do.
 
 Needs a binary that was built with `--features delta`.
@@ -177,6 +177,9 @@ def kills(folder: pathlib.Path, rounds: int, chance: random.Random) -> None:
                     table.optimize.compact()
                     table.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
         run(folder)
+        if number % 2 == 0:
+            merged = subprocess.run([SLUICE, "compact", "lake"], cwd=folder, capture_output=True, text=True)
+            assert merged.returncode == 0 and merged.stdout.startswith("merged "), merged
         table = deltalake.DeltaTable(str(folder / "lake"))
         assert verify(folder, table, theirs_now) == rows + theirs_now
         rerun(folder)

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -49,6 +49,27 @@ pub struct Compacted {
     pub rows: u64,
 }
 
+/// Whether a folder holds a table of Delta Lake.
+pub fn is_table(target: &Path) -> bool {
+    target.join(TABLE_LOG).is_dir()
+}
+
+/// Merges files of a table in one commit; see [`compact`].
+pub fn compact_table(
+    target: PathBuf,
+    disk: Arc<dyn Disk>,
+    bytes: ByteSize,
+    now_ms: i64,
+) -> Result<Compacted, TaskError> {
+    #[cfg(feature = "delta")]
+    return crate::delta::compact::compact(target, disk, bytes, now_ms);
+    #[cfg(not(feature = "delta"))]
+    {
+        let _ = (target, disk, bytes, now_ms);
+        Err(TaskError::new(Class::Config, crate::WITHOUT_DELTA))
+    }
+}
+
 /// Merges files below a folder to about `bytes` each; `now_ms` is since 1970-01-01 UTC.
 pub fn compact(
     target: PathBuf,
@@ -61,11 +82,9 @@ pub fn compact(
         let message = format!("{} holds no chain of plans: nothing to compact", target.display());
         return Err(TaskError::new(Class::Config, message));
     }
-    if target.join(TABLE_LOG).is_dir() {
-        let message = format!(
-            "{} is a table: its files are exchanged by commits to its log, by `OPTIMIZE` of an engine that has it",
-            target.display()
-        );
+    if is_table(&target) {
+        let message =
+            format!("{} is a table: its files are exchanged by a commit to its log", target.display());
         return Err(TaskError::new(Class::Config, message));
     }
     let lock = root.join("compact.lock");
@@ -243,7 +262,7 @@ impl Compactor {
         named.map(drop)
     }
 
-    fn merge(&self, temp: &std::path::Path, merged: &Merged) -> Result<(), TaskError> {
+    fn merge(&self, temp: &Path, merged: &Merged) -> Result<(), TaskError> {
         let mut writer = None;
         let mut first: Option<SchemaRef> = None;
         let mut rows = 0;
@@ -301,7 +320,7 @@ fn merged_name(first: &str, number: i64, place: usize) -> String {
 }
 
 /// How the columns of a file are compressed, but for the level, which no file says.
-fn codec(metadata: &::parquet::file::metadata::ParquetMetaData) -> Codec {
+pub(crate) fn codec(metadata: &::parquet::file::metadata::ParquetMetaData) -> Codec {
     use ::parquet::basic::Compression;
     let columns = metadata.row_groups().first().map(|group| group.columns());
     match columns.and_then(|columns| columns.first()).map(|column| column.compression()) {
@@ -312,7 +331,7 @@ fn codec(metadata: &::parquet::file::metadata::ParquetMetaData) -> Codec {
     }
 }
 
-fn format(codec: Codec) -> Format {
+pub(crate) fn format(codec: Codec) -> Format {
     let config = ParquetConfig {
         path: Location::Folder(PathBuf::new()),
         store: None,

@@ -12,6 +12,7 @@
 //! The format: <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>. The log is read by `delta_kernel`.
 
 mod actions;
+pub(crate) mod compact;
 mod fit;
 mod log;
 mod stats;

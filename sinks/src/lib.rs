@@ -71,7 +71,7 @@ pub enum SinkConfig {
 }
 
 /// What a build without the feature says of sink `delta`.
-const WITHOUT_DELTA: &str =
+pub(crate) const WITHOUT_DELTA: &str =
     "this build of sluice has no Delta Lake: build it with `cargo install --path cli --features delta`";
 
 /// A problem of some key below `sink`, by its path.
@@ -277,7 +277,7 @@ impl SinkConfig {
     }
 
     /// The columns that a file holds of rows with these: without views and dictionaries, and without the
-    /// partition columns, which are in its path. Other sinks take rows as they are.
+    /// partition columns, which are in its path; a table has them. Other sinks take rows as they are.
     pub fn schema(&self, rows: &Schema) -> SchemaRef {
         if self.location().is_none() {
             return Arc::new(rows.clone());
@@ -285,7 +285,8 @@ impl SinkConfig {
         let partition = Partition::new(self.partition().1);
         let in_path = |name: &str| {
             let columns = partition.iter().flat_map(Partition::columns);
-            columns.into_iter().any(|c| matches!(c, PartitionColumn::Field(field) if field == name))
+            !matches!(self, Self::Delta(_))
+                && columns.into_iter().any(|c| matches!(c, PartitionColumn::Field(field) if field == name))
         };
         let kept: Vec<_> = rows.fields().iter().filter(|f| !in_path(f.name())).cloned().collect();
         plain::schema(&Schema::new(kept))

@@ -82,7 +82,7 @@ impl TableLog {
 }
 
 /// A path of the log as it lies below the table; `None` if it is no text.
-fn decoded(path: &str) -> Option<String> {
+pub(crate) fn decoded(path: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let [first, tail @ ..] = rest {

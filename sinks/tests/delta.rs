@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
+use bytesize::ByteSize;
 use serde_json::Value;
 use sluice_connect::plan::Plan;
 use sluice_connect::task::{Claim, Class, SinkTask, Slice, TaskError};
 use sluice_sinks::audit::audit;
+use sluice_sinks::compact::compact_table;
 use sluice_sinks::delta::DeltaSink;
 use sluice_sinks::location::Location;
 use sluice_sinks::parquet::ParquetConfig;
@@ -435,6 +437,30 @@ fn two_workers_race_for_a_table_in_an_object_store_whose_answers_get_lost() {
         store.copy_to(copy.path());
         check(&copy.path().join("flights"), 0, 20).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     }
+}
+
+#[test]
+fn small_files_are_merged_in_one_commit_while_pipelines_go_on() {
+    let target = scratch().unwrap();
+    let cut = Cut { slice_rows: 1, plan_rows: 2 };
+    run(&mut sink(target.path()), &mut Source::default(), 8, cut, 0).unwrap();
+    let merge = || compact_table(target.path().to_owned(), Arc::new(RealDisk), ByteSize::mib(128), 17);
+    let merged = merge().unwrap();
+    assert_eq!((merged.from, merged.to, merged.rows), (4, 1, 8));
+    let all = commits(target.path());
+    let last = all.last().unwrap();
+    let of = |kind: &str| last.iter().filter(|action| action.get(kind).is_some()).count();
+    assert_eq!((of("remove"), of("add"), of("txn"), all.len()), (4, 1, 0, 5));
+    assert!(last.iter().filter_map(|a| a.get("add").or(a.get("remove"))).all(|a| a["dataChange"] == false));
+    assert_eq!(merge().unwrap().from, 0, "one file is merged with nothing");
+    run(&mut sink(target.path()), &mut Source::default(), 10, cut, 0).unwrap();
+    let place = place::open(&Location::Folder(target.path().to_owned()), None, Arc::new(RealDisk)).unwrap();
+    let audit = audit(place.as_ref()).unwrap();
+    assert!(audit.is_proven(), "{audit:?}");
+    assert_eq!(audit.chains[0].rows, 10);
+    let error =
+        sluice_sinks::compact::compact(target.path().to_owned(), Arc::new(RealDisk), ByteSize::mib(1), 17);
+    assert!(class(error).1.contains("is a table"));
 }
 
 #[test]

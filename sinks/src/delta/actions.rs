@@ -1,5 +1,6 @@
 //! The lines of a commit: what was done, how the table is made or grows, the files, and where the chain stands.
 
+use ::parquet::file::reader::Length;
 use arrow::datatypes::{DataType, Schema};
 use delta_kernel::engine::arrow_conversion::TryIntoKernel;
 use delta_kernel::schema::StructType;
@@ -12,10 +13,6 @@ use super::{app_id, stats};
 use crate::disk::failed;
 use crate::parquet;
 use crate::place::{Place, Stored};
-use parquet_files::file::reader::Length;
-
-use ::parquet as parquet_files;
-
 /// The table's property with the name of the pipeline that made it, which may add columns.
 const MADE_BY: &str = "sluice.pipeline";
 
@@ -53,11 +50,10 @@ pub(super) fn commit(
     partition: &[String],
     adds: &[Value],
 ) -> Result<Vec<u8>, TaskError> {
-    let info = json!({"commitInfo": {
+    let mut info = json!({"commitInfo": {
         "timestamp": plan.decided_ms,
         "operation": "WRITE",
         "operationParameters": {"mode": "Append", "partitionBy": json!(partition).to_string()},
-        "readVersion": table.map(Table::version),
         "isBlindAppend": true,
         "engineInfo": concat!("sluice/", env!("CARGO_PKG_VERSION")),
         "sluice": {
@@ -69,13 +65,15 @@ pub(super) fn commit(
             "fates": plan.fates,
         },
     }});
+    if let Some(table) = table {
+        info["commitInfo"]["readVersion"] = json!(table.version());
+    }
     let txn = json!({"txn": {"appId": app_id(chain), "version": plan.end, "lastUpdated": plan.decided_ms}});
     let mut lines = vec![info];
     if table.is_none() {
         lines.push(json!({"protocol": protocol(columns)}));
     }
-    if let Some(metadata) = metadata(log, table, &chain.pipeline, columns, partition)? {
-        let mut metadata = metadata;
+    if let Some(mut metadata) = metadata(log, table, &chain.pipeline, columns, partition)? {
         if table.is_none() {
             metadata["createdTime"] = json!(plan.decided_ms);
         }

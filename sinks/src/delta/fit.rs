@@ -80,6 +80,7 @@ fn target(rows: &DataType, table: Option<&DataType>, shown: &str) -> Result<Data
             return Ok(DataType::Map(Arc::new(entries), false));
         }
         (rows, _) => plain(rows).ok_or_else(|| {
+            let rows = named(rows);
             format!("column `{shown}` is a {rows}, which tables have no type for: cast it by `steps: [{{select: {{cast: …}}}}]`")
         })?,
     };
@@ -87,10 +88,17 @@ fn target(rows: &DataType, table: Option<&DataType>, shown: &str) -> Result<Data
         None => Ok(plain),
         Some(table) if *table == plain || is_wider(table, &plain) => Ok(table.clone()),
         Some(table) => Err(format!(
-            "column `{shown}` is a {plain} here and a {table} in the table, which can not hold it: cast it by \
-             `steps: [{{select: {{cast: …}}}}]`, or widen the table's column"
+            "column `{shown}` is {} here and {} in the table, which can not hold it: cast it by \
+             `steps: [{{select: {{cast: …}}}}]`, or widen the table's column",
+            named(&plain),
+            named(table)
         )),
     }
+}
+
+/// A type as a pipeline file writes it, about.
+fn named(data_type: &DataType) -> String {
+    data_type.to_string().to_lowercase()
 }
 
 /// The table's type of plain values.

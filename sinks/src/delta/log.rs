@@ -1,15 +1,17 @@
 //! The log of a table: what stands in its newest version, and where chains stand in it. Commits are written by
 //! [`super::DeltaSink`]; what they hold is made in [`super::actions`].
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::Schema;
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
+use delta_kernel::scan::state::ScanFile;
 use delta_kernel::{Engine, KernelError, Snapshot, SnapshotRef};
 use delta_kernel_default_engine::DefaultEngineBuilder;
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sluice_connect::task::{Class, TaskError};
 use tokio::runtime::Runtime;
 use url::Url;
@@ -145,6 +147,18 @@ impl Log {
         synced.map_err(|e| failed("sync", self.place.show(&name), e))
     }
 
+    /// The table's files.
+    pub(super) fn active(&self, table: &Table) -> Result<Vec<ActiveFile>, TaskError> {
+        let error = |e| self.error("cannot list its files", e);
+        let engine = table.engine.as_ref();
+        let scan = table.snapshot.clone().scan_builder().build().map_err(error)?;
+        let mut found = Vec::new();
+        for part in scan.scan_metadata(engine).map_err(error)? {
+            found = part.and_then(|part| part.visit_scan_files(found, keep)).map_err(error)?;
+        }
+        Ok(found)
+    }
+
     fn error(&self, what: &str, error: KernelError) -> TaskError {
         let class = match error.without_backtrace() {
             KernelError::ObjectStore(
@@ -159,6 +173,18 @@ impl Log {
     }
 }
 
+/// One file that is the table's.
+#[derive(Clone, Debug)]
+pub(super) struct ActiveFile {
+    /// As the log has it: a URI.
+    pub(super) path: String,
+    /// In bytes.
+    pub(super) size: u64,
+    /// Partition columns whose value is not null.
+    pub(super) partition: BTreeMap<String, String>,
+    pub(super) has_deleted_rows: bool,
+}
+
 fn is_commit(name: &str) -> bool {
     let number = name.split('.').next().unwrap_or_default();
     number.len() == 20
@@ -166,7 +192,22 @@ fn is_commit(name: &str) -> bool {
         && (name.ends_with(".json") || name.ends_with(".parquet"))
 }
 
+fn keep(found: &mut Vec<ActiveFile>, file: ScanFile) {
+    found.push(ActiveFile {
+        size: u64::try_from(file.size).unwrap_or(u64::MAX),
+        partition: file.partition_values.into_iter().collect(),
+        has_deleted_rows: file.dv_info.has_vector(),
+        path: file.path,
+    });
+}
+
 impl Table {
+    /// A file's partition values as the log has them.
+    pub(super) fn partition_values(&self, file: &ActiveFile) -> Map<String, Value> {
+        let columns = self.partition_columns().iter();
+        columns.map(|name| (name.clone(), json!(file.partition.get(name)))).collect()
+    }
+
     pub(super) fn version(&self) -> u64 {
         self.snapshot.version()
     }
