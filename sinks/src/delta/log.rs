@@ -88,12 +88,16 @@ impl Log {
 
     /// The newest version; `None` if there is no table. One that we must not add to is refused.
     pub(super) fn table(&self) -> Result<Option<Table>, TaskError> {
-        let shown = self.place.show(FOLDER);
-        let entries = self.place.list(FOLDER).map_err(|e| failed("list", &shown, e))?;
-        if !entries.iter().any(|entry| is_commit(&entry.name)) {
-            return Ok(None);
-        }
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.still_has(reader.as_ref().and_then(|reader| reader.newest.as_deref()))? {
+            *reader = None;
+            let shown = self.place.show(FOLDER);
+            // A log may be long: all of it is listed but once.
+            let entries = self.place.list(FOLDER).map_err(|e| failed("list", shown, e))?;
+            if !entries.iter().any(|entry| is_commit(&entry.name)) {
+                return Ok(None);
+            }
+        }
         let reader = match &mut *reader {
             Some(reader) => reader,
             none => none.insert(self.open()?),
@@ -109,6 +113,13 @@ impl Log {
             TaskError::new(Class::Config, format!("{} can not be written: {why}", self.shown()))
         })?;
         Ok(Some(table))
+    }
+
+    /// Whether the version that was seen last is there: the table may have been removed.
+    fn still_has(&self, newest: Option<&Snapshot>) -> Result<bool, TaskError> {
+        let Some(newest) = newest else { return Ok(false) };
+        let name = commit_name(newest.version());
+        self.place.has(&name).map_err(|e| failed("look at", self.place.show(&name), e))
     }
 
     fn open(&self) -> Result<Reader, TaskError> {

@@ -28,15 +28,18 @@ pub(super) fn of(metadata: &ParquetMetaData) -> Value {
         }
         if let Some((low, high)) = bounds(&column, &all) {
             least.insert(name.to_owned(), low);
-            greatest.insert(name.to_owned(), high);
+            if let Some(high) = high {
+                greatest.insert(name.to_owned(), high);
+            }
         }
     }
     let rows = metadata.file_metadata().num_rows();
     json!({"numRecords": rows, "minValues": least, "maxValues": greatest, "nullCount": nulls})
 }
 
-/// The least and the greatest of all row groups' values. `None` if some group with values has none that are known.
-fn bounds(column: &ColumnDescriptor, all: &[&Statistics]) -> Option<(Value, Value)> {
+/// The least and the greatest of all row groups' values. `None` if some group has none that are known. Numbers with
+/// fractions have no greatest: Parquet leaves out NaN, which engines take for greater than all others.
+fn bounds(column: &ColumnDescriptor, all: &[&Statistics]) -> Option<(Value, Option<Value>)> {
     let first = all.first()?;
     match first {
         Statistics::Int32(_) => {
@@ -45,9 +48,9 @@ fn bounds(column: &ColumnDescriptor, all: &[&Statistics]) -> Option<(Value, Valu
                 _ => None,
             })?;
             match column.logical_type_ref() {
-                Some(LogicalType::Date) => Some((date(low)?, date(high)?)),
+                Some(LogicalType::Date) => Some((date(low)?, Some(date(high)?))),
                 Some(LogicalType::Integer(_)) | None if column.converted_type() != ConvertedType::DECIMAL => {
-                    Some((json!(low), json!(high)))
+                    Some((json!(low), Some(json!(high))))
                 }
                 _ => None,
             }
@@ -62,27 +65,27 @@ fn bounds(column: &ColumnDescriptor, all: &[&Statistics]) -> Option<(Value, Valu
                     // The log's are milliseconds: bounds go outwards.
                     let zone = if kind.is_adjusted_to_u_t_c { "Z" } else { "" };
                     let low = timestamp(low.div_euclid(1000), zone)?;
-                    Some((low, timestamp(high.div_euclid(1000).checked_add(1)?, zone)?))
+                    Some((low, Some(timestamp(high.div_euclid(1000).checked_add(1)?, zone)?)))
                 }
                 Some(LogicalType::Integer(_)) | None if column.converted_type() != ConvertedType::DECIMAL => {
-                    Some((json!(low), json!(high)))
+                    Some((json!(low), Some(json!(high))))
                 }
                 _ => None,
             }
         }
         Statistics::Float(_) => {
-            let (low, high) = extremes(all, |s| match s {
+            let (low, _) = extremes(all, |s| match s {
                 Statistics::Float(s) => Some((*s.min_opt()?, *s.max_opt()?)),
                 _ => None,
             })?;
-            (low.is_finite() && high.is_finite()).then(|| (json!(low), json!(high)))
+            low.is_finite().then(|| (json!(low), None))
         }
         Statistics::Double(_) => {
-            let (low, high) = extremes(all, |s| match s {
+            let (low, _) = extremes(all, |s| match s {
                 Statistics::Double(s) => Some((*s.min_opt()?, *s.max_opt()?)),
                 _ => None,
             })?;
-            (low.is_finite() && high.is_finite()).then(|| (json!(low), json!(high)))
+            low.is_finite().then(|| (json!(low), None))
         }
         Statistics::ByteArray(_) if matches!(column.logical_type_ref(), Some(LogicalType::String)) => {
             let (low, high) = extremes(all, |s| match s {
@@ -91,7 +94,7 @@ fn bounds(column: &ColumnDescriptor, all: &[&Statistics]) -> Option<(Value, Valu
                 }
                 _ => None,
             })?;
-            Some((json!(low), json!(high)))
+            Some((json!(low), Some(json!(high))))
         }
         _ => None,
     }
