@@ -103,6 +103,9 @@ impl Disk for TurnDisk {
     }
 }
 
+/// Makes a sink of a format over a target, with partition columns.
+type MakeOn = fn(Kind, &Path, &[&str], Arc<dyn Disk>) -> Box<dyn SinkTask>;
+
 /// Makes the sink of a life.
 type Make<'a> = dyn Fn(Arc<dyn Disk>) -> Box<dyn SinkTask> + 'a;
 
@@ -140,11 +143,7 @@ impl Drop for Leave<'_> {
     }
 }
 
-fn race(
-    seeds: std::ops::Range<u64>,
-    kinds: &[Kind],
-    make: fn(Kind, &Path, &[&str], Arc<dyn Disk>) -> Box<dyn SinkTask>,
-) {
+fn race(seeds: std::ops::Range<u64>, kinds: &[Kind], make: MakeOn) {
     for seed in seeds {
         let (kind, partition) =
             (kinds[seed as usize % kinds.len()], [&[][..], BY_ORIGIN][seed as usize / 2 % 2]);

@@ -4,7 +4,7 @@
 //! Only files of equal columns and equal partition values are merged, and none with deleted rows. The commit is made
 //! against a version in which all of them still are the table's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -119,7 +119,7 @@ fn columns(path: &Path) -> Result<Option<SchemaRef>, TaskError> {
         Err(e) => return Err(failed("open", path.display(), e)),
     };
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, e))?;
-    Ok(Some(plain::schema(&reader.schema().as_ref().clone().with_metadata(Default::default()))))
+    Ok(Some(plain::schema(&reader.schema().as_ref().clone().with_metadata(HashMap::default()))))
 }
 
 fn damaged(path: &Path, error: ParquetError) -> TaskError {

@@ -106,7 +106,7 @@ fn extremes<'a, T: PartialOrd>(
 ) -> Option<(T, T)> {
     let mut found: Option<(T, T)> = None;
     for statistics in all {
-        let Some((low, high)) = of(statistics) else { return None };
+        let (low, high) = of(statistics)?;
         found = Some(match found {
             None => (low, high),
             Some((l, h)) => (if low < l { low } else { l }, if high > h { high } else { h }),
