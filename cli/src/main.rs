@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 a config or the work failed, 2 wrong usage, 130 ended by Ctrl-C.
 
+mod access;
 mod audit;
 mod broker;
 mod build;
@@ -131,16 +132,21 @@ expect_rejects: [part of the reason]}`. Columns that are not named are not compa
     #[command(after_help = "Examples:
   sluice broker                                   clients use the name server 127.0.0.1:9876
   sluice broker --data-dir /var/lib/sluice --flush sync
-  sluice broker --listen 0.0.0.0:10911 --advertise broker.example.org:10911
+  sluice broker --listen 0.0.0.0:10911 --acl plain_acl.yml --tls-certificate cert.pem --tls-key key.pem
+  sluice broker --listen 0.0.0.0:10911 --allow-anonymous --advertise broker.example.org:10911
   sluice broker --namesrv 'ns1:9876;ns2:9876'     joins name servers elsewhere
   sluice broker --config broker.yaml              each flag is a key of the file: data_dir, listen, flush, …
+
+Where other machines reach it, it wants accounts (--acl) or TLS, or to be told that everybody may do everything. The
+files of both are read again when they change, and by SIGHUP; one that is not right changes nothing. Who changed
+topics, groups and offsets, and who was denied, stands in topic SLUICE_AUDIT.
 
 SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends with exit code 0.")]
     Broker(Box<broker::BrokerArguments>),
     /// Serve as a name server alone
     #[command(after_help = "Example:
-  sluice namesrv --listen 0.0.0.0:9876")]
-    Namesrv(broker::NameServerArguments),
+  sluice namesrv --listen 0.0.0.0:9876 --acl plain_acl.yml")]
+    Namesrv(Box<broker::NameServerArguments>),
     /// Look at topics: of the embedded broker, also beside a running `sluice run`, or of brokers on the network
     #[command(
         subcommand,
@@ -210,7 +216,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Preview(arguments) => preview::preview(&arguments),
         Command::Broker(arguments) => broker::broker(*arguments),
-        Command::Namesrv(arguments) => broker::name_server(&arguments),
+        Command::Namesrv(arguments) => broker::name_server(*arguments),
         Command::Topic(command) => topic::run(command),
         Command::Group(command) => network::group(command),
         Command::Dlq(command) => dlq::run(command),

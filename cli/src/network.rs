@@ -11,13 +11,14 @@ use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sluice_client::{
-    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
+    Admin, Client, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
     Producer, ProducerSettings, Record, Start, TopicName,
 };
 use sluice_filters::{Dialect, Filter, Name};
 use sluice_sources::topic::{Asked, passes};
 use sluice_store::BODY_BYTES_MAX;
 
+use crate::access::AccessArguments;
 use crate::show::{count, time_text};
 
 /// How long a tail that does not follow waits for what it knows to be there.
@@ -33,6 +34,14 @@ pub(crate) struct NetworkArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: AccessArguments,
+}
+
+impl NetworkArguments {
+    fn run<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+        run(&self.namesrv, &self.access, work)
+    }
 }
 
 #[derive(Subcommand)]
@@ -136,13 +145,18 @@ pub(crate) struct TailOptions<'a> {
 }
 
 /// Runs work with a client of these name servers.
-pub(crate) fn run<T>(namesrv: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+pub(crate) fn run<T>(
+    namesrv: &str,
+    access: &AccessArguments,
+    work: impl AsyncFnOnce(Client) -> Result<T>,
+) -> Result<T> {
+    let settings = access.settings(namesrv)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let client = Client::new(ClientSettings::new(namesrv))?;
+        let client = Client::new(settings)?;
         work(client).await.map_err(|error| explained(error, namesrv))
     })
 }
@@ -166,7 +180,7 @@ pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
     match command {
         TopicCommand::Create { topic, queues, network } => {
             let topic = TopicName::new(&topic)?;
-            run(&network.namesrv, async |client| {
+            network.run(async |client| {
                 Ok(Admin::new(&client).create_topic(&topic, queues).await?)
             })?;
             let line = if network.json {
@@ -183,8 +197,8 @@ pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
 }
 
 /// `sluice topic list --namesrv`.
-pub(crate) fn list(namesrv: &str, as_json: bool) -> Result<()> {
-    let topics = run(namesrv, async |client| Ok(Admin::new(&client).topics().await?))?;
+pub(crate) fn list(namesrv: &str, access: &AccessArguments, as_json: bool) -> Result<()> {
+    let topics = run(namesrv, access, async |client| Ok(Admin::new(&client).topics().await?))?;
     let mut out = std::io::stdout().lock();
     if as_json {
         writeln!(out, "{}", json!({ "topics": topics }))?;
@@ -195,7 +209,7 @@ pub(crate) fn list(namesrv: &str, as_json: bool) -> Result<()> {
 }
 
 fn describe(topic: &TopicName, network: &NetworkArguments) -> Result<()> {
-    let (queues, groups, route) = run(&network.namesrv, async |client| {
+    let (queues, groups, route) = network.run(async |client| {
         let admin = Admin::new(&client);
         let route = client.fetch_route(topic).await?;
         Ok((admin.queue_offsets(topic).await?, admin.groups_of_topic(topic).await?, route))
@@ -267,7 +281,7 @@ fn send(arguments: &SendArguments) -> Result<()> {
         None => Box::new(std::io::stdin().lock()),
     };
     let mut sent = 0_u64;
-    run(&arguments.network.namesrv, async |client| {
+    arguments.network.run(async |client| {
         let compress_from_bytes = arguments.compress_from.map(|size| size.as_u64().try_into()).transpose()?;
         let settings = ProducerSettings { compress_from_bytes, ..ProducerSettings::default() };
         let producer = Producer::new(&client, settings)?;
@@ -335,7 +349,7 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
     match command {
         GroupCommand::Lag { group, topic, network } => {
             let topic = topic.map(|topic| TopicName::new(&topic)).transpose()?;
-            let offsets = run(&network.namesrv, async |client| {
+            let offsets = network.run(async |client| {
                 Ok(Admin::new(&client).group_offsets(&group, topic.as_ref()).await?)
             })?;
             let lag: i64 = offsets.iter().map(|o| o.lag()).sum();
@@ -374,7 +388,7 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
         }
         GroupCommand::Members { group, network } => {
             let brokers =
-                run(&network.namesrv, async |client| Ok(Admin::new(&client).group_members(&group).await?))?;
+                network.run(async |client| Ok(Admin::new(&client).group_members(&group).await?))?;
             let mut members: BTreeMap<String, String> = BTreeMap::new();
             let mut topics: BTreeMap<String, String> = BTreeMap::new();
             for connection in brokers.values() {
@@ -401,7 +415,7 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
 pub(crate) fn message(command: MessageCommand) -> Result<ExitCode> {
     let MessageCommand::Show { id, network } = command;
     let id: MessageId = id.parse()?;
-    let record = run(&network.namesrv, async |client| Ok(Admin::new(&client).message(id).await?))?;
+    let record = network.run(async |client| Ok(Admin::new(&client).message(id).await?))?;
     let shown = shown(&record);
     let text = if network.json { shown.to_string() } else { serde_json::to_string_pretty(&shown)? };
     writeln!(std::io::stdout(), "{text}")?;
@@ -409,7 +423,7 @@ pub(crate) fn message(command: MessageCommand) -> Result<ExitCode> {
 }
 
 /// `sluice topic tail --namesrv`: from the first message to what is there now, or on and on.
-pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
+pub(crate) fn tail(namesrv: &str, access: &AccessArguments, options: &TailOptions<'_>) -> Result<()> {
     let topic = TopicName::new(options.topic)?;
     let filter = options
         .filter
@@ -419,7 +433,7 @@ pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
         bail!("--where: `{name}` is a field of the body: ask `sluice query` for it");
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    run(namesrv, async |client| {
+    run(namesrv, access, async |client| {
         let offsets = Admin::new(&client).queue_offsets(&topic).await?;
         let start = |min: i64| Start::Offset(options.from.unwrap_or(min).max(min));
         let mut ends: BTreeMap<_, _> = offsets
