@@ -109,8 +109,20 @@ acl:
     assert_eq!(
         accounts,
         [
-            "broker.yaml:3:33: acl.accounts[0].secretKey: is a number to YAML: write it in quotes",
+            "broker.yaml:3:33: acl.accounts.[0].secretKey: is a number to YAML: write it in quotes",
+            "broker.yaml:4:49: acl.accounts.[1].topicPerms.[0]: `orders` is not NAME=PERMISSION, as orders=PUB|SUB",
+            "broker.yaml:4:71: acl.accounts.[1].groupPerms.[0]: `ALL` is no permission, expected one of: DENY, PUB, SUB, PUB|SUB",
+            "broker.yaml:4:97: acl.accounts.[1].defaultTopicPerm: `PUBSUB` is no permission, expected one of: DENY, PUB, SUB, PUB|SUB",
+            "broker.yaml:5:33: acl.accounts.[2].secretKey: is empty",
+            "broker.yaml:5:57: acl.accounts.[2].whiteRemoteAddress: `host` is no address: write 10.0.0.7, a network as 10.0.0.0/8, or 10.0.0.* for 10.0.0.0/24",
+            "broker.yaml:6:7: acl.accounts.[3]: key `accessKey` is missing",
+            "broker.yaml:6:8: acl.accounts.[3]: unknown key `accesKey`; did you mean `accessKey`?",
         ]
+    );
+    let twice = problems("acl: {accounts: [{accessKey: a, secretKey: b}, {accessKey: a, secretKey: c}]}\n");
+    assert_eq!(
+        twice,
+        ["broker.yaml:1:60: acl.accounts.[1].accessKey: another account has the name `a`, too"]
     );
     assert_eq!(
         problems("listen: 0.0.0.0:10911\n")[0].split(": name accounts").next().unwrap(),

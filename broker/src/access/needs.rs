@@ -40,6 +40,12 @@ impl From<JsonError> for No {
     }
 }
 
+/// Whether everybody may ask that, signed or not: where a topic is. As from `RocketMQ`'s name servers, so that a client
+/// without the right keys hears why from the broker, and not that there is no such topic.
+pub(crate) fn is_open(code: C) -> bool {
+    code == C::GET_ROUTEINFO_BY_TOPIC
+}
+
 /// Whether a caller may ask that. An account that may not is told what is missing.
 pub(crate) fn check(caller: &Caller, request: &Request<'_>) -> Result<(), No> {
     if caller.limited().is_none() {

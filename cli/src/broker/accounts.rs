@@ -74,7 +74,7 @@ impl<'de> Deserialize<'de> for Text {
                 Err(E::custom("is a number to YAML: write it in quotes"))
             }
         }
-        deserializer.deserialize_string(Reader)
+        deserializer.deserialize_any(Reader)
     }
 }
 
