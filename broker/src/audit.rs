@@ -41,7 +41,7 @@ pub(crate) const TOPIC: &str = "SLUICE_AUDIT";
 const ARGUMENT_BYTES_MAX: usize = 2048;
 const ARGUMENTS_MAX: usize = 32;
 /// Denials of one address are kept so far apart.
-const DENIAL_EVERY: Duration = Duration::from_secs(60);
+const DENIAL_EVERY: Duration = Duration::from_mins(1);
 /// Addresses whose denials are counted apart; of more, the eldest are forgotten.
 const ADDRESSES_MAX: usize = 1024;
 
@@ -149,7 +149,9 @@ impl<'a> Entry<'a> {
         let Self { action, user, client, outcome, remark, subject, others, .. } = self;
         let client = client.map(|client| client.to_string());
         match self.outcome {
-            "NO_PERMISSION" => tracing::warn!(action, user, client, subject, outcome, remark, others, "audit"),
+            "NO_PERMISSION" => {
+                tracing::warn!(action, user, client, subject, outcome, remark, others, "audit");
+            }
             _ => tracing::info!(action, user, client, subject, outcome, remark, others, "audit"),
         }
     }
@@ -172,7 +174,9 @@ impl<'a> Entry<'a> {
         add("action", self.action)?;
         add("outcome", self.outcome)?;
         // A name from outside may hold anything; the body has it in any case.
-        let is_plain = |text: &&str| !text.is_empty() && text.len() <= 256 && !text.contains(|c: char| c.is_control() || c == ' ');
+        let is_plain = |text: &&str| {
+            !text.is_empty() && text.len() <= 256 && !text.contains(|c: char| c.is_control() || c == ' ')
+        };
         if let Some(user) = self.user.filter(is_plain) {
             add("user", user)?;
         }

@@ -34,7 +34,10 @@ impl Metrics {
             "Heartbeats of consumers that subscribe otherwise than another member of their group; the log names them",
         )
         .increment(0);
-        describe_counter!(REFUSED, "Requests and connections that access control or TLS turned away, by reason");
+        describe_counter!(
+            REFUSED,
+            "Requests and connections that access control or TLS turned away, by reason"
+        );
         Refused::ALL.iter().for_each(|why| counter!(REFUSED, "reason" => why.name()).increment(0));
         Self {
             messages_in: count(

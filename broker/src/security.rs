@@ -99,7 +99,8 @@ impl Security {
     pub(crate) fn permit(&self, request: &Request<'_>, peer: SocketAddr) -> Result<Caller, Reply> {
         let is_open = needs::is_open(request.header.request_code());
         let Some(accounts) = self.accounts().filter(|_| !is_open) else { return Ok(Caller::Trusted) };
-        let caller = accounts.identify(request, peer).inspect_err(|denied| self.denied(denied, request, peer))?;
+        let caller =
+            accounts.identify(request, peer).inspect_err(|denied| self.denied(denied, request, peer))?;
         match needs::check(&caller, request) {
             Ok(()) => Ok(caller),
             Err(needs::No::Denied(denied)) => {

@@ -25,7 +25,7 @@ pub(crate) const HANDSHAKE: u8 = 0x16;
 /// How long a client may take over its handshake once it has begun.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// How long a client may say nothing at all: as long as later on.
-const FIRST_BYTE_MAX: Duration = Duration::from_secs(120);
+const FIRST_BYTE_MAX: Duration = Duration::from_mins(2);
 
 /// Whether connections without TLS are taken beside those with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,7 +85,9 @@ fn certificates(path: &PathBuf, what: &'static str) -> Result<Vec<CertificateDer
 fn authorities(path: &PathBuf) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, "the authorities")? {
-        roots.add(certificate).map_err(|source| TlsError::Authorities { path: path.clone(), source: source.into() })?;
+        roots
+            .add(certificate)
+            .map_err(|source| TlsError::Authorities { path: path.clone(), source: source.into() })?;
     }
     Ok(roots)
 }
@@ -93,17 +95,22 @@ fn authorities(path: &PathBuf) -> Result<RootCertStore, TlsError> {
 impl TlsSettings {
     fn load(&self) -> Result<TlsAcceptor, TlsError> {
         let chain = certificates(&self.certificate, "the certificate")?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|source| TlsError::Read { what: "the private key", path: self.key.clone(), source })?;
-        let pair = |source| TlsError::Pair { certificate: self.certificate.clone(), key: self.key.clone(), source };
-        let builder =
-            ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(pair)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|source| TlsError::Read {
+            what: "the private key",
+            path: self.key.clone(),
+            source,
+        })?;
+        let pair =
+            |source| TlsError::Pair { certificate: self.certificate.clone(), key: self.key.clone(), source };
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(pair)?;
         let builder = match &self.client_ca {
             Some(path) => {
                 let roots = Arc::new(authorities(path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(
-                    |source| TlsError::Authorities { path: path.clone(), source: source.into() },
-                )?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                    .build()
+                    .map_err(|source| TlsError::Authorities { path: path.clone(), source: source.into() })?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
@@ -165,8 +172,9 @@ impl Tls {
 /// How this broker speaks to name servers elsewhere that want TLS.
 pub(crate) fn client_config(ca: &PathBuf) -> Result<ClientConfig, TlsError> {
     let unusable = |source: rustls::Error| TlsError::Authorities { path: ca.clone(), source: source.into() };
-    let builder =
-        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(unusable)?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
     Ok(builder.with_root_certificates(authorities(ca)?).with_no_client_auth())
 }
 

@@ -96,7 +96,8 @@ impl Signing {
     }
 
     fn heartbeat(&mut self, group: &str, topic: &str) -> Response {
-        let subscription = SubscriptionData { topic: topic.into(), sub_string: "*".into(), ..Default::default() };
+        let subscription =
+            SubscriptionData { topic: topic.into(), sub_string: "*".into(), ..Default::default() };
         let consumer = ConsumerData {
             group_name: group.into(),
             subscription_data_set: vec![subscription],
@@ -216,7 +217,11 @@ fn an_account_does_what_it_is_permitted_and_nothing_else() {
     let of_event = records(&boss.pull("events", "readers").body).next().unwrap().unwrap().log_offset;
     let view = |client: &mut Signing, offset: u64| {
         let offset = i64::try_from(offset).unwrap();
-        client.call(C::VIEW_MESSAGE_BY_ID, request::ViewMessage { topic: Some("events"), offset }.fields(), &[])
+        client.call(
+            C::VIEW_MESSAGE_BY_ID,
+            request::ViewMessage { topic: Some("events"), offset }.fields(),
+            &[],
+        )
     };
     assert_eq!(view(&mut app, of_event).code, R::SUCCESS);
     denied(&view(&mut app, of_secret), &["SUB of topic secrets"]);
@@ -269,7 +274,8 @@ fn no_request_code_is_open_by_accident() {
         for code in C::ALL.iter().copied().filter(|code| !open.contains(code)) {
             let answer = client.call(code, Fields::new(), b"");
             let unreadable = answer.code == R::SYSTEM_ERROR
-                && (answer.remark.contains("is missing") || answer.remark.contains("the body is not readable"));
+                && (answer.remark.contains("is missing")
+                    || answer.remark.contains("the body is not readable"));
             // An empty heartbeat and an empty good-bye are of nobody.
             let nobody = matches!(code, C::HEART_BEAT | C::UNREGISTER_CLIENT);
             assert!(unreadable || nobody || answer.code == R::NO_PERMISSION, "{code}: {answer:?}");

@@ -150,7 +150,11 @@ fn messages_go_in_and_out_by_tls_beside_plain_ones_where_both_are_taken() {
         let (code, body) = tls.pull(offset);
         assert_eq!(code, R::SUCCESS);
         let first = sluice_protocol::record::records(&body).next().unwrap().unwrap();
-        assert!(first.queue_offset == offset && first.body == expected, "{offset}: {} bytes", first.body.len());
+        assert!(
+            first.queue_offset == offset && first.body == expected,
+            "{offset}: {} bytes",
+            first.body.len()
+        );
     }
     let mut names = TlsClient::new(broker.names, &ca, None);
     let route = sluice_protocol::request::GetRouteInfo { topic: "t", accept_standard_json_only: Some(true) };
@@ -260,8 +264,7 @@ fn a_certificate_is_changed_while_the_broker_runs() {
 fn files_that_can_not_be_used_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let ca = Authority::new();
-    let (one, other) =
-        (ca.sign(dir.path(), "one", "127.0.0.1"), ca.sign(dir.path(), "other", "127.0.0.1"));
+    let (one, other) = (ca.sign(dir.path(), "one", "127.0.0.1"), ca.sign(dir.path(), "other", "127.0.0.1"));
     let refused = |certificate: &PathBuf, key: &PathBuf| {
         let tls = settings((certificate.clone(), key.clone()), TlsMode::Enforcing);
         Security::new(None, Some(tls)).unwrap_err().to_string()

@@ -11,8 +11,8 @@ use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sluice_client::{
-    Admin, Client, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
-    Producer, ProducerSettings, Record, Start, TopicName,
+    Admin, Client, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId, Producer,
+    ProducerSettings, Record, Start, TopicName,
 };
 use sluice_filters::{Dialect, Filter, Name};
 use sluice_sources::topic::{Asked, passes};
@@ -180,9 +180,7 @@ pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
     match command {
         TopicCommand::Create { topic, queues, network } => {
             let topic = TopicName::new(&topic)?;
-            network.run(async |client| {
-                Ok(Admin::new(&client).create_topic(&topic, queues).await?)
-            })?;
+            network.run(async |client| Ok(Admin::new(&client).create_topic(&topic, queues).await?))?;
             let line = if network.json {
                 json!({"topic": topic.as_str(), "queues": queues}).to_string()
             } else {
@@ -281,14 +279,17 @@ fn send(arguments: &SendArguments) -> Result<()> {
         None => Box::new(std::io::stdin().lock()),
     };
     let mut sent = 0_u64;
-    arguments.network.run(async |client| {
-        let compress_from_bytes = arguments.compress_from.map(|size| size.as_u64().try_into()).transpose()?;
-        let settings = ProducerSettings { compress_from_bytes, ..ProducerSettings::default() };
-        let producer = Producer::new(&client, settings)?;
-        let bodies = std::iter::from_fn(|| next_body(&mut *input, arguments.whole).transpose());
-        send_each(producer, bodies.map(|body| message(body?)), &mut sent).await
-    })
-    .with_context(|| format!("{} messages were sent before", count(sent)))?;
+    arguments
+        .network
+        .run(async |client| {
+            let compress_from_bytes =
+                arguments.compress_from.map(|size| size.as_u64().try_into()).transpose()?;
+            let settings = ProducerSettings { compress_from_bytes, ..ProducerSettings::default() };
+            let producer = Producer::new(&client, settings)?;
+            let bodies = std::iter::from_fn(|| next_body(&mut *input, arguments.whole).transpose());
+            send_each(producer, bodies.map(|body| message(body?)), &mut sent).await
+        })
+        .with_context(|| format!("{} messages were sent before", count(sent)))?;
     let line = if arguments.network.json {
         json!({"topic": topic.as_str(), "sent": sent}).to_string()
     } else {
@@ -349,9 +350,8 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
     match command {
         GroupCommand::Lag { group, topic, network } => {
             let topic = topic.map(|topic| TopicName::new(&topic)).transpose()?;
-            let offsets = network.run(async |client| {
-                Ok(Admin::new(&client).group_offsets(&group, topic.as_ref()).await?)
-            })?;
+            let offsets = network
+                .run(async |client| Ok(Admin::new(&client).group_offsets(&group, topic.as_ref()).await?))?;
             let lag: i64 = offsets.iter().map(|o| o.lag()).sum();
             if network.json {
                 let queues: Vec<Value> = offsets

@@ -59,7 +59,10 @@ fn done(out: &Output) -> String {
 #[track_caller]
 fn denied(out: &Output, words: &str) {
     let text = String::from_utf8(out.stderr.clone()).unwrap();
-    assert!(out.status.code() == Some(1) && text.contains("NO_PERMISSION") && text.contains(words), "{out:?}");
+    assert!(
+        out.status.code() == Some(1) && text.contains("NO_PERMISSION") && text.contains(words),
+        "{out:?}"
+    );
 }
 
 /// Replaces a file as editors do.
@@ -114,9 +117,7 @@ fn accounts_of_a_file_are_asked_for_and_change_when_it_does() {
     until("the bad file is told", || log().contains("unknown key `topicPerm`"));
     assert!(done(&run("app", "three\n", &["topic", "send", "orders"])).contains("1 message"));
     replace(&acl, &ACCOUNTS.replace("events=SUB", "events=PUB"));
-    until("the new permission holds", || {
-        run("app", "one\n", &["topic", "send", "events"]).status.success()
-    });
+    until("the new permission holds", || run("app", "one\n", &["topic", "send", "events"]).status.success());
 
     let entries: Vec<Value> = log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let first = &entries[0]["body"];
@@ -126,7 +127,11 @@ fn accounts_of_a_file_are_asked_for_and_change_when_it_does() {
         && entry["body"]["outcome"] == "SUCCESS"));
     assert_eq!(first["outcome"], "NO_PERMISSION", "{first}");
     assert!(entries.iter().any(|e| e["tags"] == "RELOAD_ACCOUNTS" && e["body"]["outcome"] == "SUCCESS"));
-    let none = done(&run("boss", "", &["topic", "tail", "SLUICE_AUDIT", "--where", "user = 'boss' AND outcome = 'NO'"]));
+    let none = done(&run(
+        "boss",
+        "",
+        &["topic", "tail", "SLUICE_AUDIT", "--where", "user = 'boss' AND outcome = 'NO'"],
+    ));
     assert_eq!(none, "");
 }
 
@@ -153,18 +158,26 @@ fn a_pipeline_reads_and_writes_topics_by_an_account() {
     let seen = done(&pipeline("app"));
     assert_eq!(seen.lines().filter(|line| line.contains("queue_offset")).count(), 2, "{seen}");
     let out = pipeline("nobody");
-    assert!(String::from_utf8_lossy(&out.stderr).contains("no account") || String::from_utf8_lossy(&out.stdout).contains("no account"), "{out:?}");
+    assert!(
+        String::from_utf8_lossy(&out.stderr).contains("no account")
+            || String::from_utf8_lossy(&out.stdout).contains("no account"),
+        "{out:?}"
+    );
 
     let problem = |access: &str| {
         let file = dir.path().join("bad.yaml");
-        let text = format!("name: bad\nsource:\n  topic: {{name: orders, {access}}}\nsink: {{stdout: {{format: ndjson}}}}\ndelivery: at_least_once\n");
+        let text = format!(
+            "name: bad\nsource:\n  topic: {{name: orders, {access}}}\nsink: {{stdout: {{format: ndjson}}}}\ndelivery: at_least_once\n"
+        );
         fs::write(&file, text).unwrap();
         let out = sluice_as("app", "", &["lint", file.to_str().unwrap()]);
         String::from_utf8(out.stdout).unwrap()
     };
     assert!(problem("access: {tls: {}}").contains("cluster of `cluster`, which is not said"));
     assert!(problem("cluster: 'ns1:9876', access: {access_key: a}").contains("`secret_key` is missing"));
-    assert!(problem("cluster: 'ns1:9876', access: {access_key: a, secret_key: b}").contains("write it as ${VAR}"));
+    assert!(
+        problem("cluster: 'ns1:9876', access: {access_key: a, secret_key: b}").contains("write it as ${VAR}")
+    );
 }
 
 /// An authority, and a certificate of it for loopback: the three files.
@@ -182,11 +195,7 @@ fn certificate(dir: &Path) -> [PathBuf; 3] {
         fs::write(&file, text).unwrap();
         file
     };
-    [
-        write("ca.pem", ca.pem()),
-        write("cert.pem", signed.pem()),
-        write("key.pem", key.serialize_pem()),
-    ]
+    [write("ca.pem", ca.pem()), write("cert.pem", signed.pem()), write("key.pem", key.serialize_pem())]
 }
 
 #[test]
@@ -216,7 +225,10 @@ fn all_goes_by_tls_where_it_must() {
     let sent = served::sluice_with("hello\n", &[&["topic", "send", "orders"], &at[..]].concat());
     assert!(sent.status.success(), "{sent:?}");
     assert!(sluice(&[&["topic", "tail", "orders"], &at[..]].concat()).contains("hello"));
-    assert!(sluice(&[&["topic", "tail", "orders", "--server-name", "broker.test"], &at[..]].concat()).contains("hello"));
+    assert!(
+        sluice(&[&["topic", "tail", "orders", "--server-name", "broker.test"], &at[..]].concat())
+            .contains("hello")
+    );
     let other = refused(&[&["topic", "list", "--server-name", "another.test"], &at[..]].concat());
     assert!(other.contains("certificate"), "{other}");
     let plain = refused(&["topic", "list", "--namesrv", &names.names()]);
@@ -238,7 +250,10 @@ fn nobody_listens_for_everybody_unless_it_is_meant() {
     }
     assert!(!store.exists(), "something was made");
     assert!(refused(&["namesrv", "--listen", "0.0.0.0:0"]).contains("--allow-anonymous"));
-    assert!(refused(&["broker", "--listen", "127.0.0.1:0", "--namesrv-listen", "0.0.0.0:0"]).contains("0.0.0.0:0"));
+    assert!(
+        refused(&["broker", "--listen", "127.0.0.1:0", "--namesrv-listen", "0.0.0.0:0"])
+            .contains("0.0.0.0:0")
+    );
     let [_, certificate, key] = certificate(dir.path()).map(|file| file.to_str().unwrap().to_owned());
     let tls = ["--tls-certificate", &certificate, "--tls-key", &key];
     let permissive = [&["namesrv", "--listen", "0.0.0.0:0", "--tls-mode", "permissive"][..], &tls].concat();

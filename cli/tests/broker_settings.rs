@@ -17,7 +17,14 @@ use served::{Served, client, get, refused, sluice, sluice_with, until};
 /// Runs the command line in a folder, with one variable set.
 fn sluice_in(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    command.args(arguments).current_dir(dir).env("SLUICE_TEST_PORT", "no port").env("SLUICE_ADMIN_SECRET", "s3cret").env("SLUICE_APP_SECRET", "s3cret").output().unwrap()
+    command
+        .args(arguments)
+        .current_dir(dir)
+        .env("SLUICE_TEST_PORT", "no port")
+        .env("SLUICE_ADMIN_SECRET", "s3cret")
+        .env("SLUICE_APP_SECRET", "s3cret")
+        .output()
+        .unwrap()
 }
 
 /// What it says of a file that is not right.
@@ -196,8 +203,7 @@ fn clients_are_told_the_address_by_which_they_came_or_the_one_that_is_given() {
 
     // Elsewhere the name server's own connection shows the address.
     let names = Served::start(&["namesrv", "--listen", "127.0.0.1:0"]);
-    let joins =
-        start("joins", &["--listen", "0.0.0.0:0", "--namesrv", &names.names(), "--allow-anonymous"]);
+    let joins = start("joins", &["--listen", "0.0.0.0:0", "--namesrv", &names.names(), "--allow-anonymous"]);
     until("it has joined", || {
         sluice_with("", &["topic", "create", "orders", "--namesrv", &names.names()]).status.success()
     });

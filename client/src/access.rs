@@ -113,7 +113,8 @@ impl Way {
 
 impl Tls {
     fn new(settings: &TlsSettings) -> Result<Self, Error> {
-        let unusable = |source: rustls::Error| Error::Tls { what: "settings".to_owned(), source: Arc::new(source) };
+        let unusable =
+            |source: rustls::Error| Error::Tls { what: "settings".to_owned(), source: Arc::new(source) };
         let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         match &settings.ca {
@@ -158,10 +159,10 @@ impl Tls {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let found = CertificateDer::pem_file_iter(path).map_err(|source| unreadable(path, source))?;
     let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|source| unreadable(path, source))?;
-    match found.is_empty() {
-        true => Err(unreadable(path, rustls::pki_types::pem::Error::NoItemsFound)),
-        false => Ok(found),
+    if found.is_empty() {
+        return Err(unreadable(path, rustls::pki_types::pem::Error::NoItemsFound));
     }
+    Ok(found)
 }
 
 fn unreadable(path: &Path, source: rustls::pki_types::pem::Error) -> Error {

@@ -60,7 +60,9 @@ impl Secret {
             return None;
         }
         let mut context = hmac::Context::with_key(&self.0);
-        signed.iter().for_each(|(_, value)| context.update(value.as_bytes()));
+        for (_, value) in &signed {
+            context.update(value.as_bytes());
+        }
         context.update(body);
         Some(context.sign())
     }
@@ -104,8 +106,11 @@ mod tests {
     use super::*;
     use crate::code::RequestCode;
 
+    /// Fields, body and signature.
+    type Signed = (Vec<(&'static str, &'static str)>, &'static [u8], &'static str);
+
     /// Signed by `RocketMQ`'s own classes (5.3.3): `AclUtils.calSignature` over `combineRequestContent`.
-    fn golden() -> Vec<(Vec<(&'static str, &'static str)>, &'static [u8], &'static str)> {
+    fn golden() -> Vec<Signed> {
         vec![
             (
                 vec![
@@ -164,8 +169,7 @@ mod tests {
             given.push(("Signature", signature));
             assert!(secret.verify(&header(&given, 479), body), "{fields:?}");
             assert!(!Secret::new("another").verify(&header(&given, 479), body));
-            let unsigned: Vec<_> =
-                fields.iter().copied().filter(|(name, _)| *name != ACCESS_KEY).collect();
+            let unsigned: Vec<_> = fields.iter().copied().filter(|(name, _)| *name != ACCESS_KEY).collect();
             let header = header(&unsigned, 479);
             let signed = credentials.sign(&header, body);
             assert_eq!(signed.fields.get(SIGNATURE), Some(signature));

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use sluice_client::{
-    Access, Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, Receipt, TopicName,
+    Access, Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, Receipt,
+    TopicName,
 };
 use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
@@ -47,8 +48,7 @@ impl ClusterSink {
         let (topic, runtime) = begin(&config.name)?;
         let failed = |what: &str, error| failed(cluster, &topic, what, error);
         let (client, producer, queues) = runtime.block_on(async {
-            let client =
-                Client::new(config.client(cluster)).map_err(|e| failed("cannot be used", e))?;
+            let client = Client::new(config.client(cluster)).map_err(|e| failed("cannot be used", e))?;
             let queues =
                 made(&client, &topic, config.queues).await.map_err(|e| failed("cannot make the topic", e))?;
             let producer = Producer::new(&client, ProducerSettings::default());

@@ -52,7 +52,14 @@ impl Place {
     }
 
     fn source(&self, start: Begin, until: Until, feeders: Vec<Arc<Progress>>) -> TopicSource {
-        let config = TopicConfig { name: "t".to_owned(), cluster: None, access: Default::default(), group: None, start, until };
+        let config = TopicConfig {
+            name: "t".to_owned(),
+            cluster: None,
+            access: Default::default(),
+            group: None,
+            start,
+            until,
+        };
         let mut source = TopicSource::new(&config, "p", self.store.clone(), feeders).unwrap();
         source.open(&needs()).unwrap();
         source

@@ -47,6 +47,7 @@ pub(crate) fn is_open(code: C) -> bool {
 }
 
 /// Whether a caller may ask that. An account that may not is told what is missing.
+#[expect(clippy::too_many_lines, clippy::match_same_arms, reason = "it is a table, in groups")]
 pub(crate) fn check(caller: &Caller, request: &Request<'_>) -> Result<(), No> {
     if caller.limited().is_none() {
         return Ok(());

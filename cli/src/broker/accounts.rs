@@ -144,7 +144,8 @@ impl AclSettings {
         }
         let accounts = self.accounts.as_deref().unwrap_or_default();
         if accounts.is_empty() {
-            let none = "nobody could do anything: name `accounts`, at least one with `admin: true`".to_owned();
+            let none =
+                "nobody could do anything: name `accounts`, at least one with `admin: true`".to_owned();
             return vec![problem(&[], none)];
         }
         let mut seen = BTreeSet::new();

@@ -112,9 +112,9 @@ impl Guard {
 
     /// What is on, for the line that says that all is ready.
     pub(crate) fn line(&self) -> String {
-        let accounts = self.accounts.map_or(String::new(), |count| {
-            format!(", {count} account{}", if count == 1 { "" } else { "s" })
-        });
+        let accounts = self
+            .accounts
+            .map_or(String::new(), |count| format!(", {count} account{}", if count == 1 { "" } else { "s" }));
         format!("{accounts}{}", self.tls_name().map_or(String::new(), |mode| format!(", TLS {mode}")))
     }
 

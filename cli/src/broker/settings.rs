@@ -154,7 +154,10 @@ impl BrokerSettings {
                 problems.push(problem("namesrv_access", "`access_key` and `secret_key` stand together"));
             }
             if settings.namesrv.is_none() {
-                problems.push(problem("namesrv_access", "says how to get into the name servers of `namesrv`, which is not said"));
+                problems.push(problem(
+                    "namesrv_access",
+                    "says how to get into the name servers of `namesrv`, which is not said",
+                ));
             }
         }
         if problems.is_empty() { Ok((settings, tree)) } else { Err(told(problems)) }
