@@ -150,17 +150,15 @@ impl Tls {
         let seen = timeout(FIRST_BYTE_MAX, stream.peek(&mut first)).await;
         let seen = seen.map_err(|_| io::ErrorKind::TimedOut.into()).flatten();
         let handshake = |error| (Refused::Handshake, error);
+        let seen = seen.map_err(handshake)?;
         // One that ends without a word is a look whether somebody listens.
-        let is_tls = seen.map_err(handshake)? > 0 && first == [HANDSHAKE];
-        if !is_tls {
-            return match self.mode() {
-                TlsMode::Permissive => Ok(Socket::Plain(stream)),
-                TlsMode::Enforcing => {
-                    let told = "the client speaks no TLS, and this port takes nothing else: set tls.enable=true in \
-                                RocketMQ's Java client, or give --tls";
-                    Err((Refused::Plaintext, io::Error::other(told)))
-                }
-            };
+        if seen == 0 || first != [HANDSHAKE] && self.mode() == TlsMode::Permissive {
+            return Ok(Socket::Plain(stream));
+        }
+        if first != [HANDSHAKE] {
+            let told = "the client speaks no TLS, and this port takes nothing else: set tls.enable=true in RocketMQ's \
+                        Java client, or give --tls";
+            return Err((Refused::Plaintext, io::Error::other(told)));
         }
         let acceptor = self.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
         let shaken = timeout(self.handshake_max, acceptor.accept(stream)).await;

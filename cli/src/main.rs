@@ -7,6 +7,7 @@ mod audit;
 mod broker;
 mod build;
 mod check;
+mod cluster;
 mod compact;
 mod connect;
 mod dlq;
@@ -159,11 +160,19 @@ SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends w
   sluice topic send orders --namesrv broker:9876 --file orders.ndjson"
     )]
     Topic(topic::TopicCommand),
-    /// Look at consumer groups of brokers on the network
+    /// Show the brokers that name servers know, and what each tells of itself
+    #[command(after_help = "Examples:
+  sluice cluster --namesrv broker:9876
+  sluice cluster --namesrv broker:9876 --json | jq '.brokers[].status.brokerVersionDesc'
+
+Exit code 1 if one of them does not answer.")]
+    Cluster(cluster::ClusterArguments),
+    /// Look at consumer groups of brokers on the network, and set where they go on
     #[command(
         subcommand,
-        after_help = "Example:
-  sluice group lag billing --namesrv broker:9876"
+        after_help = "Examples:
+  sluice group lag billing --namesrv broker:9876
+  sluice group reset billing --topic orders --to latest --namesrv broker:9876"
     )]
     Group(network::GroupCommand),
     /// List dead letters with their cause, and send them back where they come from
@@ -218,6 +227,7 @@ fn main() -> ExitCode {
         Command::Broker(arguments) => broker::broker(*arguments),
         Command::Namesrv(arguments) => broker::name_server(*arguments),
         Command::Topic(command) => topic::run(command),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Group(command) => network::group(command),
         Command::Dlq(command) => dlq::run(command),
         Command::Message(command) => network::message(command),

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sluice_client::{
     Admin, Client, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId, Producer,
-    ProducerSettings, Record, Start, TopicName,
+    ProducerSettings, Queue, Record, Start, TopicName,
 };
 use sluice_filters::{Dialect, Filter, Name};
 use sluice_sources::topic::{Asked, passes};
@@ -39,7 +39,13 @@ pub(crate) struct NetworkArguments {
 }
 
 impl NetworkArguments {
-    fn run<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+    /// Whether JSON is wanted.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Runs work with a client of these name servers.
+    pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
         run(&self.namesrv, &self.access, work)
     }
 }
@@ -62,6 +68,15 @@ pub(crate) enum TopicCommand {
     #[command(after_help = "Example:
   sluice topic describe orders --namesrv broker:9876")]
     Describe {
+        /// The topic
+        topic: String,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+    /// Delete a topic from every broker, with all of its messages
+    #[command(after_help = "Example:
+  sluice topic delete orders --namesrv broker:9876")]
+    Delete {
         /// The topic
         topic: String,
         #[command(flatten)]
@@ -112,6 +127,22 @@ pub(crate) enum GroupCommand {
         /// One topic only
         #[arg(long)]
         topic: Option<String>,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+    /// Set where a consumer group goes on in a topic; its members are told
+    #[command(after_help = "Examples:
+  sluice group reset billing --topic orders --to earliest
+  sluice group reset billing --topic orders --to 1760000000000      the first messages stored from then on")]
+    Reset {
+        /// The consumer group
+        group: String,
+        /// The topic
+        #[arg(long)]
+        topic: String,
+        /// earliest, latest, or a time in ms since 1970-01-01 UTC
+        #[arg(long, value_name = "WHERE", value_parser = reset_time)]
+        to: i64,
         #[command(flatten)]
         network: NetworkArguments,
     },
@@ -185,6 +216,20 @@ pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
                 json!({"topic": topic.as_str(), "queues": queues}).to_string()
             } else {
                 format!("topic {topic}: {queues} queues at each broker")
+            };
+            writeln!(std::io::stdout(), "{line}")?;
+        }
+        TopicCommand::Delete { topic, network } => {
+            let topic = TopicName::new(&topic)?;
+            network.run(async |client| {
+                // One that nobody knows is told: it may be a slip of the pen.
+                client.fetch_route(&topic).await?;
+                Ok(Admin::new(&client).delete_topic(&topic).await?)
+            })?;
+            let line = if network.json {
+                json!({"topic": topic.as_str(), "deleted": true}).to_string()
+            } else {
+                format!("topic {topic}: deleted")
             };
             writeln!(std::io::stdout(), "{line}")?;
         }
@@ -345,6 +390,17 @@ fn next_body(input: &mut dyn BufRead, whole: bool) -> Result<Option<Vec<u8>>> {
     }
 }
 
+/// A time as administrators say it: that of the first message, or after the last.
+fn reset_time(text: &str) -> Result<i64, String> {
+    match text {
+        "earliest" => Ok(0),
+        "latest" => Ok(-1),
+        time => time.parse().ok().filter(|ms| *ms >= 0).ok_or_else(|| {
+            format!("`{time}` is neither `earliest`, `latest`, nor a time in ms since 1970-01-01 UTC")
+        }),
+    }
+}
+
 pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match command {
@@ -385,6 +441,21 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
                 )?;
             }
             writeln!(out, "{} messages behind", count(u64::try_from(lag).unwrap_or(0)))?;
+        }
+        GroupCommand::Reset { group, topic, to, network } => {
+            let topic = TopicName::new(&topic)?;
+            let offsets = network
+                .run(async |client| Ok(Admin::new(&client).reset_group(&group, &topic, to).await?))?;
+            if network.json {
+                let queue = |(queue, offset): &(Queue, i64)| json!({"broker": &*queue.broker, "queue_id": queue.id.get(), "offset": offset});
+                let queues: Vec<Value> = offsets.iter().map(queue).collect();
+                writeln!(out, "{}", json!({"group": group, "topic": topic.as_str(), "queues": queues}))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            writeln!(out, "{:16}  {:>5}  {:>12}", "BROKER", "QUEUE", "GOES ON AT")?;
+            for (queue, offset) in &offsets {
+                writeln!(out, "{:16}  {:>5}  {offset:>12}", queue.broker, queue.id.get())?;
+            }
         }
         GroupCommand::Members { group, network } => {
             let brokers =
