@@ -102,7 +102,8 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let password = vec!["decode", "format", "avro", "registry", "password"];
     let is_open = |path: &Vec<&str>| parsed.tree.find(path).is_some_and(|node| !node.secret);
     let told = "the text of this file is kept in the target: write it as ${VAR}";
-    let keys = in_store.into_iter().chain([password]).filter(is_open);
+    let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
+    let keys = in_store.into_iter().chain([password]).chain(in_topics).filter(is_open);
     keys.map(|path| parsed.problem(&path, told)).collect()
 }
 

@@ -150,7 +150,8 @@ impl SinkConfig {
             });
             let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
             let cluster = cluster.map(|e| (vec!["topic", "cluster"], e.to_string()));
-            return name.into_iter().chain(cluster).chain(queues).collect();
+            let access = config.access_problem();
+            return name.into_iter().chain(cluster).chain(queues).chain(access).collect();
         }
         let (kind, entries) = self.partition();
         let at = vec![kind, "partition"];
