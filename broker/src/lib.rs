@@ -3,6 +3,7 @@
 //! Knows no record batch, connector or pipeline, and no command line. Whether a client may do something is decided
 //! here; how bytes mean something is decided in `sluice-protocol`, and what is kept in `sluice-store`.
 
+mod assign;
 mod broker;
 mod connection;
 mod dispatch;
@@ -10,6 +11,7 @@ mod divert;
 mod flusher;
 mod group;
 mod inspect;
+mod lease;
 mod lock;
 mod long_poll;
 mod metrics;
@@ -17,6 +19,7 @@ mod name_server;
 mod offset;
 mod open_files;
 mod outlet;
+mod pop;
 mod pull;
 mod query;
 mod register;

@@ -10,7 +10,7 @@ use sluice_protocol::frame::{self, Frame};
 use sluice_protocol::header::{Header, HeaderKind};
 use sluice_protocol::record::body_crc;
 use sluice_protocol::request;
-use sluice_protocol::route::MASTER;
+use sluice_protocol::route::{MASTER, QueueData, Route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -99,7 +99,27 @@ async fn tell(
         frame::encode(&mut bytes, HeaderKind::Json, &header, &body)
     };
     written.map_err(io::Error::other)?;
-    timeout(ANSWER_MAX, exchange(stream, &bytes)).await?
+    timeout(ANSWER_MAX, exchange(stream, &bytes)).await?.map(drop)
+}
+
+/// A topic's queues at all brokers, as the first name server says that can be asked.
+pub(crate) async fn queues_of(name_servers: &[String], topic: &str) -> io::Result<Vec<QueueData>> {
+    let asked = request::GetRouteInfo { topic, accept_standard_json_only: Some(true) };
+    let header = Header::request(RequestCode::GET_ROUTEINFO_BY_TOPIC, 0, asked.fields());
+    let mut bytes = Vec::new();
+    frame::encode(&mut bytes, HeaderKind::Json, &header, &[]).map_err(io::Error::other)?;
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for name_server in name_servers {
+        let ask = async {
+            let mut stream = TcpStream::connect(name_server).await?;
+            exchange(&mut stream, &bytes).await
+        };
+        match timeout(ANSWER_MAX, ask).await.map_err(io::Error::from).flatten() {
+            Ok(body) => return Ok(Route::decode(&body).map_err(io::Error::other)?.queue_datas),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// What clients are told: where no address is named, the one by which the name server sees us is the best guess.
@@ -118,8 +138,8 @@ fn misleads(address: &str, name_server: IpAddr) -> bool {
         && !name_server.to_canonical().is_loopback()
 }
 
-/// Sends a request and reads its response.
-async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<()> {
+/// Sends a request, reads its response and gives the body.
+async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(request).await?;
     let mut answer = Vec::new();
     loop {
@@ -129,7 +149,7 @@ async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<()> {
         if let Some((frame, _)) = Frame::decode(&answer).map_err(io::Error::other)? {
             let header = frame.header().map_err(io::Error::other)?;
             if header.response_code() == ResponseCode::SUCCESS {
-                return Ok(());
+                return Ok(frame.body.to_vec());
             }
             let remark = header.remark.unwrap_or_default();
             return Err(io::Error::other(format!("response {}: {remark}", ResponseCode(header.code))));

@@ -217,6 +217,7 @@ impl Broker {
             Err(StoreError::NoTopic { .. }) => return Ok(Reply::ok()),
             deleted => deleted?,
         }
+        self.held.remove(|_, topic| *topic == name);
         tracing::info!(topic = %name, "topic deleted");
         self.tell_name_servers();
         // Who waits there is told that it is gone.

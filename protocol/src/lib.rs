@@ -16,6 +16,7 @@ pub mod id;
 pub mod json;
 pub mod message;
 pub mod message_id;
+pub mod pop;
 pub mod queue;
 pub mod record;
 pub mod registration;

@@ -18,6 +18,7 @@ mod index;
 mod index_file;
 mod json;
 mod key_index;
+mod lease;
 mod lock;
 mod position;
 mod recovery;
@@ -42,6 +43,7 @@ use sluice_protocol::topic::perm;
 
 pub use batch::{ATOMIC_PROPERTIES_BYTES_MAX, Appended, BODY_BYTES_MAX, Batch, CHAIN_BYTES_MAX, ChainMark};
 pub use error::{Error, Kind};
+pub use lease::{Lease, LeaseChange, Leases};
 pub use store::Store;
 pub use topic::QUEUES_MAX;
 

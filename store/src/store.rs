@@ -20,8 +20,8 @@ use crate::tables::name;
 use crate::tail::Tail;
 use crate::view::View;
 use crate::{
-    Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, Read, Recovery, Settings, Ticket, Topic,
-    lock, repair, upkeep,
+    Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, LeaseChange, Leases, Read, Recovery,
+    Settings, Ticket, Topic, lock, repair, upkeep,
 };
 
 /// An open store; clones are handles of the same one. The last one to go closes it, as [`Store::close`]
@@ -403,6 +403,38 @@ impl Store {
         queue: QueueId,
     ) -> Option<QueueOffset> {
         self.handle.view.tables().offsets.get(group, topic, queue.get()).map(QueueOffset::new)
+    }
+
+    /// Changes what of a queue a group was handed and has not acknowledged, and with it the group's committed offset;
+    /// durable once [`Store::durable`] returns for the ticket. [`Store::commit_offset`] forgets it.
+    pub fn lease(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: QueueId,
+        change: &LeaseChange,
+    ) -> Result<Ticket, Error> {
+        self.log()?.lease(group, topic, queue, change).map(Ticket)
+    }
+
+    /// What groups were handed and have not acknowledged.
+    pub fn leases(&self) -> Vec<(GroupName, TopicName, QueueId, Leases)> {
+        self.handle.view.tables().leases.all()
+    }
+
+    /// The text of `config/messageRequestMode.json`, if there is one.
+    pub fn request_modes(&self) -> Result<Option<String>, Error> {
+        let path = self.handle.view.dir.join(name::MODES);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
+    /// Replaces `config/messageRequestMode.json`, durable on return in every flush mode.
+    pub fn set_request_modes(&self, text: &str) -> Result<(), Error> {
+        self.log()?.set_request_modes(text)
     }
 
     /// The offset of its queue from which on a delay level is to be delivered, if it ever was.

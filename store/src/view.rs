@@ -8,17 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use sluice_protocol::id::{LogOffset, QueueId, QueueOffset, TopicName};
+use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 use sluice_protocol::record::{RECORD_BYTES_MIN, Record};
 
 use crate::consume_queue::{ConsumeQueues, UNIT_BYTES, Unit, units};
 use crate::consumer_offset::ConsumerOffsets;
 use crate::delay::DelayOffsets;
 use crate::group::GroupTable;
+use crate::lease::LeaseTable;
 use crate::position::Positions;
 use crate::segment::Segment;
 use crate::topic::{Appends, Queue, TopicTable, Topics, find};
-use crate::{Error, Read, Recovery, Run};
+use crate::{Error, LeaseChange, Read, Recovery, Run};
 
 /// Records with a smaller gap between them share one view of the log, in bytes.
 const GAP_BYTES_MAX: u64 = 64 * 1024;
@@ -32,7 +33,25 @@ pub(crate) struct Tables {
     pub(crate) offsets: ConsumerOffsets,
     pub(crate) delays: DelayOffsets,
     pub(crate) groups: GroupTable,
+    pub(crate) leases: LeaseTable,
     pub(crate) positions: Positions,
+}
+
+impl Tables {
+    /// Changes the leases of a group in a queue, and the offset that it has committed by that.
+    pub(crate) fn lease(
+        &mut self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: i32,
+        change: &LeaseChange,
+        now_ms: i64,
+    ) {
+        let committed = self.leases.change(group, topic, queue, change);
+        if self.offsets.get(group, topic, queue) != Some(committed) {
+            self.offsets.set(group, topic, queue, committed, now_ms);
+        }
+    }
 }
 
 /// The side of a store that readers use.
