@@ -20,9 +20,12 @@ const QUEUE_MAX: usize = 10_000;
 /// Messages that all groups may hold.
 const ALL_MAX: usize = 200_000;
 
+/// What each group holds, by queue.
+type Queues = HashMap<(GroupName, Place), Arc<Mutex<HeldQueue>>>;
+
 /// What all groups hold.
 pub(crate) struct Held {
-    queues: Mutex<HashMap<(GroupName, Place), Arc<Mutex<HeldQueue>>>>,
+    queues: Mutex<Queues>,
     count: Arc<AtomicUsize>,
     handle: AtomicI32,
 }
@@ -73,7 +76,7 @@ impl Held {
         self.handle.fetch_add(1, Ordering::Relaxed) & i32::MAX
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<(GroupName, Place), Arc<Mutex<HeldQueue>>>> {
+    fn table(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -241,14 +241,14 @@ impl Broker {
         let mut found = Found::default();
         let blocked = pop.order && held.last_due().is_some_and(|due| due > taken.now);
         if !blocked {
-            self.again(pop, queue, &held, &mut change, &mut found, taken)?;
+            self.find_again(pop, queue, &held, &mut change, &mut found, taken)?;
             let left = pop.messages_max.saturating_sub(taken.messages + found.messages);
             let room = held.room();
             let is_free = !pop.order || held.is_empty();
             if is_free && left > 0 && change.next < end {
                 match room {
                     0 => taken.full = true,
-                    _ => self.new(pop, queue, left.min(room), &mut change, &mut found, taken)?,
+                    _ => self.find_new(pop, queue, left.min(room), &mut change, &mut found, taken)?,
                 }
             }
         }
@@ -270,7 +270,7 @@ impl Broker {
     }
 
     /// Messages that were handed out before, and whose time is over.
-    fn again(
+    fn find_again(
         &self,
         pop: &Pop,
         queue: QueueId,
@@ -324,7 +324,7 @@ impl Broker {
     }
 
     /// Messages that were never handed out.
-    fn new(
+    fn find_new(
         &self,
         pop: &Pop,
         queue: QueueId,
