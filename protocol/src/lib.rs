@@ -24,4 +24,5 @@ pub mod request;
 pub mod response;
 pub mod route;
 pub mod topic;
+pub mod trace;
 pub mod version;

@@ -23,6 +23,7 @@ pub mod rotate;
 pub mod stdout;
 mod temp;
 pub mod topic;
+pub mod trace;
 mod work;
 mod writer;
 
