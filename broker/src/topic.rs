@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_protocol::body::{DataVersion, GroupList};
 use sluice_protocol::code::ResponseCode;
-use sluice_protocol::delay::{self, Level};
+use sluice_protocol::delay;
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::queue::{TopicOffset, TopicStats};
 use sluice_protocol::registration::Registration;
@@ -48,7 +48,7 @@ pub(crate) fn own_topic(name: &'static str) -> TopicName {
 
 /// Makes the topics that the broker keeps for itself, and those of traces and replies, where they are not there.
 pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
-    let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
+    let levels = u32::try_from(store.delay_levels().count()).unwrap_or(u32::MAX);
     for (name, queues) in [
         (delay::TOPIC, levels),
         (delay::TIMER_TOPIC, timer::QUEUES),
@@ -57,7 +57,11 @@ pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreE
         (transaction::DONE, 1),
         (TRACE, 1),
     ] {
-        store.create_topic(&own_topic(name), queues)?;
+        let made = store.create_topic(&own_topic(name), queues)?;
+        if made.queues < queues {
+            // There are more levels than before.
+            store.set_access(&made.name, Access::all(queues))?;
+        }
     }
     // A cluster may have a name that no topic can have.
     if let Ok(replies) = TopicName::new(&format!("{cluster}_REPLY_TOPIC")) {

@@ -17,6 +17,7 @@ use sluice_protocol::record;
 
 use crate::batch::{Appended, Batch, ChainMark, check_chain};
 use crate::consume_queue::{Unit, Unsynced};
+use crate::delay::due;
 use crate::file::{Disk, DiskFile, Open};
 use crate::group_commit::GroupCommit;
 use crate::position::StoredPosition;
@@ -287,8 +288,11 @@ impl CommitLog {
             {
                 offset = *next;
                 *next += 1;
-                let stored = if placed.delayed { store_timestamp_ms } else { 0 };
-                let unit = Unit { log_offset: at, size, tag_hash: stored + placed.tag_hash };
+                let tag_hash = placed.tag_hash.unwrap_or_else(|| {
+                    let queue = run.queues.get(number).map_or(0, |queue| queue.id.get());
+                    due(&self.view.levels, queue, store_timestamp_ms)
+                });
+                let unit = Unit { log_offset: at, size, tag_hash };
                 units.extend_from_slice(&unit.encode());
             }
             record::patch(record, offset, at, store_timestamp_ms);

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::{LogOffset, QueueOffset, TopicName};
 use sluice_protocol::topic::perm;
 
@@ -82,6 +83,8 @@ pub struct Settings {
     pub flush: Flush,
     /// What is dropped.
     pub retention: Retention,
+    /// How long messages with a delay level wait.
+    pub delay_levels: Levels,
 }
 
 impl Settings {
@@ -92,6 +95,7 @@ impl Settings {
             segment_bytes: 64 << 20,
             flush: Flush::Async { interval: Duration::from_millis(500) },
             retention: Retention::default(),
+            delay_levels: Levels::default(),
         }
     }
 }

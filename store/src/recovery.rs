@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::LogOffset;
 
 use crate::consume_queue::{ConsumeQueues, Unsynced, names};
@@ -62,6 +63,7 @@ pub(crate) fn open(
     disk: Option<&dyn Disk>,
     numbers: u32,
     segment_bytes: u64,
+    levels: &Levels,
     new_incarnation: &dyn Fn(u64) -> String,
     now_ms: i64,
 ) -> Result<Opened, Error> {
@@ -103,7 +105,16 @@ pub(crate) fn open(
     let settled = !aborted && (left || checkpoint.is_none());
     let trusted = if settled { u64::MAX } else { from };
     let unsure = dir.join(name::UNSURE).exists();
-    let known = Known { log_first: first, from, trusted, ours: ours.clone(), ends, unsure, made_anew };
+    let known = Known {
+        log_first: first,
+        from,
+        trusted,
+        ours: ours.clone(),
+        ends,
+        unsure,
+        made_anew,
+        levels: levels.clone(),
+    };
     let mut index = Index::new(&queues, disk, known, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
     scan.run(u64::MAX, &mut |found: &Found<'_>| {
@@ -164,8 +175,18 @@ pub(crate) fn open(
     let segments = map_segments(&commit_log, &files, end)?;
     let visible = end;
     let dir = dir.to_owned();
-    let parts =
-        Parts { dir, segment_bytes, base: first, segments, topics, queues, tables, visible, recovery };
+    let parts = Parts {
+        dir,
+        segment_bytes,
+        base: first,
+        segments,
+        topics,
+        queues,
+        tables,
+        visible,
+        recovery,
+        levels: levels.clone(),
+    };
     let overtaken = left && end > checked;
     let foreign_end = checkpoint.as_ref().filter(|_| !overtaken).map_or(end, |c| c.foreign_end.min(end));
     let generation = entries.generation.max(checkpoint.as_ref().map_or(0, |c| c.generation)) + 1;

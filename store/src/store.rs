@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_protocol::delay::Level;
+use sluice_protocol::delay::{Level, Levels};
 use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 
 use crate::checkpoint::create_folders;
@@ -71,7 +71,7 @@ impl Store {
     /// Opens a store without its thread: the caller calls [`Store::flush`], [`Store::checkpoint`] and
     /// [`Store::retain`], and what happens on the disk is in the order of the calls.
     pub fn open_without_upkeep(settings: Settings, disk: Arc<dyn Disk>, clock: Clock) -> Result<Self, Error> {
-        let Settings { dir, segment_bytes, flush, retention } = settings;
+        let Settings { dir, segment_bytes, flush, retention, delay_levels } = settings;
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             let expected = "4,096 to 2,147,483,647 bytes";
             return Err(Error::Setting { name: "segment_bytes", value: segment_bytes, expected });
@@ -80,7 +80,8 @@ impl Store {
         let lock = lock::take(&dir)?;
         let now_ms = clock();
         let incarnation = |end| new_incarnation(now_ms, end);
-        let mut opened = recovery::open(&dir, Some(&*disk), 0, segment_bytes, &incarnation, now_ms)?;
+        let mut opened =
+            recovery::open(&dir, Some(&*disk), 0, segment_bytes, &delay_levels, &incarnation, now_ms)?;
         let commit_log = dir.join(name::COMMIT_LOG);
         // We closed it, and nobody wrote since: what follows is zero, and looking would take a second a GiB.
         let untouched = opened.parts.recovery.clean && !dir.join(name::ABORT).exists();
@@ -435,6 +436,11 @@ impl Store {
     /// Replaces `config/messageRequestMode.json`, durable on return in every flush mode.
     pub fn set_request_modes(&self, text: &str) -> Result<(), Error> {
         self.log()?.set_request_modes(text)
+    }
+
+    /// How long messages with a delay level wait.
+    pub fn delay_levels(&self) -> &Levels {
+        &self.handle.view.levels
     }
 
     /// The offset of its queue from which on a delay level is to be delivered, if it ever was.

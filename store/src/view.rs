@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 use sluice_protocol::record::{RECORD_BYTES_MIN, Record};
 
@@ -70,6 +71,8 @@ pub(crate) struct View {
     visible: AtomicU64,
     pub(crate) appends: Appends,
     pub(crate) recovery: Recovery,
+    /// How long messages with a delay level wait.
+    pub(crate) levels: Levels,
 }
 
 /// What a view is made of.
@@ -83,6 +86,7 @@ pub(crate) struct Parts {
     pub(crate) tables: Tables,
     pub(crate) visible: u64,
     pub(crate) recovery: Recovery,
+    pub(crate) levels: Levels,
 }
 
 impl View {
@@ -98,6 +102,7 @@ impl View {
             visible: AtomicU64::new(parts.visible),
             appends: Appends::default(),
             recovery: parts.recovery,
+            levels: parts.levels,
         }
     }
 

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use sluice_connect::config::Problem;
+use sluice_connect::config::{Problem, Span};
+use sluice_protocol::delay::Levels;
 
 use crate::load;
 
@@ -47,6 +48,10 @@ pub(crate) struct BrokerSettings {
     /// Drop segments whose messages are older than this many hours [default: keep all]
     #[arg(long, value_name = "HOURS")]
     pub(crate) retain_hours: Option<u32>,
+    /// How long messages with a delay level wait, from level 1 on, such as "1s 5s 10s"; a list in the file. It holds for
+    /// messages that wait already, too [default: RocketMQ's 18 levels, 1s to 2h]
+    #[arg(long, value_name = "TIMES")]
+    pub(crate) delay_levels: Option<DelayLevels>,
 }
 
 /// When messages are acknowledged.
@@ -104,6 +109,30 @@ impl TryFrom<String> for NameServers {
     }
 }
 
+/// The delay levels of a broker.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "Vec<Span>")]
+pub(crate) struct DelayLevels(pub(crate) Levels);
+
+impl FromStr for DelayLevels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let spans = text.split_whitespace().map(|time| Span::try_from(time.to_owned()));
+        spans.collect::<Result<Vec<Span>, _>>()?.try_into()
+    }
+}
+
+impl TryFrom<Vec<Span>> for DelayLevels {
+    type Error = String;
+
+    fn try_from(spans: Vec<Span>) -> Result<Self, String> {
+        let ms = |span: &Span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX);
+        let levels: Vec<i64> = spans.iter().map(ms).collect();
+        Levels::new(&levels).map(Self).map_err(|error| error.to_string())
+    }
+}
+
 impl BrokerSettings {
     /// Reads a file, or tells all that is wrong in it.
     pub(crate) fn read(file: &Path) -> Result<Self> {
@@ -137,6 +166,7 @@ impl BrokerSettings {
             auto_create: self.auto_create.or(file.auto_create),
             metrics: self.metrics.or(file.metrics),
             retain_hours: self.retain_hours.or(file.retain_hours),
+            delay_levels: self.delay_levels.or(file.delay_levels),
         }
     }
 }
