@@ -25,6 +25,8 @@ mod rebalance;
 mod record;
 mod route;
 mod sent;
+#[cfg(feature = "tracing")]
+mod tracing_layer;
 mod unique;
 mod wire;
 
@@ -47,3 +49,5 @@ pub use sent::{Receipt, SendResult, SendStatus};
 pub use sluice_protocol::header::HeaderKind;
 pub use sluice_protocol::id::{GroupName, QueueId, TopicName};
 pub use sluice_protocol::message_id::MessageId;
+#[cfg(feature = "tracing")]
+pub use tracing_layer::{Logged, TopicLayer, TopicLog};
