@@ -230,14 +230,17 @@ impl Broker {
         let (first, end) = (first.get(), end.get());
         let held = self.held.queue(group, topic, queue);
         let mut held = lock(&held);
-        let next = held.next.unwrap_or_else(|| {
-            let committed = self.store.committed_offset(group, topic, queue).map(QueueOffset::get);
-            committed
-                .unwrap_or_else(|| if pop.from_end && !self.is_young(topic, queue) { end } else { first })
-        });
+        let committed = || self.store.committed_offset(group, topic, queue).map(QueueOffset::get);
+        let known = held.next.or_else(committed);
+        let begin = || if pop.from_end && !self.is_young(topic, queue) { end } else { first };
+        let next = known.unwrap_or_else(begin);
         // Retention may have passed it; and a log that was cut ends before it.
         let next = next.clamp(first, end);
         let mut change = LeaseChange { next, ended: held.below(first, ENDED_MAX), ..LeaseChange::default() };
+        if !change.ended.is_empty() {
+            let messages = change.ended.len();
+            tracing::warn!(%group, %topic, %queue, messages, "retention dropped messages that were not acknowledged");
+        }
         let mut found = Found::default();
         let blocked = pop.order && held.last_due().is_some_and(|due| due > taken.now);
         if !blocked {
@@ -253,10 +256,10 @@ impl Broker {
             }
         }
         held.awaited |= blocked || pop.order && !held.is_empty() || taken.full;
-        if held.next != Some(change.next) || !change.begun.is_empty() || !change.ended.is_empty() {
+        if known != Some(change.next) || !change.begun.is_empty() || !change.ended.is_empty() {
             self.store.lease(group, topic, queue, &change)?;
-            held.apply(&change, taken.now);
         }
+        held.apply(&change, taken.now);
         let due = if pop.order { held.last_due() } else { held.first_due() };
         taken.wake = taken.wake.into_iter().chain(due).min();
         taken.rest += end - change.next;

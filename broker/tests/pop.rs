@@ -243,6 +243,17 @@ fn a_pop_is_held_until_a_message_comes_to_any_of_its_queues() {
 }
 
 #[test]
+fn what_a_client_knows_of_a_pop_is_not_stored_when_it_sends_the_message_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    client.send("t", 0, "m", &[("POP_CK", "0 1 2 3 0 broker-a 0 0"), ("k", "v")]);
+    let pulled = client.pull("t", 0, 0, ("TAG", "*"), 0);
+    let record = records(&pulled.body).next().unwrap().unwrap();
+    assert_eq!((property(record.properties, "POP_CK"), property(record.properties, "k")), (None, Some("v")));
+}
+
+#[test]
 fn a_group_that_was_never_here_starts_where_it_asks_to() {
     let dir = tempfile::tempdir().unwrap();
     let broker = TestBroker::start(dir.path(), false);

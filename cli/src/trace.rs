@@ -143,6 +143,8 @@ async fn follow(
     groups.extend(known(admin.groups_of_topic(&topic).await)?);
     groups.sort_unstable();
     groups.dedup();
+    // RocketMQ's broker names the topic itself as one more of its groups.
+    groups.retain(|group| group != topic.as_str());
     for group in groups {
         for (prefix, what) in [(RETRY_PREFIX, "retried"), (DLQ_PREFIX, "dead letter")] {
             let copies = TopicName::stored(&format!("{prefix}{group}"))?;
