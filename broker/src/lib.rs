@@ -3,6 +3,7 @@
 //! Knows no record batch, connector or pipeline, and no command line. Whether a client may do something is decided
 //! here; how bytes mean something is decided in `sluice-protocol`, and what is kept in `sluice-store`.
 
+mod ack;
 mod assign;
 mod broker;
 mod connection;
