@@ -109,13 +109,16 @@ impl Broker {
         let (broker, outlet) = (Arc::clone(self), Arc::clone(turn.outlet));
         let (kind, opaque) = (request.kind, request.header.opaque);
         tokio::spawn(async move {
-            let reply = match register::queues_of(&broker.settings.name_servers, &asked.topic).await {
-                Ok(queues) => broker.assign(&asked, queues),
-                Err(error) => {
-                    let remark = format!("no name server says where topic {} is: {error}", asked.topic);
-                    Reply::refuse(ResponseCode::SYSTEM_ERROR, remark)
-                }
-            };
+            let reply =
+                match register::queues_of(&broker.settings.way, &broker.settings.name_servers, &asked.topic)
+                    .await
+                {
+                    Ok(queues) => broker.assign(&asked, queues),
+                    Err(error) => {
+                        let remark = format!("no name server says where topic {} is: {error}", asked.topic);
+                        Reply::refuse(ResponseCode::SYSTEM_ERROR, remark)
+                    }
+                };
             let mut replies = Replies::default();
             replies.push(kind, &reply.header(opaque), &reply.body);
             // A failed send has ended the connection; nobody is left to be told.

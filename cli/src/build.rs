@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, anyhow, bail};
 use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
+use sluice_client::Access;
 use sluice_connect::config::{Format, Then};
 use sluice_connect::decode::Outside;
 use sluice_connect::memory::{Memory, Share};
@@ -200,8 +201,11 @@ fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pi
     let dead_letters: Option<Box<dyn TransactTask>> =
         match (&document.errors.then, &document.errors.dead_letter) {
             (Then::DeadLetter, Some(name)) if shared.apart.is_some() => {
-                let cluster = document.source.topic().and_then(|(cluster, _)| cluster.map(str::to_owned));
-                let sink = SinkConfig::Topic(TopicConfig { name: name.clone(), cluster, queues: 1 });
+                let (cluster, access) = match &document.source {
+                    SourceConfig::Topic(config) => (config.cluster.clone(), config.access.clone()),
+                    _ => (None, Access::default()),
+                };
+                let sink = SinkConfig::Topic(TopicConfig { name: name.clone(), cluster, access, queues: 1 });
                 match sink.open(|| shared.embedded.store(), &shared.clock)? {
                     Target::Transact(task) => Some(task),
                     Target::Files(_) => None,

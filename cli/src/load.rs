@@ -95,13 +95,15 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let kind = match &parsed.document.sink {
         SinkConfig::Parquet(_) => "parquet",
         SinkConfig::Arrow(_) => "arrow",
+        SinkConfig::Delta(_) => "delta",
         _ => "",
     };
     let in_store = ["secret_access_key", "session_token"].map(|key| vec!["sink", kind, "store", key]);
     let password = vec!["decode", "format", "avro", "registry", "password"];
     let is_open = |path: &Vec<&str>| parsed.tree.find(path).is_some_and(|node| !node.secret);
     let told = "the text of this file is kept in the target: write it as ${VAR}";
-    let keys = in_store.into_iter().chain([password]).filter(is_open);
+    let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
+    let keys = in_store.into_iter().chain([password]).chain(in_topics).filter(is_open);
     keys.map(|path| parsed.problem(&path, told)).collect()
 }
 

@@ -17,7 +17,7 @@ use sluice_sinks::place;
 use sluice_sinks::trace::{Fate, fates};
 use sluice_store::file::RealDisk;
 
-use crate::network::{self, NetworkArguments};
+use crate::network::NetworkArguments;
 use crate::show::time_text;
 
 /// Messages of the trace topic that are asked for.
@@ -69,9 +69,8 @@ struct Life {
 pub(crate) fn run(arguments: &TraceArguments) -> Result<ExitCode> {
     let topic = arguments.topic.as_deref().map(TopicName::new).transpose()?;
     let trace_topic = TopicName::new(&arguments.trace_topic)?;
-    let (id, mut life) = network::run(arguments.network.namesrv(), async |client| {
-        follow(&client, &arguments.id, topic, &trace_topic).await
-    })?;
+    let (id, mut life) =
+        arguments.network.run(async |client| follow(&client, &arguments.id, topic, &trace_topic).await)?;
     for target in &arguments.target {
         let location = Location::try_from(target.clone()).map_err(anyhow::Error::msg)?;
         let place = place::open(&location, None, Arc::new(RealDisk))?;

@@ -382,8 +382,7 @@ final class Pops {
             c.subscribe(run.topic, "*");
             c.start();
         }
-        String id = one.buildMQClientId();
-        Set<String> both = new HashSet<>(List.of(id, two.buildMQClientId()));
+        Set<String> both = new HashSet<>(List.of(one.buildMQClientId(), two.buildMQClientId()));
         Probe.until(10_000, () -> new HashSet<>(Probe.admin.examineConsumerConnectionInfo(run.group).getConnectionSet().stream().map(x -> x.getClientId()).collect(Collectors.toList())).equals(both));
         for (int share : new int[] {-1, 0}) {
             if (share >= 0) {
@@ -404,7 +403,11 @@ final class Pops {
                 run.saw("all", queues + " " + modes);
             }
         }
-        run.saw("the retry topic", api().queryAssignment(Probe.brokerAddr, "%RETRY%" + run.group, run.group, id, "AVG", MessageModel.CLUSTERING, 5_000)
-            .stream().map(a -> a.getMode().name()).collect(Collectors.toSet()));
+        TreeSet<String> retried = new TreeSet<>();
+        for (String client : both) {
+            api().queryAssignment(Probe.brokerAddr, "%RETRY%" + run.group, run.group, client, "AVG", MessageModel.CLUSTERING, 5_000)
+                .forEach(a -> retried.add(a.getMode().name()));
+        }
+        run.saw("the retry topic", retried);
     }
 }

@@ -23,6 +23,7 @@ pub mod registration;
 pub mod request;
 pub mod response;
 pub mod route;
+pub mod signature;
 pub mod topic;
 pub mod trace;
 pub mod version;
