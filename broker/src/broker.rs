@@ -17,9 +17,11 @@ use tokio::time::timeout;
 
 use crate::Settings;
 use crate::access::Act;
+use crate::assign::Modes;
 use crate::dispatch::{Answer, Request, Turn};
 use crate::flusher::Flusher;
 use crate::group::Groups;
+use crate::lease::Held;
 use crate::long_poll::LongPoll;
 use crate::metrics::Metrics;
 use crate::name_server::NameServer;
@@ -42,6 +44,8 @@ pub(crate) struct Broker {
     pub(crate) filters: Expressions,
     pub(crate) long_poll: Arc<LongPoll>,
     pub(crate) flusher: Flusher,
+    pub(crate) held: Held,
+    pub(crate) modes: Modes,
     pub(crate) transactions: Transactions,
     pub(crate) timers: Timers,
     pub(crate) resets: Resets,
@@ -70,6 +74,14 @@ impl Broker {
             C::PULL_MESSAGE | C::LITE_PULL_MESSAGE => {
                 return self.pull(request, turn).map(Some);
             }
+            C::POP_MESSAGE => return self.pop(request, turn).map(Some),
+            C::ACK_MESSAGE => return self.ack(request, turn).map(Some),
+            C::BATCH_ACK_MESSAGE => return self.batch_ack(request, turn).map(Some),
+            C::CHANGE_MESSAGE_INVISIBLETIME => return self.change_invisible_time(request, turn).map(Some),
+            C::NOTIFICATION => return self.notification(request, turn).map(Some),
+            C::QUERY_ASSIGNMENT => return self.query_assignment(request, turn).map(Some),
+            C::SET_MESSAGE_REQUEST_MODE => self.set_request_mode(request)?,
+            C::GET_ALL_MESSAGE_REQUEST_MODE => self.request_modes(),
             C::CONSUMER_SEND_MSG_BACK => return self.send_back(request, turn).map(Some),
             C::END_TRANSACTION => return self.end_transaction(request, turn).map(Some),
             C::HEART_BEAT => self.heartbeat(request, turn.outlet, &mut turn.replies)?,

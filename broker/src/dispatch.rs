@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::frame::Frame;
 use sluice_protocol::header::{Header, HeaderKind};
-use sluice_store::{Appended, Batch};
+use sluice_store::{Appended, Batch, Ticket};
 
 use crate::access::Caller;
 use crate::audit::{self, Entry};
@@ -191,6 +191,33 @@ impl<'a> Turn<'a> {
         Ok((Answer::Elsewhere, appended))
     }
 
+    /// Success once the store's changes up to a ticket are durable, as far as this broker waits for that.
+    pub(crate) fn when_durable(
+        &mut self,
+        broker: &Broker,
+        request: &Request<'_>,
+        ticket: Option<Ticket>,
+    ) -> Answer {
+        self.reply_when_durable(broker, request, ticket, Reply::ok())
+    }
+
+    /// The same with another reply, which has no body.
+    pub(crate) fn reply_when_durable(
+        &mut self,
+        broker: &Broker,
+        request: &Request<'_>,
+        ticket: Option<Ticket>,
+        reply: Reply,
+    ) -> Answer {
+        let Some(ticket) = ticket.filter(|_| broker.sync) else { return reply.into() };
+        let mut replies = Replies::default();
+        if !request.header.is_one_way() {
+            replies.push(request.kind, &reply.header(request.header.opaque), &[]);
+        }
+        self.wait(Unflushed { ticket, replies, places: Vec::new() });
+        Answer::Elsewhere
+    }
+
     /// Appends the sends so far, and answers them.
     fn append(&mut self) {
         let Some(broker) = self.service.broker.as_ref().filter(|_| !self.sends.is_empty()) else { return };
@@ -208,7 +235,7 @@ impl<'a> Turn<'a> {
         match &mut self.unflushed {
             None => self.unflushed = Some(more),
             Some(unflushed) => {
-                unflushed.ticket = more.ticket;
+                unflushed.ticket = unflushed.ticket.max(more.ticket);
                 unflushed.replies.extend(more.replies);
                 unflushed.places.extend(more.places);
             }

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use sluice_protocol::delay::{self, Level, TIMER_DUE, TIMER_TOPIC, TIMERS};
+use sluice_protocol::delay::{self, TIMER_DUE, TIMER_TOPIC, TIMERS};
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{self, DELAY, Message, PropertyError, REAL_QUEUE_ID, REAL_TOPIC, UNIQ_KEY};
 use sluice_protocol::record::Record;
@@ -28,7 +28,7 @@ impl Broker {
                 half = value.eq_ignore_ascii_case(b"true");
             } else if name == DELAY.as_bytes() {
                 let level = str::from_utf8(value).ok().and_then(|level| level.parse().ok());
-                delay = level.and_then(Level::new);
+                delay = level.and_then(|level| self.store.delay_levels().get(level));
             } else {
                 timer |= TIMERS.iter().any(|timer| name == timer.as_bytes());
             }

@@ -177,6 +177,16 @@ impl Groups {
         }
     }
 
+    /// The clients of a consumer group, sorted.
+    pub(crate) fn client_ids(&self, group: &GroupName) -> Vec<String> {
+        let tables = self.lock();
+        tables
+            .consumers
+            .get(group)
+            .map(|consumers| consumers.clients.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+
     /// A client of a consumer group.
     pub(crate) fn consumer(&self, group: &GroupName, client_id: &str) -> Option<Arc<Outlet>> {
         let tables = self.lock();

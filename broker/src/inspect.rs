@@ -51,6 +51,9 @@ impl Broker {
         // It waits for the disk.
         tokio::task::block_in_place(|| self.store.delete_group(&group, offsets))?;
         self.groups.forget(&group);
+        if offsets {
+            self.held.remove(|of, _| *of == group);
+        }
         tracing::info!(%group, offsets, "group deleted");
         Ok(Reply::ok())
     }

@@ -4,6 +4,8 @@
 //! here; how bytes mean something is decided in `sluice-protocol`, and what is kept in `sluice-store`.
 
 mod access;
+mod ack;
+mod assign;
 mod audit;
 mod broker;
 mod connection;
@@ -12,6 +14,7 @@ mod divert;
 mod flusher;
 mod group;
 mod inspect;
+mod lease;
 mod lock;
 mod long_poll;
 mod metrics;
@@ -19,6 +22,7 @@ mod name_server;
 mod offset;
 mod open_files;
 mod outlet;
+mod pop;
 mod pull;
 mod query;
 mod register;

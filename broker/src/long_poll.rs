@@ -1,6 +1,7 @@
 //! Who waits for messages of which queue, and how many wait for each connection.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sluice_protocol::delay;
@@ -23,6 +24,8 @@ pub(crate) struct LongPoll {
     /// The queues of messages that come later, at which the broker itself always waits: apart, so that an arrival
     /// elsewhere costs nothing as long as no client waits.
     later: Waiting,
+    /// Who waits for messages in any queue of a topic.
+    topics: Mutex<HashMap<TopicName, Weak<Notify>>>,
     held: Arc<Mutex<HashMap<u64, usize>>>,
 }
 
@@ -62,15 +65,13 @@ impl LongPoll {
     /// What tells of messages that arrive in a queue.
     pub(crate) fn arrivals(&self, topic: &TopicName, queue: QueueId) -> Arc<Notify> {
         let mut queues = self.waiting(topic).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(there) = queues.get(&(topic.clone(), queue)).and_then(Weak::upgrade) {
-            return there;
-        }
-        if queues.len() >= 1024 && queues.len() == queues.capacity() {
-            queues.retain(|_, waiting| waiting.strong_count() > 0);
-        }
-        let made = Arc::new(Notify::new());
-        queues.insert((topic.clone(), queue), Arc::downgrade(&made));
-        made
+        waiting_at(&mut queues, (topic.clone(), queue))
+    }
+
+    /// What tells of messages that arrive in any queue of a topic.
+    pub(crate) fn arrivals_of(&self, topic: &TopicName) -> Arc<Notify> {
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting_at(&mut topics, topic.clone())
     }
 
     /// Messages of these queues can be read.
@@ -81,11 +82,25 @@ impl LongPoll {
     /// Messages of a queue can be read.
     pub(crate) fn arrived(&self, topic: &TopicName, queue: QueueId) {
         let queues = self.waiting(topic).lock().unwrap_or_else(PoisonError::into_inner);
-        if queues.is_empty() {
-            return;
-        }
-        if let Some(waiting) = queues.get(&(topic.clone(), queue)).and_then(Weak::upgrade) {
-            waiting.notify_waiters();
-        }
+        let waiting =
+            (!queues.is_empty()).then(|| queues.get(&(topic.clone(), queue)).and_then(Weak::upgrade));
+        drop(queues);
+        let topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_all = topics.get(topic).and_then(Weak::upgrade);
+        drop(topics);
+        waiting.flatten().into_iter().chain(of_all).for_each(|waiting| waiting.notify_waiters());
     }
+}
+
+/// What tells of arrivals at one place, made where nobody waits yet.
+fn waiting_at<K: Eq + Hash>(places: &mut HashMap<K, Weak<Notify>>, place: K) -> Arc<Notify> {
+    if let Some(there) = places.get(&place).and_then(Weak::upgrade) {
+        return there;
+    }
+    if places.len() >= 1024 && places.len() == places.capacity() {
+        places.retain(|_, waiting| waiting.strong_count() > 0);
+    }
+    let made = Arc::new(Notify::new());
+    places.insert(place, Arc::downgrade(&made));
+    made
 }

@@ -237,6 +237,11 @@ impl NameServer {
         Ok(Reply::body(route.encode_for(request.header.version, standard)))
     }
 
+    /// A topic's queues, at each broker that has it.
+    pub(crate) fn queues_of(&self, topic: &str) -> Vec<QueueData> {
+        self.lock().topics.get(topic).map(|queues| queues.values().cloned().collect()).unwrap_or_default()
+    }
+
     fn cluster(&self, outlet: &Arc<Outlet>) -> ClusterInfo {
         let tables = self.lock();
         let mut info = ClusterInfo::default();

@@ -10,6 +10,7 @@ use sluice_protocol::{request, response};
 
 use crate::broker::Broker;
 use crate::dispatch::Request;
+use crate::lease::next_of;
 use crate::reply::{Reply, no_group};
 
 /// A queue that begins so near to the log's end is young: a new group gets all of it, in bytes.
@@ -28,16 +29,20 @@ impl Broker {
             return Ok(offset(committed.get()));
         }
         // A young queue counts from 0, or a new group would miss what came before its first heartbeat.
-        let zero = asked.set_zero_if_not_found.unwrap_or(true)
-            && self.store.offsets(&topic, queue).is_some_and(|(first, _)| first.get() == 0)
-            && self
-                .first_log_offset(&topic, queue)
-                .is_none_or(|at| self.store.log_end().get().saturating_sub(at) < YOUNG_BYTES);
+        let zero = asked.set_zero_if_not_found.unwrap_or(true) && self.is_young(&topic, queue);
         if zero {
             return Ok(offset(0));
         }
         let remark = format!("group {group} has no offset of queue {queue} of topic {topic}");
         Err(Reply::refuse(ResponseCode::QUERY_NOT_FOUND, remark))
+    }
+
+    /// Whether a queue still has its first message, and not for long.
+    pub(crate) fn is_young(&self, topic: &TopicName, queue: QueueId) -> bool {
+        self.store.offsets(topic, queue).is_some_and(|(first, _)| first.get() == 0)
+            && self
+                .first_log_offset(topic, queue)
+                .is_none_or(|at| self.store.log_end().get().saturating_sub(at) < YOUNG_BYTES)
     }
 
     fn first_log_offset(&self, topic: &TopicName, queue: QueueId) -> Option<u64> {
@@ -71,7 +76,8 @@ impl Broker {
         queue: QueueId,
         offset: QueueOffset,
     ) -> Result<(), sluice_store::Error> {
-        let commit = || self.store.commit_offset(group, topic, queue, offset);
+        let commit =
+            || self.held.reset(group, topic, queue, || self.store.commit_offset(group, topic, queue, offset));
         if self.sync { tokio::task::block_in_place(commit) } else { commit() }
     }
 
@@ -156,7 +162,7 @@ impl Broker {
                     broker_offset: end,
                     consumer_offset: committed.get(),
                     last_timestamp: self.stored_at(&topic, queue, last).unwrap_or(0),
-                    pull_offset: committed.get(),
+                    pull_offset: next_of(&self.held, group, &topic, queue).unwrap_or(committed).get(),
                 };
                 offset_table.insert(self.named(&topic, queue), state);
             }

@@ -12,8 +12,8 @@ use sluice_protocol::message::tag_hash_of;
 use sluice_protocol::record;
 use sluice_protocol::request::{self, pull_flag};
 use sluice_protocol::response;
-use sluice_protocol::topic::perm;
-use sluice_store::Error as StoreError;
+use sluice_protocol::topic::{SubscriptionGroupConfig, perm};
+use sluice_store::{Access, Error as StoreError};
 
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Request, Turn};
@@ -27,7 +27,7 @@ const ANSWER_MESSAGES_MAX: usize = 4096;
 /// Bytes of messages that one pull passes over in search of some that match.
 const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Longest time that a pull is held.
-const HOLD_MAX: Duration = Duration::from_secs(60);
+pub(crate) const HOLD_MAX: Duration = Duration::from_secs(60);
 /// A record so far behind the log's end may have to come from the disk, in bytes.
 const HOT_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -64,14 +64,14 @@ pub(crate) struct Pull {
 }
 
 /// What a queue has for a pull.
-struct Found {
-    code: ResponseCode,
-    next: i64,
+pub(crate) struct Found {
+    pub(crate) code: ResponseCode,
+    pub(crate) next: i64,
     min: i64,
     max: i64,
     /// Log offset of the first message, where all are wanted.
     first_at: Option<u64>,
-    body: Vec<Bytes>,
+    pub(crate) body: Vec<Bytes>,
 }
 
 impl Broker {
@@ -84,26 +84,8 @@ impl Broker {
         let pull = request::PullMessage::parse(&request.header.fields)?;
         let group = GroupName::new(pull.consumer_group)?;
         let topic = TopicName::new(pull.topic)?;
-        if !self.group(&group)?.consume_enable {
-            let remark = format!("group {group} may not consume, by its settings");
-            return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
-        }
-        let Some(known) = self.store.topic(&topic) else { return Err(no_topic(&topic)) };
-        if known.access.perm & perm::READ == 0 {
-            let perm = known.access.perm;
-            let remark =
-                format!("topic {topic} may not be read (permission {perm}); set it to 6 to allow that");
-            return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
-        }
-        let queues = known.access.read_queues;
-        if !u32::try_from(pull.queue_id).is_ok_and(|queue| queue < queues) {
-            let remark = format!(
-                "topic {topic} has {queues} queues to read, there is none with number {}",
-                pull.queue_id
-            );
-            return Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark));
-        }
-        let queue = QueueId::new(pull.queue_id)?;
+        let (_, access) = self.readable(&group, &topic)?;
+        let queue = read_queue(&topic, access.read_queues, pull.queue_id)?;
         let wanted = if pull.sys_flag & pull_flag::SUBSCRIPTION != 0 {
             let kind = pull.expression_type.unwrap_or("TAG");
             self.filters.compile(kind, pull.subscription.unwrap_or_default())?
@@ -151,6 +133,27 @@ impl Broker {
             None => found.answer(&asked, &mut turn.replies),
         }
         Ok(Answer::Elsewhere)
+    }
+
+    /// A group's settings and what it may do with a topic; refuses if it may not read there.
+    pub(crate) fn readable(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+    ) -> Result<(Arc<SubscriptionGroupConfig>, Access), Reply> {
+        let settings = self.group(group)?;
+        if !settings.consume_enable {
+            let remark = format!("group {group} may not consume, by its settings");
+            return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
+        }
+        let Some(known) = self.store.topic(topic) else { return Err(no_topic(topic)) };
+        if known.access.perm & perm::READ == 0 {
+            let perm = known.access.perm;
+            let remark =
+                format!("topic {topic} may not be read (permission {perm}); set it to 6 to allow that");
+            return Err(Reply::refuse(ResponseCode::NO_PERMISSION, remark));
+        }
+        Ok((settings, known.access))
     }
 
     /// Tells a member where to go on after its group's offsets were reset.
@@ -239,19 +242,19 @@ impl Broker {
     }
 
     /// Where the first message of a pull lies in the log.
-    fn first_at(&self, pull: &Pull) -> Option<u64> {
+    pub(crate) fn first_at(&self, pull: &Pull) -> Option<u64> {
         let from = QueueOffset::new(pull.from);
         let read = self.store.read_records(&pull.topic, pull.queue, from, 1, 1).ok()?;
         read.runs.first().map(|run| run.log_offset.get())
     }
 
     /// Whether what lies at a log offset may have to come from the disk.
-    fn is_cold(&self, at: u64) -> bool {
+    pub(crate) fn is_cold(&self, at: u64) -> bool {
         self.store.log_end().get().saturating_sub(at) > HOT_BYTES
     }
 
     /// What the queue has from the asked offset on.
-    fn find(&self, pull: &Pull) -> Result<Found, Reply> {
+    pub(crate) fn find(&self, pull: &Pull) -> Result<Found, Reply> {
         let Some((min, max)) = self.store.offsets(&pull.topic, pull.queue) else {
             return Err(no_topic(&pull.topic));
         };
@@ -312,6 +315,19 @@ impl Broker {
 }
 
 impl Pull {
+    /// A look at a queue that nobody is answered by.
+    pub(crate) fn of(
+        topic: &TopicName,
+        queue: QueueId,
+        from: i64,
+        messages_max: usize,
+        bytes_max: usize,
+        wanted: Wanted,
+    ) -> Self {
+        let (opaque, kind, topic) = (0, HeaderKind::Json, topic.clone());
+        Self { opaque, kind, topic, queue, from, messages_max, bytes_max, wanted }
+    }
+
     /// Adds the messages of some runs that match, as pieces of the log; says whether the answer is full, and
     /// then leaves `found.next` behind the last message taken.
     fn select(
@@ -383,8 +399,17 @@ impl Found {
     }
 }
 
+/// The queue of a number, if readers may have it.
+pub(crate) fn read_queue(topic: &TopicName, queues: u32, number: i32) -> Result<QueueId, Reply> {
+    if u32::try_from(number).is_ok_and(|number| number < queues) {
+        return Ok(QueueId::new(number)?);
+    }
+    let remark = format!("topic {topic} has {queues} queues to read, there is none with number {number}");
+    Err(Reply::refuse(ResponseCode::INVALID_PARAMETER, remark))
+}
+
 /// Brings the pages of a piece of the log into memory.
-fn touch(bytes: &Bytes) {
+pub(crate) fn touch(bytes: &Bytes) {
     let sum = bytes.iter().step_by(4096).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     std::hint::black_box(sum);
 }

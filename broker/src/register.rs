@@ -12,7 +12,7 @@ use sluice_protocol::frame::{self, Frame};
 use sluice_protocol::header::{Header, HeaderKind};
 use sluice_protocol::record::body_crc;
 use sluice_protocol::request;
-use sluice_protocol::route::MASTER;
+use sluice_protocol::route::{MASTER, QueueData, Route};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -104,7 +104,6 @@ async fn tell(
              address that they can reach by --advertise HOST:PORT"
         );
     }
-    let mut bytes = Vec::new();
     let body = if leave { Vec::new() } else { broker.registration().encode() };
     let (code, fields) = if leave {
         let fields = request::UnregisterBroker {
@@ -128,12 +127,41 @@ async fn tell(
         };
         (RequestCode::REGISTER_BROKER, owned(&fields.fields()))
     };
+    let bytes = signed(&settings.way, code, fields, &body)?;
+    timeout(ANSWER_MAX, exchange(&mut **stream, &bytes)).await?.map(drop)
+}
+
+/// The frame of a request, signed where name servers want that.
+fn signed(way: &NameServerWay, code: RequestCode, fields: Fields<'_>, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut header = Header::request(code, 0, fields);
-    if let Some(credentials) = &settings.way.credentials {
-        header = credentials.sign(&header, &body);
+    if let Some(credentials) = &way.credentials {
+        header = credentials.sign(&header, body);
     }
-    frame::encode(&mut bytes, HeaderKind::Json, &header, &body).map_err(io::Error::other)?;
-    timeout(ANSWER_MAX, exchange(&mut **stream, &bytes)).await?
+    let mut bytes = Vec::new();
+    frame::encode(&mut bytes, HeaderKind::Json, &header, body).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// A topic's queues at all brokers, as the first name server says that can be asked.
+pub(crate) async fn queues_of(
+    way: &NameServerWay,
+    name_servers: &[String],
+    topic: &str,
+) -> io::Result<Vec<QueueData>> {
+    let asked = request::GetRouteInfo { topic, accept_standard_json_only: Some(true) };
+    let bytes = signed(way, RequestCode::GET_ROUTEINFO_BY_TOPIC, asked.fields(), &[])?;
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for name_server in name_servers {
+        let ask = async {
+            let mut connection = connect(way, name_server).await?;
+            exchange(&mut *connection.stream, &bytes).await
+        };
+        match timeout(ANSWER_MAX, ask).await.map_err(io::Error::from).flatten() {
+            Ok(body) => return Ok(Route::decode(&body).map_err(io::Error::other)?.queue_datas),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 /// What clients are told: where no address is named, the one by which the name server sees us is the best guess.
@@ -152,8 +180,8 @@ fn misleads(address: &str, name_server: IpAddr) -> bool {
         && !name_server.to_canonical().is_loopback()
 }
 
-/// Sends a request and reads its response.
-async fn exchange(stream: &mut dyn Stream, request: &[u8]) -> io::Result<()> {
+/// Sends a request, reads its response and gives the body.
+async fn exchange(stream: &mut dyn Stream, request: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(request).await?;
     stream.flush().await?;
     let mut answer = Vec::new();
@@ -164,7 +192,7 @@ async fn exchange(stream: &mut dyn Stream, request: &[u8]) -> io::Result<()> {
         if let Some((frame, _)) = Frame::decode(&answer).map_err(io::Error::other)? {
             let header = frame.header().map_err(io::Error::other)?;
             if header.response_code() == ResponseCode::SUCCESS {
-                return Ok(());
+                return Ok(frame.body.to_vec());
             }
             let remark = header.remark.unwrap_or_default();
             return Err(io::Error::other(format!("response {}: {remark}", ResponseCode(header.code))));

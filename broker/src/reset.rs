@@ -81,7 +81,8 @@ impl Broker {
             // Without force nothing is passed over that the group has not read.
             let committed = self.store.committed_offset(&group, &topic, queue);
             let offset = committed.filter(|at| !asked.is_force && *at < wanted).unwrap_or(wanted);
-            self.store.commit_offset(&group, &topic, queue, offset)?;
+            let commit = || self.store.commit_offset(&group, &topic, queue, offset);
+            self.held.reset(&group, &topic, queue, commit)?;
             self.resets.set(&group, &topic, queue, offset.get());
             offset_table.insert(self.named(&topic, queue), offset.get());
         }

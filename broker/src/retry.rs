@@ -1,6 +1,7 @@
 //! Messages that could not be consumed: code 36, the retry topic of a group with its rising delays, and its dead
 //! letters.
 
+use bytes::Bytes;
 use sluice_protocol::code::ResponseCode;
 use sluice_protocol::id::{GroupName, LogOffset, TopicName};
 use sluice_protocol::message::{self, DELAY, Message, ORIGIN_MESSAGE_ID, RETRY_TOPIC, WAIT};
@@ -61,6 +62,32 @@ impl Broker {
         let mut batch = Batch::new();
         batch.push(&place.0, place.1, &message)?;
         turn.store(self, request, batch, vec![place]).map(|(answer, _)| answer)
+    }
+
+    /// Puts messages to a group's dead letters that came too often, each with the number of times.
+    pub(crate) fn bury(&self, group: &GroupName, messages: &[(Bytes, i32)]) -> Result<(), Reply> {
+        let topic = TopicName::stored(&format!("{DLQ_PREFIX}{group}"))?;
+        let access = self.topic_or_make(&topic, Access::all(1))?;
+        let queue = pick_queue(&topic, access, -1)?;
+        let mut batch = Batch::new();
+        for (bytes, times) in messages {
+            let record = Record::decode(bytes).map_err(|error| illegal(error.to_string()))?;
+            let properties = sent_back(&record, 0).map_err(|error| illegal(error.to_string()))?;
+            let message = Message {
+                properties: &properties,
+                store_host: self.host,
+                reconsume_times: *times,
+                ..record.message()
+            };
+            batch.push(&topic, queue, &message)?;
+        }
+        let (_, ticket) = self.store.append_ahead(batch)?;
+        if self.sync {
+            tokio::task::block_in_place(|| self.store.durable(ticket))?;
+        }
+        self.long_poll.arrived(&topic, queue);
+        tracing::info!(%group, messages = messages.len(), "messages came too often and are dead letters");
+        Ok(())
     }
 
     /// The topic of dead letters, if a message that a client itself sends to a retry topic belongs there.

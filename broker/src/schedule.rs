@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_protocol::delay::{Level, TOPIC};
-use sluice_protocol::id::{QueueOffset, TopicName};
+use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
 use sluice_protocol::record;
 use sluice_store::Error as StoreError;
 use tokio::sync::watch;
@@ -36,8 +36,12 @@ pub(crate) enum Next {
 
 /// Starts the tasks.
 pub(crate) fn start(broker: &Arc<Broker>, stop: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
-    for level in Level::all() {
-        let (broker, topic) = (Arc::clone(broker), own_topic(TOPIC));
+    let topic = own_topic(TOPIC);
+    // Those of levels that are no more may hold messages, too.
+    let queues = broker.store.topic(&topic).map_or(0, |topic| topic.queues);
+    for queue in QueueId::all(queues) {
+        let level = broker.store.delay_levels().of_queue(queue);
+        let (broker, topic) = (Arc::clone(broker), topic.clone());
         let arrivals = broker.long_poll.arrivals(&topic, level.queue());
         let step = move || broker.deliver_level(&topic, level);
         tasks.spawn(repeat("delayed messages", arrivals, stop.clone(), step));

@@ -13,6 +13,7 @@ use sluice_protocol::header::{Header, HeaderKind};
 use sluice_protocol::id::{LogOffset, QueueId, TopicName};
 use sluice_protocol::message::{self, DELAY, Message, PROPERTIES_BYTES_MAX, UNIQ_KEY};
 use sluice_protocol::message_id::MessageId;
+use sluice_protocol::pop::POP_CK;
 use sluice_protocol::topic::perm;
 use sluice_protocol::{request, response};
 use sluice_store::{Access, BODY_BYTES_MAX, Batch, Ticket};
@@ -227,6 +228,10 @@ impl Sends {
         let properties = &mut self.properties;
         properties.clear();
         properties.extend_from_slice(own);
+        if message::property(own, POP_CK).is_some() {
+            // Of a message that was popped and is sent on: its consumer would acknowledge that one.
+            *properties = message::without(own, &[POP_CK]);
+        }
         if own.contains(&0) || batch.contains(&0) {
             return Err(illegal("the properties hold a zero byte"));
         }

@@ -12,11 +12,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::Settings;
+use crate::assign::Modes;
 use crate::broker::{Broker, record_host};
 use crate::connection;
 use crate::dispatch::Service;
 use crate::flusher::Flusher;
 use crate::group::Groups;
+use crate::lease::Held;
 use crate::long_poll::LongPoll;
 use crate::metrics::Metrics;
 use crate::name_server::NameServer;
@@ -85,9 +87,15 @@ impl Server {
         let own = || {
             make_own_topics(&store, &settings.cluster)?;
             store.start_key_index()?;
-            Ok((Timers::load(&store)?, Transactions::load(&store, &settings.transaction_check)?))
+            let transactions = Transactions::load(&store, &settings.transaction_check)?;
+            Ok((
+                Timers::load(&store)?,
+                transactions,
+                Held::load(&store, store.now_ms()?),
+                Modes::load(&store)?,
+            ))
         };
-        let (timers, transactions) = own().map_err(|source| Error::Own { source })?;
+        let (timers, transactions, held, modes) = own().map_err(|source| Error::Own { source })?;
         // The last that may fail: it keeps the store open until it is stopped.
         let flusher =
             Flusher::start(store.clone(), Arc::clone(&long_poll), tokio::runtime::Handle::current());
@@ -97,6 +105,8 @@ impl Server {
             filters: Default::default(),
             long_poll,
             flusher: flusher.map_err(|source| Error::Thread { source })?,
+            held,
+            modes,
             timers,
             resets: Default::default(),
             transactions,
@@ -122,7 +132,10 @@ impl Server {
         let service = Service { broker: Some(Arc::clone(&broker)), name_server: names, security };
         server.accept(listener, Arc::new(service));
         let sweeping = Arc::clone(&broker);
-        server.sweep(move || sweeping.groups.expire());
+        server.sweep(move || {
+            sweeping.groups.expire();
+            sweeping.held.expire();
+        });
         server.broker_addr = Some(addr);
         server.broker = Some(broker);
         Ok(server)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_protocol::body::{DataVersion, GroupList};
 use sluice_protocol::code::ResponseCode;
-use sluice_protocol::delay::{self, Level};
+use sluice_protocol::delay;
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::queue::{TopicOffset, TopicStats};
 use sluice_protocol::registration::Registration;
@@ -49,7 +49,7 @@ pub(crate) fn own_topic(name: &'static str) -> TopicName {
 
 /// Makes the topics that the broker keeps for itself, and those of traces, replies and the audit log, where they are not there.
 pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
-    let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
+    let levels = u32::try_from(store.delay_levels().count()).unwrap_or(u32::MAX);
     for (name, queues) in [
         (delay::TOPIC, levels),
         (delay::TIMER_TOPIC, timer::QUEUES),
@@ -59,7 +59,11 @@ pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreE
         (TRACE, 1),
         (audit::TOPIC, 1),
     ] {
-        store.create_topic(&own_topic(name), queues)?;
+        let made = store.create_topic(&own_topic(name), queues)?;
+        if made.queues < queues {
+            // There are more levels than before.
+            store.set_access(&made.name, Access::all(queues))?;
+        }
     }
     // A cluster may have a name that no topic can have.
     if let Ok(replies) = TopicName::new(&format!("{cluster}_REPLY_TOPIC")) {
@@ -219,6 +223,7 @@ impl Broker {
             Err(StoreError::NoTopic { .. }) => return Ok(Reply::ok()),
             deleted => deleted?,
         }
+        self.held.remove(|_, topic| *topic == name);
         tracing::info!(topic = %name, "topic deleted");
         self.tell_name_servers();
         // Who waits there is told that it is gone.

@@ -325,3 +325,47 @@ fn messages_come_as_fast_where_a_million_others_wait() {
         println!("{waiting} wait: started in {started} ms, 2,000 more came in {came} ms");
     }
 }
+
+#[test]
+fn delay_levels_can_be_set_and_a_change_holds_for_what_waits_already() {
+    use sluice_protocol::delay::Levels;
+    use sluice_store::file::RealDisk;
+    use sluice_store::{Settings, Store};
+    use sluice_testkit::ManualClock;
+
+    let dir = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(1_700_000_000_000);
+    let start = |levels: &[i64]| {
+        let mut settings = Settings::embedded(dir.path());
+        settings.delay_levels = Levels::new(levels).unwrap();
+        let store = Store::open(settings, std::sync::Arc::new(RealDisk), clock.clock()).unwrap();
+        TestBroker::over(store, false, |_| {})
+    };
+    let levels: Vec<i64> = (1..=20).map(|level| level * 10_000).collect();
+    {
+        let broker = start(&levels);
+        let mut client = broker.client();
+        for (body, level) in [("2", "2"), ("19", "19"), ("99", "99")] {
+            assert_eq!(client.send("t", 0, body, &[("DELAY", level)]).code, R::SUCCESS);
+        }
+        clock.advance_ms(19_999);
+        assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), 20).code, R::PULL_NOT_FOUND);
+        clock.advance_ms(1);
+        assert_eq!(client.pull("t", 0, 0, ("TAG", "*"), SOON).messages(), [(0, "2".to_owned())]);
+    }
+    // Levels 19 and 20 are no more: what waits there waits as long as in the last one that there is.
+    let broker = start(&[10_000, 30_000]);
+    let mut client = broker.client();
+    assert_eq!(client.send("t", 0, "new", &[("DELAY", "20")]).code, R::SUCCESS);
+    clock.advance_ms(10_000);
+    let mut bodies = Vec::new();
+    while bodies.len() < 2 {
+        let pulled = client.pull("t", 0, 1 + bodies.len() as i64, ("TAG", "*"), SOON);
+        bodies.extend(pulled.messages().into_iter().map(|(_, body)| body));
+    }
+    bodies.sort_unstable();
+    assert_eq!(bodies, ["19", "99"]);
+    assert_eq!(client.pull("t", 0, 3, ("TAG", "*"), 20).code, R::PULL_NOT_FOUND);
+    clock.advance_ms(20_000);
+    assert_eq!(client.pull("t", 0, 3, ("TAG", "*"), SOON).messages(), [(3, "new".to_owned())]);
+}

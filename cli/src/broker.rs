@@ -25,7 +25,7 @@ use sluice_store::{Flush, Retention, Store};
 
 use self::accounts::AclSettings;
 use self::guard::{Guard, TlsFiles};
-use self::settings::{BrokerSettings, FlushMode, HostPort, NameServers};
+use self::settings::{BrokerSettings, DelayLevels, FlushMode, HostPort, NameServers};
 use crate::{load, metrics};
 
 /// Length of a new store's segments, in bytes: RocketMQ's, so that the store can change hands.
@@ -126,6 +126,9 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
     settings.retention = Retention { age, bytes: None };
     if sync {
         settings.flush = Flush::Sync;
+    }
+    if let Some(DelayLevels(levels)) = arguments.delay_levels {
+        settings.delay_levels = levels;
     }
     let store = Store::open(settings, Arc::new(RealDisk), Arc::clone(&clock))
         .with_context(|| format!("cannot open the store {}", dir.display()))?;

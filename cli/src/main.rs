@@ -23,6 +23,7 @@ mod show;
 mod steps;
 mod test;
 mod topic;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -186,8 +187,9 @@ Exit code 1 if one of them does not answer.")]
     /// Look at single messages of brokers on the network
     #[command(
         subcommand,
-        after_help = "Example:
-  sluice message show 7F00000100002A9F0000000000000000"
+        after_help = "Examples:
+  sluice message show 7F00000100002A9F0000000000000000
+  sluice message trace 7F000001000118B4AAC27E3A1B5C0000 --target ./lake/orders"
     )]
     Message(network::MessageCommand),
     /// Explain an expression, or try it on properties and on files of cases

@@ -164,6 +164,15 @@ pub(crate) enum MessageCommand {
         #[command(flatten)]
         network: NetworkArguments,
     },
+    /// Draw one message's life: sent, stored, delivered to whom, retried, dead, and in which file
+    #[command(after_help = "Examples:
+  sluice message trace 7F000001000118B4AAC27E3A1B5C0000 --namesrv broker:9876
+  sluice message trace 7F000001000118B4AAC27E3A1B5C0000 --topic orders      its producer does not trace
+  sluice message trace 7F00000100002A9F0000000000000000 --target ./lake/orders --json
+
+Who got it, and what became of it there, clients tell that trace (Java: the constructors with enableMsgTrace). Without
+that it is known where it stands, its copies in retry topics and dead letters, and which groups have passed it.")]
+    Trace(crate::trace::TraceArguments),
 }
 
 /// What to show of a topic.
@@ -484,7 +493,10 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
 }
 
 pub(crate) fn message(command: MessageCommand) -> Result<ExitCode> {
-    let MessageCommand::Show { id, network } = command;
+    let (id, network) = match command {
+        MessageCommand::Show { id, network } => (id, network),
+        MessageCommand::Trace(arguments) => return crate::trace::run(&arguments),
+    };
     let id: MessageId = id.parse()?;
     let record = network.run(async |client| Ok(Admin::new(&client).message(id).await?))?;
     let shown = shown(&record);

@@ -26,6 +26,8 @@ mod rebalance;
 mod record;
 mod route;
 mod sent;
+#[cfg(feature = "tracing")]
+mod tracing_layer;
 mod unique;
 mod wire;
 
@@ -49,3 +51,5 @@ pub use sent::{Receipt, SendResult, SendStatus};
 pub use sluice_protocol::header::HeaderKind;
 pub use sluice_protocol::id::{GroupName, QueueId, TopicName};
 pub use sluice_protocol::message_id::MessageId;
+#[cfg(feature = "tracing")]
+pub use tracing_layer::{Logged, TopicLayer, TopicLog};

@@ -460,6 +460,13 @@ public final class Probe {
         cases.put("extra-admin-connections", Probe::adminConnections);
         cases.put("extra-admin-reset-offset", Probe::adminResetOffset);
         cases.put("extra-admin-delete-topic", Probe::adminDeleteTopic);
+        try {
+            Class.forName("Pops").getDeclaredMethod("define").invoke(null);
+        } catch (ClassNotFoundException e) {
+            // Clients before 5.0 do not pop.
+        } catch (ReflectiveOperationException e) {
+            throw new IllegalStateException(e);
+        }
     }
 
     // Sends.

@@ -134,6 +134,16 @@ pub fn patch(record: &mut [u8], queue_offset: i64, log_offset: u64, store_timest
     }
 }
 
+/// Sets how often a message came back after a failed consumption. `record` starts with an encoded record.
+pub fn set_reconsume_times(record: &mut [u8], times: i32) {
+    let flags = record.get(SYS_FLAG_AT + 3).copied().unwrap_or(0);
+    let store_host = if i32::from(flags) & sys_flag::STORE_HOST_V6 == 0 { 8 } else { 20 };
+    let at = store_timestamp_at(record) + 8 + store_host;
+    if let Some(field) = record.get_mut(at..at + 4) {
+        field.copy_from_slice(&times.to_be_bytes());
+    }
+}
+
 /// CRC-32 over a whole record with the fields of [`patch`] taken as zero, so that it can be known earlier.
 pub fn hash_unpatched(hasher: &mut crc32fast::Hasher, record: &[u8]) {
     let store_timestamp_at = store_timestamp_at(record);

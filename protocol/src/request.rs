@@ -410,4 +410,63 @@ headers! {
         store_host: &'a str = "storeHost";
         store_timestamp: i64 = "storeTimestamp";
     }
+
+    /// Take messages of a topic, each of which comes again unless it is acknowledged in time: code 200050.
+    PopMessage<'a> {
+        consumer_group: &'a str = "consumerGroup";
+        topic: &'a str = "topic";
+        /// -1 for all of the broker's.
+        queue_id: i32 = "queueId";
+        /// Most messages wanted.
+        max_msg_nums: i32 = "maxMsgNums";
+        /// How long nobody else gets them, in ms.
+        invisible_time: i64 = "invisibleTime";
+        /// How long the request may be held, in ms.
+        poll_time: i64 = "pollTime";
+        /// When it was sent, by the client's clock.
+        born_time: i64 = "bornTime";
+        /// Where a group starts that was never here: 0 at the beginning, 1 at the end.
+        init_mode: i32 = "initMode";
+        /// `TAG` or `SQL92`.
+        expression_type: Option<&'a str> = "expType";
+        expression: Option<&'a str> = "exp";
+        /// Whether a queue's messages are taken one answer after the other.
+        order: Option<bool> = "order";
+        attempt_id: Option<&'a str> = "attemptId";
+    }
+
+    /// A message that was popped is consumed: code 200051.
+    AckMessage<'a> {
+        consumer_group: &'a str = "consumerGroup";
+        topic: &'a str = "topic";
+        queue_id: i32 = "queueId";
+        /// See [`crate::pop::ExtraInfo`].
+        extra_info: &'a str = "extraInfo";
+        offset: i64 = "offset";
+    }
+
+    /// A message that was popped shall come again after another time: code 200053.
+    ChangeInvisibleTime<'a> {
+        consumer_group: &'a str = "consumerGroup";
+        topic: &'a str = "topic";
+        queue_id: i32 = "queueId";
+        /// See [`crate::pop::ExtraInfo`].
+        extra_info: &'a str = "extraInfo";
+        offset: i64 = "offset";
+        /// From now on, in ms.
+        invisible_time: i64 = "invisibleTime";
+    }
+
+    /// Tell when there are messages to pop: code 200054.
+    Notification<'a> {
+        consumer_group: &'a str = "consumerGroup";
+        topic: &'a str = "topic";
+        /// -1 for all of the broker's.
+        queue_id: i32 = "queueId";
+        /// How long the request may be held, in ms.
+        poll_time: i64 = "pollTime";
+        born_time: i64 = "bornTime";
+        order: Option<bool> = "order";
+        attempt_id: Option<&'a str> = "attemptId";
+    }
 }

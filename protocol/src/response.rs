@@ -89,4 +89,35 @@ headers! {
     AddWritePerm {
         add_topic_count: i32 = "addTopicCount";
     }
+
+    /// Of popped messages: code 200050. The body is records one after the other; the texts are those of
+    /// [`crate::pop::Infos`].
+    PopMessage<'a> {
+        /// When they were popped.
+        pop_time: i64 = "popTime";
+        /// In ms.
+        invisible_time: i64 = "invisibleTime";
+        /// Comes back with each acknowledgement.
+        revive_queue_id: i32 = "reviveQid";
+        /// Messages that are left, about.
+        rest_num: i64 = "restNum";
+        start_offset_info: Option<&'a str> = "startOffsetInfo";
+        msg_offset_info: Option<&'a str> = "msgOffsetInfo";
+        order_count_info: Option<&'a str> = "orderCountInfo";
+    }
+
+    /// Of a changed time, which stands in place of what the message was popped with: code 200053.
+    ChangeInvisibleTime {
+        pop_time: i64 = "popTime";
+        /// In ms.
+        invisible_time: i64 = "invisibleTime";
+        revive_queue_id: i32 = "reviveQid";
+    }
+
+    /// Whether there are messages to pop: code 200054.
+    Notification {
+        has_msg: bool = "hasMsg";
+        /// Whether too many requests are held.
+        polling_full: bool = "pollingFull";
+    }
 }

@@ -26,6 +26,7 @@ pub mod stdout;
 mod table_log;
 mod temp;
 pub mod topic;
+pub mod trace;
 mod work;
 mod writer;
 

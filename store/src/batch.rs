@@ -48,10 +48,8 @@ pub(crate) struct Placed {
     pub(crate) size: u32,
     /// Which of the batch's queues.
     pub(crate) queue: u32,
-    /// What its consume queue keeps of the tag; of a message with a delay level the ms from its storing to its delivery.
-    pub(crate) tag_hash: i64,
-    /// Whether it is one with a delay level.
-    pub(crate) delayed: bool,
+    /// What its consume queue keeps of the tag; none of a message with a delay level.
+    pub(crate) tag_hash: Option<i64>,
     /// Whether consumers see it: halves of open transactions stand in the log only.
     pub(crate) indexed: bool,
 }
@@ -80,13 +78,13 @@ impl Batch {
         }
         let size =
             record::encode(&mut self.bytes, topic.as_str(), queue, &message).map_err(|e| refused(&e))?;
-        let (tag_hash, delayed) = code_of(topic.as_str(), message.properties);
+        let tag_hash = code_of(topic.as_str(), message.properties);
         let transaction = message.sys_flag & sys_flag::TRANSACTION;
         let indexed = !matches!(transaction, sys_flag::TRANSACTION_PREPARED | sys_flag::TRANSACTION_ROLLBACK);
         let queue = self.number(topic, queue);
         // A record is smaller than 2 GiB, or it would not have been encoded.
         let size = u32::try_from(size).unwrap_or(u32::MAX);
-        self.records.push(Placed { size, queue, tag_hash, delayed, indexed });
+        self.records.push(Placed { size, queue, tag_hash, indexed });
         Ok(())
     }
 

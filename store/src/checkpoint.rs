@@ -82,6 +82,7 @@ impl CommitLog {
             tables.offsets.changed |= snapshot.tables.offsets.changed;
             tables.groups.changed |= snapshot.tables.groups.changed;
             tables.delays.changed |= snapshot.tables.delays.changed;
+            tables.leases.changed |= snapshot.tables.leases.changed;
             return Err(error);
         }
         for old in tail::generations(&dir)?.into_iter().filter(|&g| g < generation) {
@@ -120,7 +121,7 @@ impl CommitLog {
         };
         let taken = tables.clone();
         (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (false, false, false);
-        tables.delays.changed = false;
+        (tables.delays.changed, tables.leases.changed) = (false, false);
         let unsynced = std::mem::take(&mut state.unsynced);
         Ok(Snapshot { ticket: state.ticket, checkpoint, tables: taken, unsynced })
     }
@@ -133,7 +134,7 @@ impl CommitLog {
 
         let path = |name: &str| self.view.dir.join(name);
         let disk = &*self.disk;
-        let Tables { topics, offsets, delays, groups, .. } = &snapshot.tables;
+        let Tables { topics, offsets, delays, groups, leases, .. } = &snapshot.tables;
         if topics.changed {
             replace(disk, &path(name::TOPICS), &topics.to_json())?;
         }
@@ -148,6 +149,10 @@ impl CommitLog {
         }
         if topics.changed || offsets.changed || delays.changed || groups.changed {
             self.sync_dir(&path(name::CONFIG))?;
+        }
+        if leases.changed {
+            replace(disk, &path(name::LEASES), &leases.to_json())?;
+            self.sync_dir(&path(name::OURS))?;
         }
         self.write_times(&path(name::CHECKPOINT), snapshot.checkpoint.store_timestamp_ms)?;
         snapshot.checkpoint.write(disk, &self.view.dir)

@@ -17,16 +17,17 @@ use sluice_protocol::record;
 
 use crate::batch::{Appended, Batch, ChainMark, check_chain};
 use crate::consume_queue::{Unit, Unsynced};
+use crate::delay::due;
 use crate::file::{Disk, DiskFile, Open};
 use crate::group_commit::GroupCommit;
 use crate::position::StoredPosition;
 use crate::segment::{self, Segment};
-use crate::tables::name;
+use crate::tables::{name, replace};
 use crate::tail::{Change, LoggedChange, Tail, TailRun};
 use crate::topic::{QUEUES_MAX, Queue, TopicEntry, add_queues, find};
 use crate::upkeep::Wishes;
 use crate::view::View;
-use crate::{Access, ChainPosition, Clock, Error, Flush, Retention, Topic};
+use crate::{Access, ChainPosition, Clock, Error, Flush, LeaseChange, Retention, Topic};
 
 /// The last bytes of a segment are kept for the filler.
 const FILLER_BYTES: u64 = record::FILLER_BYTES as u64;
@@ -287,8 +288,11 @@ impl CommitLog {
             {
                 offset = *next;
                 *next += 1;
-                let stored = if placed.delayed { store_timestamp_ms } else { 0 };
-                let unit = Unit { log_offset: at, size, tag_hash: stored + placed.tag_hash };
+                let tag_hash = placed.tag_hash.unwrap_or_else(|| {
+                    let queue = run.queues.get(number).map_or(0, |queue| queue.id.get());
+                    due(&self.view.levels, queue, store_timestamp_ms)
+                });
+                let unit = Unit { log_offset: at, size, tag_hash };
                 units.extend_from_slice(&unit.encode());
             }
             record::patch(record, offset, at, store_timestamp_ms);
@@ -466,6 +470,7 @@ impl CommitLog {
         let mut tables = self.view.tables();
         tables.topics.remove(name.as_str(), log, now_ms);
         tables.offsets.remove_topic(name.as_str(), now_ms);
+        tables.leases.remove_topic(name.as_str());
         drop(tables);
         for queue in &entry.queues {
             queue.gone.store(true, Ordering::Release);
@@ -501,6 +506,7 @@ impl CommitLog {
         tables.groups.remove(name, now_ms);
         if offsets {
             tables.offsets.remove_group(name.as_str(), now_ms);
+            tables.leases.remove_group(name.as_str());
         }
         drop(tables);
         let ticket = state.ticket;
@@ -537,8 +543,31 @@ impl CommitLog {
         let (queue, next) = (queue.get(), offset.get());
         let change = Change::Offset { group: group.to_string(), topic: topic.to_string(), queue, next };
         Self::log_change(&mut state, change)?;
-        self.view.tables().offsets.set(group, topic, queue, next, (self.clock)());
+        let mut tables = self.view.tables();
+        tables.offsets.set(group, topic, queue, next, (self.clock)());
+        tables.leases.forget(group, topic, queue);
+        drop(tables);
         self.after_change(state)
+    }
+
+    /// Changes the leases of a group in a queue; the change is durable once [`CommitLog::durable`] returns.
+    pub(crate) fn lease(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: QueueId,
+        change: &LeaseChange,
+    ) -> Result<u64, Error> {
+        find(&self.view.topics(), topic, queue)?;
+        let mut state = self.lock()?;
+        let LeaseChange { next, begun, ended } = change.clone();
+        let (group_, topic_, queue) = (group.to_string(), topic.to_string(), queue.get());
+        Self::log_change(
+            &mut state,
+            Change::Lease { group: group_, topic: topic_, queue, next, begun, ended },
+        )?;
+        self.view.tables().lease(group, topic, queue, change, (self.clock)());
+        Ok(state.ticket)
     }
 
     /// Keeps how far a delay level was delivered, as durable as a message.
@@ -547,6 +576,16 @@ impl CommitLog {
         Self::log_change(&mut state, Change::Delay { level, next })?;
         self.view.tables().delays.set(level, next, (self.clock)());
         self.after_change(state)
+    }
+
+    /// Replaces the file of how groups get their messages.
+    pub(crate) fn set_request_modes(&self, text: &str) -> Result<(), Error> {
+        // Not beside a checkpoint, nor after the last one.
+        let _alone = self.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.lock()?);
+        replace(&*self.disk, &self.view.dir.join(name::MODES), text)?;
+        let dir = self.view.dir.join(name::CONFIG);
+        self.disk.sync_dir(&dir).map_err(|e| Error::io("sync", dir, e))
     }
 
     fn after_change(&self, state: MutexGuard<'_, State>) -> Result<(), Error> {

@@ -8,29 +8,36 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use sluice_protocol::delay::{Level, TIMER_DUE, TIMER_RECALLED, TIMER_TOPIC, TOPIC};
+use sluice_protocol::delay::{Levels, TIMER_DUE, TIMER_RECALLED, TIMER_TOPIC, TOPIC};
+use sluice_protocol::id::QueueId;
 use sluice_protocol::message::{property, tag_hash_of};
 use sluice_protocol::record::Record;
 
 use crate::json::DataVersion;
 
-/// What the consume queue keeps of a message's tag, and whether the time of storing is to be added to it.
-pub(crate) fn code_of(topic: &str, properties: &[u8]) -> (i64, bool) {
+/// What the consume queue keeps of a message's tag; none where it keeps the time of delivery, which follows from the
+/// time of storing.
+pub(crate) fn code_of(topic: &str, properties: &[u8]) -> Option<i64> {
     match topic {
-        TOPIC => Level::of(properties).map(|level| (level.ms(), true)),
+        TOPIC => return None,
         TIMER_TOPIC => property(properties, TIMER_DUE).and_then(|due| due.parse::<i64>().ok()).map(|due| {
-            let recalled = property(properties, TIMER_RECALLED).is_some();
-            (if recalled { due.saturating_neg() } else { due }, false)
+            if property(properties, TIMER_RECALLED).is_some() { due.saturating_neg() } else { due }
         }),
         _ => None,
     }
-    .unwrap_or_else(|| (tag_hash_of(properties), false))
+    .or_else(|| Some(tag_hash_of(properties)))
 }
 
 /// The same of a stored record.
-pub(crate) fn tag_code(record: &Record<'_>) -> i64 {
-    let (code, add) = code_of(record.topic, record.properties);
-    if add { code.saturating_add(record.store_timestamp_ms) } else { code }
+pub(crate) fn tag_code(record: &Record<'_>, levels: &Levels) -> i64 {
+    let code = code_of(record.topic, record.properties);
+    code.unwrap_or_else(|| due(levels, record.queue_id, record.store_timestamp_ms))
+}
+
+/// When a message of a delay level's queue is delivered, in ms since 1970-01-01 UTC.
+pub(crate) fn due(levels: &Levels, queue: i32, store_timestamp_ms: i64) -> i64 {
+    let level = levels.of_queue(QueueId::new(queue).unwrap_or_default());
+    level.ms().saturating_add(store_timestamp_ms)
 }
 
 /// Next offsets by level.

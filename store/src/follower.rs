@@ -8,6 +8,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::TopicName;
 use sluice_protocol::message::sys_flag;
 
@@ -122,7 +123,17 @@ impl Follower {
 /// Looks at everything anew, as a recovery would.
 fn look(dir: &Path, numbers: u32) -> Result<(Parts, State), Error> {
     // A topic that has no incarnation yet gets one from its writer.
-    let open = || recovery::open(dir, None, numbers, recovery::SEGMENT_BYTES_MIN, &|_| String::new(), 0);
+    let open = || {
+        recovery::open(
+            dir,
+            None,
+            numbers,
+            recovery::SEGMENT_BYTES_MIN,
+            &Levels::default(),
+            &|_| String::new(),
+            0,
+        )
+    };
     let taken = lock::is_taken(dir)?;
     let mut opened = open()?;
     if !taken && lock::is_taken(dir)? {
@@ -144,7 +155,7 @@ fn unit_of(view: &View, found: &Found<'_>) -> Option<(Arc<Queue>, Unit)> {
     let topics = view.topics();
     let queue = topics.get(record.topic)?.queues.get(usize::try_from(record.queue_id).ok()?)?;
     let size = u32::try_from(record.size).ok()?;
-    let unit = Unit { log_offset: record.log_offset, size, tag_hash: tag_code(record) };
+    let unit = Unit { log_offset: record.log_offset, size, tag_hash: tag_code(record, &view.levels) };
     Some((queue.clone(), unit))
 }
 

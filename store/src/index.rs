@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::sys_flag;
 use sluice_protocol::record::Record;
@@ -40,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) unsure: bool,
     /// Topics that were deleted since, so that nothing in their files counts.
     pub(crate) made_anew: BTreeSet<String>,
+    /// How long messages with a delay level wait.
+    pub(crate) levels: Levels,
 }
 
 /// The queues of a store while it is opened.
@@ -182,7 +185,7 @@ impl<'a> Index<'a> {
             let Some(queue) = queue else { return Ok(None) };
             queue.clone()
         };
-        let tag_hash = tag_code(record);
+        let tag_hash = tag_code(record, &self.known.levels);
         let size = u32::try_from(record.size).unwrap_or(u32::MAX);
         Ok(Some((queue, Unit { log_offset: record.log_offset, size, tag_hash })))
     }

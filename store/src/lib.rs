@@ -18,6 +18,7 @@ mod index;
 mod index_file;
 mod json;
 mod key_index;
+mod lease;
 mod lock;
 mod position;
 mod recovery;
@@ -37,11 +38,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::{LogOffset, QueueOffset, TopicName};
 use sluice_protocol::topic::perm;
 
 pub use batch::{ATOMIC_PROPERTIES_BYTES_MAX, Appended, BODY_BYTES_MAX, Batch, CHAIN_BYTES_MAX, ChainMark};
 pub use error::{Error, Kind};
+pub use lease::{Lease, LeaseChange, Leases};
 pub use store::Store;
 pub use topic::QUEUES_MAX;
 
@@ -80,6 +83,8 @@ pub struct Settings {
     pub flush: Flush,
     /// What is dropped.
     pub retention: Retention,
+    /// How long messages with a delay level wait.
+    pub delay_levels: Levels,
 }
 
 impl Settings {
@@ -90,6 +95,7 @@ impl Settings {
             segment_bytes: 64 << 20,
             flush: Flush::Async { interval: Duration::from_millis(500) },
             retention: Retention::default(),
+            delay_levels: Levels::default(),
         }
     }
 }

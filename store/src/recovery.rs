@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::LogOffset;
 
 use crate::consume_queue::{ConsumeQueues, Unsynced, names};
@@ -21,7 +22,7 @@ use crate::segment::{self, Segment};
 use crate::tables::{self, Checkpoint, Ends, name};
 use crate::tail::{self, Change, Entries, LoggedChange};
 use crate::view::{Parts, Tables};
-use crate::{Access, Error, Recovery, lock};
+use crate::{Access, Error, LeaseChange, Recovery, lock};
 
 /// Segments of fewer bytes are refused.
 pub(crate) const SEGMENT_BYTES_MIN: u64 = 4096;
@@ -62,6 +63,7 @@ pub(crate) fn open(
     disk: Option<&dyn Disk>,
     numbers: u32,
     segment_bytes: u64,
+    levels: &Levels,
     new_incarnation: &dyn Fn(u64) -> String,
     now_ms: i64,
 ) -> Result<Opened, Error> {
@@ -103,7 +105,16 @@ pub(crate) fn open(
     let settled = !aborted && (left || checkpoint.is_none());
     let trusted = if settled { u64::MAX } else { from };
     let unsure = dir.join(name::UNSURE).exists();
-    let known = Known { log_first: first, from, trusted, ours: ours.clone(), ends, unsure, made_anew };
+    let known = Known {
+        log_first: first,
+        from,
+        trusted,
+        ours: ours.clone(),
+        ends,
+        unsure,
+        made_anew,
+        levels: levels.clone(),
+    };
     let mut index = Index::new(&queues, disk, known, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
     scan.run(u64::MAX, &mut |found: &Found<'_>| {
@@ -145,23 +156,37 @@ pub(crate) fn open(
     let numbers = index.next_number();
     let (topics, unsynced) = index.finish(&tables.topics)?;
     if !recovery.clean {
-        tables.offsets.clamp(|topic, queue| {
+        let end = |topic: &str, queue: i32| {
             let queue = topics.get(topic)?.queues.get(usize::try_from(queue).ok()?)?;
             Some(queue.offsets().1)
-        });
+        };
+        tables.offsets.clamp(end);
+        tables.leases.clamp(end);
     }
+    let Tables { leases, offsets, .. } = &mut tables;
+    leases.settle(|group, topic, queue| offsets.get(group, topic, queue));
     tables.topics.deleted.retain(|_, log| *log > first);
     let durable = checkpoint.as_ref().map_or(first, |c| c.log_offset.clamp(first, end));
     if !recovery.clean && checkpoint.is_some() {
         // The files may be newer than their names are durable, and what the tail adds goes into them.
         (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (true, true, true);
-        tables.delays.changed = true;
+        (tables.delays.changed, tables.leases.changed) = (true, true);
     }
     let segments = map_segments(&commit_log, &files, end)?;
     let visible = end;
     let dir = dir.to_owned();
-    let parts =
-        Parts { dir, segment_bytes, base: first, segments, topics, queues, tables, visible, recovery };
+    let parts = Parts {
+        dir,
+        segment_bytes,
+        base: first,
+        segments,
+        topics,
+        queues,
+        tables,
+        visible,
+        recovery,
+        levels: levels.clone(),
+    };
     let overtaken = left && end > checked;
     let foreign_end = checkpoint.as_ref().filter(|_| !overtaken).map_or(end, |c| c.foreign_end.min(end));
     let generation = entries.generation.max(checkpoint.as_ref().map_or(0, |c| c.generation)) + 1;
@@ -297,6 +322,7 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
             // What comes into a log that was cut stands where records of it stood.
             tables.topics.remove(name, log.min(end), now_ms);
             tables.offsets.remove_topic(name, now_ms);
+            tables.leases.remove_topic(name);
         }
         Change::Access { name, read_queues, write_queues, perm } => {
             if let Ok(name) = TopicName::stored(name) {
@@ -315,9 +341,12 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
             }
             if *offsets {
                 tables.offsets.remove_group(name, now_ms);
+                tables.leases.remove_group(name);
             }
         }
-        Change::Offset { .. } | Change::Delay { .. } | Change::Position { .. } if log > end => {
+        Change::Offset { .. } | Change::Lease { .. } | Change::Delay { .. } | Change::Position { .. }
+            if log > end =>
+        {
             tracing::warn!(
                 log_offset = log,
                 end,
@@ -327,6 +356,13 @@ fn apply_change(tables: &mut Tables, log: u64, change: &Change, end: u64, now_ms
         Change::Offset { group, topic, queue, next } => {
             if let (Ok(group), Ok(topic)) = (GroupName::new(group), TopicName::stored(topic)) {
                 tables.offsets.set(&group, &topic, *queue, *next, now_ms);
+                tables.leases.forget(&group, &topic, *queue);
+            }
+        }
+        Change::Lease { group, topic, queue, next, begun, ended } => {
+            if let (Ok(group), Ok(topic)) = (GroupName::new(group), TopicName::stored(topic)) {
+                let change = LeaseChange { next: *next, begun: begun.clone(), ended: ended.clone() };
+                tables.lease(&group, &topic, *queue, &change, now_ms);
             }
         }
         Change::Delay { level, next } => tables.delays.set(*level, *next, now_ms),

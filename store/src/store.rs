@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_protocol::delay::Level;
+use sluice_protocol::delay::{Level, Levels};
 use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 
 use crate::checkpoint::create_folders;
@@ -20,8 +20,8 @@ use crate::tables::name;
 use crate::tail::Tail;
 use crate::view::View;
 use crate::{
-    Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, Read, Recovery, Settings, Ticket, Topic,
-    lock, repair, upkeep,
+    Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, LeaseChange, Leases, Read, Recovery,
+    Settings, Ticket, Topic, lock, repair, upkeep,
 };
 
 /// An open store; clones are handles of the same one. The last one to go closes it, as [`Store::close`]
@@ -71,7 +71,7 @@ impl Store {
     /// Opens a store without its thread: the caller calls [`Store::flush`], [`Store::checkpoint`] and
     /// [`Store::retain`], and what happens on the disk is in the order of the calls.
     pub fn open_without_upkeep(settings: Settings, disk: Arc<dyn Disk>, clock: Clock) -> Result<Self, Error> {
-        let Settings { dir, segment_bytes, flush, retention } = settings;
+        let Settings { dir, segment_bytes, flush, retention, delay_levels } = settings;
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes) {
             let expected = "4,096 to 2,147,483,647 bytes";
             return Err(Error::Setting { name: "segment_bytes", value: segment_bytes, expected });
@@ -80,7 +80,8 @@ impl Store {
         let lock = lock::take(&dir)?;
         let now_ms = clock();
         let incarnation = |end| new_incarnation(now_ms, end);
-        let mut opened = recovery::open(&dir, Some(&*disk), 0, segment_bytes, &incarnation, now_ms)?;
+        let mut opened =
+            recovery::open(&dir, Some(&*disk), 0, segment_bytes, &delay_levels, &incarnation, now_ms)?;
         let commit_log = dir.join(name::COMMIT_LOG);
         // We closed it, and nobody wrote since: what follows is zero, and looking would take a second a GiB.
         let untouched = opened.parts.recovery.clean && !dir.join(name::ABORT).exists();
@@ -403,6 +404,43 @@ impl Store {
         queue: QueueId,
     ) -> Option<QueueOffset> {
         self.handle.view.tables().offsets.get(group, topic, queue.get()).map(QueueOffset::new)
+    }
+
+    /// Changes what of a queue a group was handed and has not acknowledged, and with it the group's committed offset;
+    /// durable once [`Store::durable`] returns for the ticket. [`Store::commit_offset`] forgets it.
+    pub fn lease(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: QueueId,
+        change: &LeaseChange,
+    ) -> Result<Ticket, Error> {
+        self.log()?.lease(group, topic, queue, change).map(Ticket)
+    }
+
+    /// What groups were handed and have not acknowledged.
+    pub fn leases(&self) -> Vec<(GroupName, TopicName, QueueId, Leases)> {
+        self.handle.view.tables().leases.all()
+    }
+
+    /// The text of `config/messageRequestMode.json`, if there is one.
+    pub fn request_modes(&self) -> Result<Option<String>, Error> {
+        let path = self.handle.view.dir.join(name::MODES);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
+    /// Replaces `config/messageRequestMode.json`, durable on return in every flush mode.
+    pub fn set_request_modes(&self, text: &str) -> Result<(), Error> {
+        self.log()?.set_request_modes(text)
+    }
+
+    /// How long messages with a delay level wait.
+    pub fn delay_levels(&self) -> &Levels {
+        &self.handle.view.levels
     }
 
     /// The offset of its queue from which on a delay level is to be delivered, if it ever was.

@@ -17,6 +17,7 @@ use crate::consumer_offset::ConsumerOffsets;
 use crate::delay::DelayOffsets;
 use crate::file::{Disk, Open};
 use crate::group::GroupTable;
+use crate::lease::LeaseTable;
 use crate::position::Positions;
 use crate::recovery::LOG_OFFSET_MAX;
 use crate::tail::GENERATION_MAX;
@@ -40,6 +41,8 @@ pub(crate) mod name {
     pub(crate) const GROUPS: &str = "config/subscriptionGroup.json";
     pub(crate) const OFFSETS: &str = "config/consumerOffset.json";
     pub(crate) const DELAYS: &str = "config/delayOffset.json";
+    pub(crate) const LEASES: &str = "sluice/leases.json";
+    pub(crate) const MODES: &str = "config/messageRequestMode.json";
     pub(crate) const POSITIONS: &str = "sluice/positions.json";
 }
 
@@ -120,6 +123,7 @@ pub(crate) fn read(dir: &Path) -> Result<(Tables, Option<Checkpoint>), Error> {
     let offsets = read_one(&dir.join(name::OFFSETS), ConsumerOffsets::parse)?;
     let delays = read_one(&dir.join(name::DELAYS), DelayOffsets::parse)?;
     let groups = read_one(&dir.join(name::GROUPS), GroupTable::parse)?;
+    let leases = read_one(&dir.join(name::LEASES), LeaseTable::parse)?;
     let mut topics = topics.unwrap_or_else(|| TopicTable::new(incarnations));
     topics.deleted = checkpoint.as_ref().map(|c| c.deleted.clone()).unwrap_or_default();
     let tables = Tables {
@@ -127,6 +131,7 @@ pub(crate) fn read(dir: &Path) -> Result<(Tables, Option<Checkpoint>), Error> {
         offsets: offsets.unwrap_or_default(),
         delays: delays.unwrap_or_default(),
         groups: groups.unwrap_or_default(),
+        leases: leases.unwrap_or_default(),
         positions: checkpoint.as_ref().map(|c| c.positions.clone()).unwrap_or_default(),
     };
     Ok((tables, checkpoint))

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::consume_queue::names;
 use crate::file::{Disk, DiskFile, Open};
+use crate::lease::Lease;
 
 const MAGIC: &[u8; 8] = b"SLUICETL";
 const HEADER_BYTES: usize = 16;
@@ -63,6 +64,8 @@ pub(crate) enum Change {
     RemoveGroup { name: String, offsets: bool },
     /// A group committed an offset.
     Offset { group: String, topic: String, queue: i32, next: i64 },
+    /// A group was handed messages of a queue, or acknowledged some.
+    Lease { group: String, topic: String, queue: i32, next: i64, begun: Vec<(i64, Lease)>, ended: Vec<i64> },
     /// A delay level was delivered up to an offset of its queue.
     Delay { level: i32, next: i64 },
     /// A chain moved without a row.

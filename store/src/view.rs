@@ -8,17 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use sluice_protocol::id::{LogOffset, QueueId, QueueOffset, TopicName};
+use sluice_protocol::delay::Levels;
+use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 use sluice_protocol::record::{RECORD_BYTES_MIN, Record};
 
 use crate::consume_queue::{ConsumeQueues, UNIT_BYTES, Unit, units};
 use crate::consumer_offset::ConsumerOffsets;
 use crate::delay::DelayOffsets;
 use crate::group::GroupTable;
+use crate::lease::LeaseTable;
 use crate::position::Positions;
 use crate::segment::Segment;
 use crate::topic::{Appends, Queue, TopicTable, Topics, find};
-use crate::{Error, Read, Recovery, Run};
+use crate::{Error, LeaseChange, Read, Recovery, Run};
 
 /// Records with a smaller gap between them share one view of the log, in bytes.
 const GAP_BYTES_MAX: u64 = 64 * 1024;
@@ -32,7 +34,25 @@ pub(crate) struct Tables {
     pub(crate) offsets: ConsumerOffsets,
     pub(crate) delays: DelayOffsets,
     pub(crate) groups: GroupTable,
+    pub(crate) leases: LeaseTable,
     pub(crate) positions: Positions,
+}
+
+impl Tables {
+    /// Changes the leases of a group in a queue, and the offset that it has committed by that.
+    pub(crate) fn lease(
+        &mut self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: i32,
+        change: &LeaseChange,
+        now_ms: i64,
+    ) {
+        let committed = self.leases.change(group, topic, queue, change);
+        if self.offsets.get(group, topic, queue) != Some(committed) {
+            self.offsets.set(group, topic, queue, committed, now_ms);
+        }
+    }
 }
 
 /// The side of a store that readers use.
@@ -51,6 +71,8 @@ pub(crate) struct View {
     visible: AtomicU64,
     pub(crate) appends: Appends,
     pub(crate) recovery: Recovery,
+    /// How long messages with a delay level wait.
+    pub(crate) levels: Levels,
 }
 
 /// What a view is made of.
@@ -64,6 +86,7 @@ pub(crate) struct Parts {
     pub(crate) tables: Tables,
     pub(crate) visible: u64,
     pub(crate) recovery: Recovery,
+    pub(crate) levels: Levels,
 }
 
 impl View {
@@ -79,6 +102,7 @@ impl View {
             visible: AtomicU64::new(parts.visible),
             appends: Appends::default(),
             recovery: parts.recovery,
+            levels: parts.levels,
         }
     }
 

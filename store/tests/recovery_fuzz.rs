@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Place, SEGMENT_BYTES, at, batch_for, mark, queue, topic};
 use peak_alloc::PeakAlloc;
-use sluice_protocol::delay::Level;
+use sluice_protocol::delay::Levels;
 use sluice_protocol::id::GroupName;
 use sluice_protocol::record::records;
 use sluice_store::file::RealDisk;
@@ -79,7 +79,7 @@ fn left(appends: usize, end: impl Fn(&Place, Store) -> Place) -> Left {
             store.create_topic(&topic("gone"), 1).unwrap();
             store.append(batch_for("gone", 0, &["gone"])).unwrap();
             store.delete_topic(&topic("gone")).unwrap();
-            store.set_delay_offset(Level::all().next().unwrap(), at(start)).unwrap();
+            store.set_delay_offset(Levels::default().get(1).unwrap(), at(start)).unwrap();
         }
         if number == appends * 2 / 3 {
             store.checkpoint().unwrap();

@@ -7,6 +7,7 @@ use sluice_protocol::code::RequestCode as C;
 use sluice_protocol::fields::FieldError;
 use sluice_protocol::heartbeat::{CheckClientConfig, Heartbeat};
 use sluice_protocol::json::JsonError;
+use sluice_protocol::pop::{BatchAck, QueryAssignment};
 use sluice_protocol::queue::LockBatch;
 use sluice_protocol::request;
 
@@ -74,6 +75,31 @@ pub(crate) fn check(caller: &Caller, request: &Request<'_>) -> Result<(), No> {
         C::PULL_MESSAGE | C::LITE_PULL_MESSAGE => {
             let pull = request::PullMessage::parse(fields)?;
             caller.may_consume(pull.topic, pull.consumer_group)?;
+        }
+        C::POP_MESSAGE => {
+            let pop = request::PopMessage::parse(fields)?;
+            caller.may_consume(pop.topic, pop.consumer_group)?;
+        }
+        C::ACK_MESSAGE => {
+            let ack = request::AckMessage::parse(fields)?;
+            caller.may_consume(ack.topic, ack.consumer_group)?;
+        }
+        C::BATCH_ACK_MESSAGE => {
+            for ack in &BatchAck::decode(request.body)?.acks {
+                caller.may_consume(&ack.topic, &ack.consumer_group)?;
+            }
+        }
+        C::CHANGE_MESSAGE_INVISIBLETIME => {
+            let change = request::ChangeInvisibleTime::parse(fields)?;
+            caller.may_consume(change.topic, change.consumer_group)?;
+        }
+        C::NOTIFICATION => {
+            let asked = request::Notification::parse(fields)?;
+            caller.may_consume(asked.topic, asked.consumer_group)?;
+        }
+        C::QUERY_ASSIGNMENT => {
+            let asked = QueryAssignment::decode(request.body)?;
+            caller.may_consume(&asked.topic, &asked.consumer_group)?;
         }
         C::QUERY_CONSUMER_OFFSET => {
             let asked = request::QueryConsumerOffset::parse(fields)?;

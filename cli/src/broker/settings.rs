@@ -7,7 +7,8 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use sluice_client::SecretKey;
-use sluice_connect::config::{Problem, tree::Node};
+use sluice_connect::config::{Problem, Span, tree::Node};
+use sluice_protocol::delay::Levels;
 
 use super::accounts::AclSettings;
 use super::guard::{TlsFiles, exposed};
@@ -50,6 +51,10 @@ pub(crate) struct BrokerSettings {
     /// Drop segments whose messages are older than this many hours [default: keep all]
     #[arg(long, value_name = "HOURS")]
     pub(crate) retain_hours: Option<u32>,
+    /// How long messages with a delay level wait, from level 1 on, such as "1s 5s 10s"; a list in the file. It holds for
+    /// messages that wait already, too [default: RocketMQ's 18 levels, 1s to 2h]
+    #[arg(long, value_name = "TIMES")]
+    pub(crate) delay_levels: Option<DelayLevels>,
     /// Take signed requests only: of the accounts in this file, RocketMQ's plain_acl.yml; read again when it changes
     #[arg(long, value_name = "FILE")]
     pub(crate) acl: Option<AclSettings>,
@@ -129,6 +134,30 @@ impl TryFrom<String> for NameServers {
     }
 }
 
+/// The delay levels of a broker.
+#[derive(Clone, Deserialize)]
+#[serde(try_from = "Vec<Span>")]
+pub(crate) struct DelayLevels(pub(crate) Levels);
+
+impl FromStr for DelayLevels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let spans = text.split_whitespace().map(|time| Span::try_from(time.to_owned()));
+        spans.collect::<Result<Vec<Span>, _>>()?.try_into()
+    }
+}
+
+impl TryFrom<Vec<Span>> for DelayLevels {
+    type Error = String;
+
+    fn try_from(spans: Vec<Span>) -> Result<Self, String> {
+        let ms = |span: &Span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX);
+        let levels: Vec<i64> = spans.iter().map(ms).collect();
+        Levels::new(&levels).map(Self).map_err(|error| error.to_string())
+    }
+}
+
 impl BrokerSettings {
     /// Reads a file, or tells all that is wrong in it; also gives where its keys stand.
     pub(crate) fn read(file: &Path) -> Result<(Self, Node)> {
@@ -191,6 +220,7 @@ impl BrokerSettings {
             auto_create: self.auto_create.or(file.auto_create),
             metrics: self.metrics.or(file.metrics),
             retain_hours: self.retain_hours.or(file.retain_hours),
+            delay_levels: self.delay_levels.or(file.delay_levels),
             acl: self.acl.or(file.acl),
             tls: self.tls.or(file.tls),
             allow_anonymous: self.allow_anonymous.or(file.allow_anonymous),

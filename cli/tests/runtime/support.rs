@@ -89,6 +89,7 @@ impl World {
             segment_bytes: self.segment_bytes,
             flush: Flush::Async { interval: Duration::from_hours(1) },
             retention: Retention::default(),
+            delay_levels: Default::default(),
         };
         let store = Store::open_without_upkeep(settings, store, self.clock.clock()).unwrap();
         self.worker(store, lake, probe)

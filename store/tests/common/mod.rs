@@ -39,6 +39,7 @@ impl Place {
             segment_bytes: SEGMENT_BYTES,
             flush,
             retention: Retention::default(),
+            delay_levels: Default::default(),
         };
         Self { root, clock: ManualClock::new(1_700_000_000_000), settings }
     }
