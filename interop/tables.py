@@ -191,8 +191,9 @@ def kills(folder: pathlib.Path, rounds: int, chance: random.Random) -> None:
 
 def race(folder: pathlib.Path, target: str, store: str, options: dict, environment: dict, chance: random.Random) -> None:
     """Two workers on one chain, one of which hangs in the middle until the other has ended."""
-    rows = 20_000
-    (folder / "in.csv").write_text("id,part,text\n" + "".join(f"{i},p{i % 3},{i:050}\n" for i in range(rows)))
+    # Many reads of the source, so many plans.
+    rows = 80_000
+    (folder / "in.csv").write_text("id,part,text\n" + "".join(f"{i},p{i % 3},{i:0150}\n" for i in range(rows)))
     (folder / "pipeline.yaml").write_text(f"""
 name: race
 source:
@@ -204,14 +205,17 @@ sink:
     checked = subprocess.run([SLUICE, "check", "pipeline.yaml"], cwd=folder, capture_output=True, text=True, env=environment)
     assert checked.returncode == 0 and "one commit: exactly_once" in checked.stdout, checked
     hangs = start(folder, "--data-dir", "data-0", environment=environment)
-    time.sleep(0.2 + chance.random() / 2)
+    where = str(folder / target) if "://" not in target else target
+    while hangs.poll() is None and not deltalake.DeltaTable.is_deltatable(where, options):
+        time.sleep(0.01)
+    time.sleep(chance.random() / 20)
     hangs.send_signal(signal.SIGSTOP)
     assert hangs.poll() is None, "the first worker ended before it could hang"
     run(folder, "--data-dir", "data-1", environment=environment)
     hangs.send_signal(signal.SIGCONT)
     assert hangs.wait(timeout=300) == 0, (folder / "log").read_text()
     rerun(folder, "--data-dir", "data-1", environment=environment)
-    table = deltalake.DeltaTable(str(folder / target) if "://" not in target else target, storage_options=options)
+    table = deltalake.DeltaTable(where, storage_options=options)
     ids = sorted(table.to_pyarrow_table(columns=["id"])["id"].to_pylist())
     assert ids == list(range(rows)), f"{len(ids)} rows, {len(set(ids))} distinct"
     app = table.transaction_version("sluice/race/in.csv/0")
