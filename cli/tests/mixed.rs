@@ -1,0 +1,303 @@
+//! `sluice broker` killed under everything at once: order, retries, messages for later, transactions.
+//!
+//! A few rounds; `SLUICE_KILL_ROUNDS=200 cargo test -p sluice-cli --test mixed -- --nocapture` for all.
+#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test over processes takes the machine's time and environment"
+)]
+
+mod served;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use served::Served;
+use sluice_client::{
+    Admin, Client, Consumer, ConsumerSettings, Filter, Message, Producer, ProducerSettings, PushConsumer,
+    Queue, Record, SendResult, Start, Subscription, TopicName,
+};
+use sluice_protocol::code::RequestCode;
+use sluice_protocol::message::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_ROLLBACK};
+use sluice_protocol::request;
+
+/// How often a message fails before it is consumed: its number modulo this.
+const FAILURES: i32 = 4;
+
+/// So short that retries come within a round.
+const LEVELS: &str = "50ms 50ms 50ms 50ms 50ms 50ms";
+
+/// How a transaction was to end, and whether the broker said that it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Nobody told how.
+    Open,
+    /// The broker was told, and died before it answered.
+    Told(i32),
+    /// The broker answered.
+    Done(i32),
+}
+
+/// What brokers acknowledged in all rounds.
+#[derive(Default)]
+struct Known {
+    ordered: BTreeMap<String, (Queue, i64)>,
+    /// When it is due, in ms since 1970-01-01 UTC.
+    later: BTreeMap<String, i64>,
+    transactions: BTreeMap<String, End>,
+    retried: BTreeSet<String>,
+    /// How often it had failed before, each time that it was handed out.
+    tries: BTreeMap<String, Vec<i32>>,
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Known>>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap()
+    }
+
+    fn acknowledged(&self) -> usize {
+        let known = self.lock();
+        known.ordered.len() + known.later.len() + known.transactions.len() + known.retried.len()
+    }
+}
+
+fn now_ms() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::new(name).unwrap()
+}
+
+fn producer(client: &Client) -> Producer {
+    let settings = ProducerSettings { group: "p".into(), retries_max: 0, ..ProducerSettings::default() };
+    Producer::new(client, settings).unwrap()
+}
+
+fn wanted_failures(text: &str) -> i32 {
+    text.rsplit('-').next().unwrap().parse::<i32>().unwrap() % FAILURES
+}
+
+/// One after the other into each queue, so that their numbers rise there.
+async fn send_in_order(client: Client, round: usize, known: Shared) {
+    let producer = producer(&client);
+    let Ok(queues) = producer.queues(&topic("ordered")).await else { return };
+    for number in 0.. {
+        let text = format!("{round}-{number}");
+        let message = Message::new(&topic("ordered"), text.clone());
+        match producer.send_to(&message, &queues[number % queues.len()]).await {
+            Ok(sent) => drop(known.lock().ordered.insert(text, (sent.queue, sent.queue_offset))),
+            Err(_) => return,
+        }
+    }
+}
+
+async fn send_for_later(client: Client, round: usize, known: Shared) {
+    let producer = producer(&client);
+    for number in 0_i64.. {
+        let (text, due) = (format!("{round}-{number}"), now_ms() + 20 + number * 37 % 400);
+        let message = Message::new(&topic("later"), text.clone());
+        let message = message.property("TIMER_DELIVER_MS", &due.to_string()).unwrap();
+        match producer.send(&message).await {
+            Ok(_) => drop(known.lock().later.insert(text, due)),
+            Err(_) => return,
+        }
+    }
+}
+
+async fn send_in_transactions(client: Client, round: usize, known: Shared) {
+    let producer = producer(&client);
+    for number in 0.. {
+        let text = format!("{round}-{number}");
+        let half = Message::new(&topic("transactions"), text.clone());
+        let half = half.property("TRAN_MSG", "true").unwrap().property("PGROUP", "p").unwrap();
+        let Ok(sent) = producer.send(&half).await else { return };
+        let how = match number % 3 {
+            0 => TRANSACTION_ROLLBACK,
+            1 => TRANSACTION_COMMIT,
+            _ => {
+                known.lock().transactions.insert(text, End::Open);
+                continue;
+            }
+        };
+        known.lock().transactions.insert(text.clone(), End::Told(how));
+        if end(&client, &sent, how).await.is_err() {
+            return;
+        }
+        known.lock().transactions.insert(text, End::Done(how));
+    }
+}
+
+async fn end(client: &Client, half: &SendResult, how: i32) -> Result<(), sluice_client::Error> {
+    let route = client.route(&topic("transactions")).await?;
+    let broker = route.brokers.get(&half.queue.broker).unwrap();
+    let address = broker.master.as_ref().unwrap();
+    let end = request::EndTransaction {
+        producer_group: "p",
+        tran_state_table_offset: half.queue_offset,
+        commit_log_offset: i64::try_from(half.offset_id.unwrap().log_offset.get()).unwrap(),
+        commit_or_rollback: how,
+        from_transaction_check: false,
+        msg_id: &half.message_id,
+        transaction_id: None,
+        topic: None,
+    };
+    client.ask(address, RequestCode::END_TRANSACTION, end.fields(), &[], "a transaction").await.map(drop)
+}
+
+async fn send_what_fails(client: Client, round: usize, known: Shared) {
+    let producer = producer(&client);
+    for number in 0.. {
+        let text = format!("{round}-{number}");
+        match producer.send(&Message::new(&topic("retried"), text.clone())).await {
+            Ok(_) => drop(known.lock().retried.insert(text)),
+            Err(_) => return,
+        }
+    }
+}
+
+/// A member that fails each message as often as its number says.
+async fn consume_what_fails(client: &Client, known: &Shared) -> Result<PushConsumer, sluice_client::Error> {
+    let known = known.clone();
+    let handler = move |record: Record| {
+        let text = String::from_utf8(record.body.to_vec()).unwrap();
+        known.lock().tries.entry(text.clone()).or_default().push(record.reconsume_times);
+        let fails = record.reconsume_times < wanted_failures(&text);
+        async move { if fails { Err("not yet".into()) } else { Ok(()) } }
+    };
+    let settings = ConsumerSettings { start: Start::First, ..ConsumerSettings::new("retry") };
+    PushConsumer::start(client, settings, [Subscription::all(&topic("retried"))], handler).await
+}
+
+/// All messages of a topic, with what was stored of them.
+async fn all(client: &Client, name: &str) -> Vec<Record> {
+    let offsets = Admin::new(client).queue_offsets(&topic(name)).await.unwrap();
+    let total: i64 = offsets.iter().map(|o| o.max_offset - o.min_offset).sum();
+    let queues = offsets.iter().map(|o| (o.queue.clone(), Start::First));
+    let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new("judge") };
+    let mut consumer = Consumer::assign(client, settings, queues, Filter::All).await.unwrap();
+    let mut found = Vec::new();
+    while i64::try_from(found.len()).unwrap() < total {
+        found.extend(consumer.next_batch().await.unwrap().records);
+    }
+    found
+}
+
+/// How often each text stands in a topic.
+fn counts(records: &[Record]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for record in records {
+        *counts.entry(String::from_utf8(record.body.to_vec()).unwrap()).or_default() += 1;
+    }
+    counts
+}
+
+async fn judge(client: &Client, known: &Shared) {
+    // What is due and what failed comes within a moment, or never.
+    let consumer = consume_what_fails(client, known).await.unwrap();
+    let deadline = now_ms() + 30_000;
+    loop {
+        let later = counts(&all(client, "later").await);
+        let missing = {
+            let known = known.lock();
+            let missing = known.later.keys().filter(|text| !later.contains_key(*text)).count();
+            let is_consumed = |text: &&String| {
+                let tries = known.tries.get(*text);
+                tries.is_some_and(|tries| tries.contains(&wanted_failures(text)))
+            };
+            missing + known.retried.iter().filter(|text| !is_consumed(text)).count()
+        };
+        if missing == 0 {
+            break;
+        }
+        assert!(now_ms() < deadline, "{missing} messages never came");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    consumer.close().await.unwrap();
+
+    let (ordered, later) = (all(client, "ordered").await, all(client, "later").await);
+    let transactions = counts(&all(client, "transactions").await);
+    let known = known.lock();
+    assert!(counts(&ordered).values().all(|count| *count == 1), "something stands twice");
+    let mut last: BTreeMap<(i32, usize), (i64, u64)> = BTreeMap::new();
+    let mut places = BTreeMap::new();
+    for record in &ordered {
+        let text = String::from_utf8(record.body.to_vec()).unwrap();
+        let (round, number) = text.split_once('-').unwrap();
+        let (round, number): (usize, u64) = (round.parse().unwrap(), number.parse().unwrap());
+        let before = last.insert((record.queue_id, round), (record.queue_offset, number));
+        assert!(before.is_none_or(|before| before < (record.queue_offset, number) && before.1 < number), "{text}");
+        places.insert(text, (record.queue_id, record.queue_offset));
+    }
+    for (text, (queue, offset)) in &known.ordered {
+        assert_eq!(places.get(text), Some(&(queue.id.get(), *offset)), "{text} was acknowledged");
+    }
+    for record in &later {
+        let text = String::from_utf8(record.body.to_vec()).unwrap();
+        let due = known.later.get(&text).copied().unwrap_or(0);
+        assert!(record.store_timestamp_ms >= due, "{text} came {} ms early", due - record.store_timestamp_ms);
+    }
+    for (text, end) in &known.transactions {
+        let count = transactions.get(text).copied().unwrap_or(0);
+        let right = match end {
+            End::Done(TRANSACTION_COMMIT) => count == 1,
+            End::Told(TRANSACTION_COMMIT) => count <= 1,
+            End::Open | End::Done(_) | End::Told(_) => count == 0,
+        };
+        assert!(right, "{text}: {end:?}, and stands {count} times");
+    }
+    for text in &known.retried {
+        let tries: BTreeSet<i32> = known.tries[text].iter().copied().collect();
+        let right: BTreeSet<i32> = (0..=wanted_failures(text)).collect();
+        assert_eq!(tries, right, "{text}: how often it had failed, each time that it came");
+    }
+    let twice = counts(&later).values().filter(|count| **count > 1).count();
+    println!(
+        "{} ordered, {} for later ({twice} came more than once), {} transactions, {} retried",
+        known.ordered.len(),
+        known.later.len(),
+        known.transactions.len(),
+        known.retried.len(),
+    );
+}
+
+#[test]
+fn a_broker_killed_under_a_mix_of_all_keeps_what_it_said() {
+    let rounds: usize = std::env::var("SLUICE_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    let dir = tempfile::tempdir().unwrap();
+    let known = Shared::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for round in 0..rounds {
+        let broker = Served::broker(dir.path(), &["--delay-levels", LEVELS]);
+        runtime.block_on(async {
+            let client = broker.client();
+            for (name, queues) in [("ordered", 3), ("later", 2), ("transactions", 2), ("retried", 2)] {
+                Admin::new(&client).create_topic(&topic(name), queues).await.unwrap();
+            }
+            let consumer = consume_what_fails(&client, &known).await.unwrap();
+            let work = [
+                tokio::spawn(send_in_order(broker.client(), round, known.clone())),
+                tokio::spawn(send_for_later(broker.client(), round, known.clone())),
+                tokio::spawn(send_in_transactions(broker.client(), round, known.clone())),
+                tokio::spawn(send_what_fails(broker.client(), round, known.clone())),
+            ];
+            // At another moment in each round, and after some messages in all of them.
+            let wanted = known.acknowledged() + 100 + 197 * round % 600;
+            while known.acknowledged() < wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            drop(broker);
+            for task in work {
+                task.await.unwrap();
+            }
+            drop(consumer);
+        });
+    }
+    let broker = Served::broker(dir.path(), &["--delay-levels", LEVELS]);
+    runtime.block_on(async { judge(&broker.client(), &known).await });
+    println!("{rounds} rounds, {} acknowledged", known.acknowledged());
+}
