@@ -230,7 +230,10 @@ async fn judge(client: &Client, known: &Shared) {
         let (round, number) = text.split_once('-').unwrap();
         let (round, number): (usize, u64) = (round.parse().unwrap(), number.parse().unwrap());
         let before = last.insert((record.queue_id, round), (record.queue_offset, number));
-        assert!(before.is_none_or(|before| before < (record.queue_offset, number) && before.1 < number), "{text}");
+        assert!(
+            before.is_none_or(|before| before < (record.queue_offset, number) && before.1 < number),
+            "{text}"
+        );
         places.insert(text, (record.queue_id, record.queue_offset));
     }
     for (text, (queue, offset)) in &known.ordered {
