@@ -14,14 +14,14 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.request
 
 import pyarrow.fs
 import pyarrow.parquet
+
+import object_store
 
 SLUICE = str(pathlib.Path(os.environ["SLUICE"]).resolve())
 ROWS = 80_000
@@ -85,12 +85,6 @@ class Server(http.server.ThreadingHTTPServer):
         """A worker that was killed hears no answer."""
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=3)
@@ -98,26 +92,13 @@ def main() -> None:
     arguments = arguments.parse_args()
     print(f"objects: seed {arguments.seed}")
     chance = Proxy.chance = random.Random(arguments.seed)
-    port = free_port()
-    server = subprocess.Popen([str(pathlib.Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with object_store.served() as port:
         Proxy.target = ("127.0.0.1", port)
-        while True:
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT"))
-                break
-            except (ConnectionError, urllib.error.URLError):
-                assert server.poll() is None, "moto_server ended"
-                time.sleep(0.05)
         proxy = Server(("127.0.0.1", 0), Proxy)
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         for number in range(arguments.rounds):
             one_round(number, chance, port, proxy.server_address[1])
         proxy.shutdown()
-    finally:
-        server.kill()
-        server.wait()
     print(f"objects: {arguments.rounds} rounds of two racing workers, {Proxy.lost} answers lost and {Proxy.refused} requests refused; every row once")
 
 

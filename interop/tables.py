@@ -13,19 +13,16 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 
 import deltalake
 import duckdb
 import pyarrow
 
 import flights
+import object_store
 
 SLUICE = str(pathlib.Path(os.environ["SLUICE"]).resolve())
 LATE = """
@@ -224,26 +221,11 @@ sink:
 
 
 def in_store(folder: pathlib.Path, chance: random.Random) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    server = subprocess.Popen([str(pathlib.Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT"))
-                break
-            except (ConnectionError, urllib.error.URLError):
-                assert server.poll() is None, "moto_server ended"
-                time.sleep(0.05)
+    with object_store.served() as port:
         keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true",
                 "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
         options = keys | {"allow_http": "true", "conditional_put": "etag"}
         race(folder, "s3://bucket/lake", ", store: {allow_http: true, spool: spool}", options, os.environ | keys, chance)
-    finally:
-        server.kill()
-        server.wait()
 
 
 def main() -> None:

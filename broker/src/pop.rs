@@ -80,10 +80,7 @@ impl Broker {
         let asked = request::PopMessage::parse(&request.header.fields)?;
         let (group, topic) = (GroupName::new(asked.consumer_group)?, TopicName::new(asked.topic)?);
         let (settings, access) = self.readable(&group, &topic)?;
-        let queue = match asked.queue_id {
-            -1 => None,
-            queue => Some(read_queue(&topic, access.read_queues, queue)?),
-        };
+        let queue = queue_of(&topic, access.read_queues, asked.queue_id)?;
         if !(1..=MESSAGES_MAX).contains(&asked.max_msg_nums) {
             return Err(out_of_range("maxMsgNums", asked.max_msg_nums.into(), 1, MESSAGES_MAX.into()));
         }
@@ -123,11 +120,7 @@ impl Broker {
             let _held = held;
             let mut replies = Replies::default();
             let deadline = Instant::now() + hold;
-            let look = || match broker.take(&pop) {
-                Ok(taken) if taken.is_answer() => Look::Found(taken),
-                Ok(taken) => Look::Nothing(taken),
-                Err(reply) => Look::Failed(reply),
-            };
+            let look = || Look::of(broker.take(&pop));
             let Some((found, _room)) = broker.wait(&pop, &outlet, deadline, look).await else { return };
             match found {
                 Look::Found(taken) | Look::Nothing(taken) => taken.answer(&pop, &mut replies),
@@ -373,10 +366,7 @@ impl Broker {
         let asked = request::Notification::parse(&request.header.fields)?;
         let (group, topic) = (GroupName::new(asked.consumer_group)?, TopicName::new(asked.topic)?);
         let (settings, access) = self.readable(&group, &topic)?;
-        let queue = match asked.queue_id {
-            -1 => None,
-            queue => Some(read_queue(&topic, access.read_queues, queue)?),
-        };
+        let queue = queue_of(&topic, access.read_queues, asked.queue_id)?;
         let pop = Pop {
             opaque: request.header.opaque,
             kind: request.kind,
@@ -404,11 +394,7 @@ impl Broker {
         tokio::spawn(async move {
             let _held = held;
             let deadline = Instant::now() + hold;
-            let look = || match broker.look(&pop) {
-                Ok(taken) if taken.is_answer() => Look::Found(taken),
-                Ok(taken) => Look::Nothing(taken),
-                Err(reply) => Look::Failed(reply),
-            };
+            let look = || Look::of(broker.look(&pop));
             let Some((found, _room)) = broker.wait(&pop, &outlet, deadline, look).await else { return };
             let reply = match found {
                 Look::Found(_) => answer(true, false),
@@ -453,6 +439,16 @@ enum Look {
     /// There are none yet.
     Nothing(Taken),
     Failed(Reply),
+}
+
+impl Look {
+    fn of(looked: Result<Taken, Reply>) -> Self {
+        match looked {
+            Ok(taken) if taken.is_answer() => Self::Found(taken),
+            Ok(taken) => Self::Nothing(taken),
+            Err(reply) => Self::Failed(reply),
+        }
+    }
 }
 
 /// Messages of one queue.
@@ -500,6 +496,14 @@ impl Taken {
         };
         let header = Header::response(code, pop.opaque, fields.fields()).with_remark(remark);
         replies.push(pop.kind, &header, &self.body);
+    }
+}
+
+/// The queue that is asked for; -1 is all of them.
+fn queue_of(topic: &TopicName, queues: u32, asked: i32) -> Result<Option<QueueId>, Reply> {
+    match asked {
+        -1 => Ok(None),
+        queue => read_queue(topic, queues, queue).map(Some),
     }
 }
 

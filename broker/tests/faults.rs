@@ -3,43 +3,16 @@
 
 mod support;
 
-use std::time::Duration;
-
 use nix::errno::Errno;
 use sluice_protocol::code::{RequestCode as C, ResponseCode as R};
 use sluice_protocol::record::records;
 use sluice_protocol::request::{self, pull_flag};
-use sluice_store::{Flush, Settings};
-use sluice_testkit::{Call, FaultyDisk, ManualClock, PowerLoss, scratch};
-use tempfile::TempDir;
+use sluice_testkit::{Call, FaultyDisk, PowerLoss};
 
-use support::{Client, Response, TestBroker, encoded, pull_header, send_header};
+use support::place::Place;
+use support::{Client, Response, encoded, pull_header, send_header};
 
 const HOUR_MS: i64 = 3_600_000;
-
-/// A folder, and a broker over it whenever one is started.
-struct Place {
-    root: TempDir,
-    clock: ManualClock,
-    sync: bool,
-}
-
-impl Place {
-    fn new(sync: bool) -> Self {
-        Self { root: scratch().unwrap(), clock: ManualClock::new(1_700_000_000_000), sync }
-    }
-
-    /// Without the store's thread: it flushes when it is told to.
-    fn start(&self, disk: &FaultyDisk) -> TestBroker {
-        let mut settings = Settings::embedded(self.root.path().join("store"));
-        settings.segment_bytes = 64 * 1024;
-        settings.flush =
-            if self.sync { Flush::Sync } else { Flush::Async { interval: Duration::from_hours(1) } };
-        let disk = std::sync::Arc::new(disk.clone());
-        let store = sluice_store::Store::open_without_upkeep(settings, disk, self.clock.clock()).unwrap();
-        TestBroker::over(store, self.sync, |_| {})
-    }
-}
 
 /// All messages of queue 0.
 fn bodies(client: &mut Client) -> Vec<String> {

@@ -6,38 +6,12 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
 use sluice_protocol::code::ResponseCode as R;
-use sluice_store::{Flush, Settings, Store};
-use sluice_testkit::{FaultyDisk, ManualClock, PowerLoss, Random, scratch};
-use tempfile::TempDir;
+use sluice_testkit::{FaultyDisk, PowerLoss, Random};
 
-use support::TestBroker;
+use support::place::Place;
 use support::pop::{ASK, Ask, LONG, Popped, SOON, ack, bodies, change, committed, pop, pop_raw};
-
-/// A folder, and a broker over it whenever one is started.
-struct Place {
-    root: TempDir,
-    clock: ManualClock,
-    sync: bool,
-}
-
-impl Place {
-    fn new(sync: bool) -> Self {
-        Self { root: scratch().unwrap(), clock: ManualClock::new(1_700_000_000_000), sync }
-    }
-
-    fn start(&self, disk: &FaultyDisk) -> TestBroker {
-        let mut settings = Settings::embedded(self.root.path().join("store"));
-        settings.segment_bytes = 64 * 1024;
-        settings.flush =
-            if self.sync { Flush::Sync } else { Flush::Async { interval: Duration::from_hours(1) } };
-        let store = Store::open_without_upkeep(settings, Arc::new(disk.clone()), self.clock.clock()).unwrap();
-        TestBroker::over(store, self.sync, |_| {})
-    }
-}
 
 /// What its users know of a message.
 #[derive(Clone, Debug, Default)]

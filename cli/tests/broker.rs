@@ -7,54 +7,17 @@
     reason = "a test over processes takes the machine's time and environment"
 )]
 
+mod served;
+
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use served::{Served, messages};
 use sluice_client::{
-    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter, Message, Producer, ProducerSettings,
-    Queue, Start, Subscription, TopicName,
+    Admin, Client, Consumer, ConsumerSettings, Message, Producer, ProducerSettings, Queue, Start,
+    Subscription, TopicName,
 };
-
-/// A broker that is killed when it is dropped.
-struct Broker(Child);
-
-impl Broker {
-    fn start(dir: &Path, broker: u16, names: u16) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
-            .args(["broker", "--data-dir"])
-            .arg(dir)
-            .args([
-                "--listen",
-                &format!("127.0.0.1:{broker}"),
-                "--namesrv-listen",
-                &format!("127.0.0.1:{names}"),
-            ])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("ready"), "{line}");
-        Self(child)
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // SIGKILL: nothing of the process runs any more.
-        let _ = self.0.kill();
-        self.0.wait().unwrap();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// What was acknowledged: where each message of that text is.
 type Acknowledged = Arc<Mutex<BTreeMap<String, (Queue, i64)>>>;
@@ -93,15 +56,14 @@ async fn consume(client: Client, topic: TopicName) {
 fn a_killed_broker_has_what_it_acknowledged_once_and_no_offset_ahead_or_behind() {
     let rounds: usize = std::env::var("SLUICE_KILL_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let dir = tempfile::tempdir().unwrap();
-    let (port, names) = (free_port(), free_port());
     let topic = TopicName::new("killed").unwrap();
     let sent = Acknowledged::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut committed: BTreeMap<Queue, i64> = BTreeMap::new();
     for round in 0..rounds {
-        let broker = Broker::start(dir.path(), port, names);
+        let broker = Served::broker(dir.path(), &[]);
         runtime.block_on(async {
-            let client = || Client::new(ClientSettings::new(format!("127.0.0.1:{names}"))).unwrap();
+            let client = || broker.client();
             let admin = Admin::new(&client());
             admin.create_topic(&topic, 4).await.unwrap();
             for offset in admin.group_offsets("killed", Some(&topic)).await.unwrap() {
@@ -126,29 +88,17 @@ fn a_killed_broker_has_what_it_acknowledged_once_and_no_offset_ahead_or_behind()
             reading.abort();
         });
     }
-    let _broker = Broker::start(dir.path(), port, names);
+    let broker = Served::broker(dir.path(), &[]);
     let sent = sent.lock().unwrap();
     runtime.block_on(async {
-        let client = Client::new(ClientSettings::new(format!("127.0.0.1:{names}"))).unwrap();
-        let offsets = Admin::new(&client).queue_offsets(&topic).await.unwrap();
-        let total: i64 = offsets.iter().map(|o| o.max_offset).sum();
-        let queues = offsets.iter().map(|o| (o.queue.clone(), Start::First));
-        let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new("judge") };
-        let mut consumer = Consumer::assign(&client, settings, queues, Filter::All).await.unwrap();
-        let mut found: BTreeMap<String, (Queue, i64)> = BTreeMap::new();
-        for _ in 0..total {
-            if found.len() as i64 == total {
-                break;
-            }
-            let batch = consumer.next_batch().await.unwrap();
-            for record in batch.records {
-                let text = String::from_utf8(record.body.to_vec()).unwrap();
-                let before = found.insert(text.clone(), (batch.queue.clone(), record.queue_offset));
-                assert!(before.is_none(), "{text} stands twice");
-            }
+        let mut found: BTreeMap<String, (i32, i64)> = BTreeMap::new();
+        for record in messages(&broker.client(), &topic).await {
+            let text = String::from_utf8(record.body.to_vec()).unwrap();
+            let before = found.insert(text.clone(), (record.queue_id, record.queue_offset));
+            assert!(before.is_none(), "{text} stands twice");
         }
-        for (text, place) in sent.iter() {
-            assert_eq!(found.get(text), Some(place), "{text} was acknowledged");
+        for (text, (queue, offset)) in sent.iter() {
+            assert_eq!(found.get(text), Some(&(queue.id.get(), *offset)), "{text} was acknowledged");
         }
         assert!(sent.len() >= 50 * rounds);
         println!("{rounds} rounds, {} messages acknowledged", sent.len());

@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use served::Served;
+use served::{Served, messages};
 use sluice_client::{
-    Admin, Client, Consumer, ConsumerSettings, Filter, Message, Producer, ProducerSettings, PushConsumer,
-    Queue, Record, SendResult, Start, Subscription, TopicName,
+    Admin, Client, ConsumerSettings, Message, Producer, ProducerSettings, PushConsumer, Queue, Record,
+    SendResult, Start, Subscription, TopicName,
 };
 use sluice_protocol::code::RequestCode;
 use sluice_protocol::message::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_ROLLBACK};
@@ -173,20 +173,6 @@ async fn consume_what_fails(client: &Client, known: &Shared) -> Result<PushConsu
     PushConsumer::start(client, settings, [Subscription::all(&topic("retried"))], handler).await
 }
 
-/// All messages of a topic, with what was stored of them.
-async fn all(client: &Client, name: &str) -> Vec<Record> {
-    let offsets = Admin::new(client).queue_offsets(&topic(name)).await.unwrap();
-    let total: i64 = offsets.iter().map(|o| o.max_offset - o.min_offset).sum();
-    let queues = offsets.iter().map(|o| (o.queue.clone(), Start::First));
-    let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new("judge") };
-    let mut consumer = Consumer::assign(client, settings, queues, Filter::All).await.unwrap();
-    let mut found = Vec::new();
-    while i64::try_from(found.len()).unwrap() < total {
-        found.extend(consumer.next_batch().await.unwrap().records);
-    }
-    found
-}
-
 /// How often each text stands in a topic.
 fn counts(records: &[Record]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
@@ -201,7 +187,7 @@ async fn judge(client: &Client, known: &Shared) {
     let consumer = consume_what_fails(client, known).await.unwrap();
     let (mut least, mut since) = (usize::MAX, now_ms());
     loop {
-        let later = counts(&all(client, "later").await);
+        let later = counts(&messages(client, &topic("later")).await);
         let missing = {
             let known = known.lock();
             let missing = known.later.keys().filter(|text| !later.contains_key(*text)).count();
@@ -222,8 +208,9 @@ async fn judge(client: &Client, known: &Shared) {
     }
     consumer.close().await.unwrap();
 
-    let (ordered, later) = (all(client, "ordered").await, all(client, "later").await);
-    let transactions = counts(&all(client, "transactions").await);
+    let (ordered, later) =
+        (messages(client, &topic("ordered")).await, messages(client, &topic("later")).await);
+    let transactions = counts(&messages(client, &topic("transactions")).await);
     let known = known.lock();
     assert!(counts(&ordered).values().all(|count| *count == 1), "something stands twice");
     let mut last: BTreeMap<(i32, usize), (i64, u64)> = BTreeMap::new();

@@ -65,6 +65,14 @@ impl Access {
             _ => None,
         }
     }
+
+    /// What is wrong with it in a config beside the name servers of a cluster, if any are said there.
+    pub fn problem_beside(&self, cluster: Option<&str>) -> Option<String> {
+        if cluster.is_none() && *self != Self::default() {
+            return Some("says how to get into the cluster of `cluster`, which is not said".to_owned());
+        }
+        self.problem().map(|(key, message)| format!("`{key}` {message}"))
+    }
 }
 
 /// The same, ready to be used by connections.

@@ -151,7 +151,8 @@ impl SinkConfig {
             });
             let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
             let cluster = cluster.map(|e| (vec!["topic", "cluster"], e.to_string()));
-            let access = config.access_problem();
+            let access = config.access.problem_beside(config.cluster.as_deref());
+            let access = access.map(|m| (vec!["topic", "access"], m));
             return name.into_iter().chain(cluster).chain(queues).chain(access).collect();
         }
         let (kind, entries) = self.partition();

@@ -1,8 +1,10 @@
 //! What the commits of a Delta Lake table say of files and positions, for `audit`: read as JSON, without the library, in
 //! every build. Commits that were cleaned away behind a checkpoint are not looked for.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 
@@ -83,22 +85,7 @@ impl TableLog {
 
 /// A path of the log as it lies below the table; `None` if it is no text.
 pub(crate) fn decoded(path: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..2).filter(|_| *first == b'%').and_then(|digits| str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = tail.get(2..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
+    percent_decode_str(path).decode_utf8().ok().map(Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -110,5 +97,6 @@ mod tests {
         assert_eq!(decoded("a=b%252Fc/x%20y").as_deref(), Some("a=b%2Fc/x y"));
         assert_eq!(decoded("100%").as_deref(), Some("100%"));
         assert_eq!(decoded("%FF"), None);
+        assert_eq!(decoded("%+1%0").as_deref(), Some("%+1%0"));
     }
 }

@@ -57,7 +57,8 @@ impl SourceConfig {
                 let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
                 let cluster = cluster.map(|e| at(&["topic", "cluster"], &e));
                 let group = group.map(|e| at(&["topic", "group"], &e));
-                let access = config.access_problem().map(|(path, m)| at(&path, &m));
+                let access = config.access.problem_beside(config.cluster.as_deref());
+                let access = access.map(|m| at(&["topic", "access"], &m));
                 name.into_iter().chain(cluster).chain(group).chain(access).collect()
             }
         }

@@ -57,16 +57,6 @@ impl TopicConfig {
     pub(crate) fn client(&self, cluster: &str) -> ClientSettings {
         ClientSettings { access: self.access.clone(), ..ClientSettings::new(cluster) }
     }
-
-    /// What is wrong with `access`: the key, and why.
-    pub(crate) fn access_problem(&self) -> Option<(Vec<&'static str>, String)> {
-        if self.cluster.is_none() && self.access != Access::default() {
-            let message = "says how to get into the cluster of `cluster`, which is not said";
-            return Some((vec!["topic", "access"], message.to_owned()));
-        }
-        let (key, message) = self.access.problem()?;
-        Some((vec!["topic", "access"], format!("`{key}` {message}")))
-    }
 }
 
 /// Where a pipeline begins.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failure is a failed test")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod place;
 pub mod pop;
 
 use std::io::{Read, Write};

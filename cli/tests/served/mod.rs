@@ -8,7 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sluice_client::{Client, ClientSettings};
+use sluice_client::{
+    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter, Record, Start, TopicName,
+};
 
 /// A process that said it is ready; killed when it is dropped.
 pub struct Served {
@@ -75,6 +77,20 @@ impl Drop for Served {
 /// A client of these name servers; within a runtime.
 pub fn client(names: &str) -> Client {
     Client::new(ClientSettings::new(names)).unwrap()
+}
+
+/// All messages of a topic.
+pub async fn messages(client: &Client, topic: &TopicName) -> Vec<Record> {
+    let offsets = Admin::new(client).queue_offsets(topic).await.unwrap();
+    let total: i64 = offsets.iter().map(|o| o.max_offset - o.min_offset).sum();
+    let queues = offsets.iter().map(|o| (o.queue.clone(), Start::First));
+    let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new("judge") };
+    let mut consumer = Consumer::assign(client, settings, queues, Filter::All).await.unwrap();
+    let mut found = Vec::new();
+    while i64::try_from(found.len()).unwrap() < total {
+        found.extend(consumer.next_batch().await.unwrap().records);
+    }
+    found
 }
 
 /// Runs the command line with that input.

@@ -4,14 +4,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
-use sluice_client::{
-    Client, Consumer, ConsumerSettings, Error, Filter, Message, Producer, ProducerSettings, Start,
-};
+use sluice_client::{Client, Consumer, ConsumerSettings, Error, Filter, Message, Producer, Start};
 use tokio::task::JoinSet;
 
 use crate::args::Args;
 use crate::cost::{Cost, merged};
 use crate::histogram::Histogram;
+use crate::produce::Batching;
 
 /// When a message shall be delivered, in ms since 1970-01-01 UTC: the property of RocketMQ 5.
 const DELIVER: &str = "TIMER_DELIVER_MS";
@@ -73,10 +72,7 @@ pub(crate) async fn deliver(args: &Args) -> anyhow::Result<Value> {
     let (messages, pending) = (args.number("messages", 10_000_u64)?, args.number("pending", 0_u64)?);
     let (in_flight, delay_ms) = (args.number("in-flight", 64_usize)?, args.number("delay-ms", 10_000_u64)?);
     let topic = args.topic()?;
-    let settings =
-        ProducerSettings { group: "load".into(), batch_messages_max: 1, ..ProducerSettings::default() };
-    let producer =
-        Producer::new(client, ProducerSettings { requests_per_queue_max: usize::MAX, ..settings })?;
+    let producer = Batching::Fixed(1).producer(client)?;
 
     let cost = Cost::start();
     let far = now_ms()? + PENDING_MS;

@@ -23,7 +23,7 @@ const TICK_US: u64 = 100;
 
 /// How messages are put together.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Batching {
+pub(crate) enum Batching {
     /// What waits goes as one batch.
     Auto,
     /// So many messages a request, 1 without the form of a batch.
@@ -38,7 +38,7 @@ impl Batching {
         }
     }
 
-    fn producer(self, client: &Client) -> Result<Producer, Error> {
+    pub(crate) fn producer(self, client: &Client) -> Result<Producer, Error> {
         let mut settings = ProducerSettings { group: "load".into(), ..ProducerSettings::default() };
         if self != Self::Auto {
             settings.batch_messages_max = 1;
