@@ -18,7 +18,8 @@ import csv, gzip, json
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 servers = {"bootstrap.servers": "127.0.0.1:19092"}
-AdminClient(servers).create_topics([NewTopic("flights", 3, 1)])["flights"].result(30)
+admin = AdminClient(servers)
+admin.create_topics([NewTopic("flights", 3, 1)])["flights"].result(30)
 producer, sent = Producer(servers), 0
 with gzip.open("examples/data/flights-2013-01.csv.gz", "rt") as lines:
     for row in csv.DictReader(lines):

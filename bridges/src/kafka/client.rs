@@ -295,6 +295,13 @@ pub fn consumer(config: &ClientConfig, group: &str) -> Result<BaseConsumer<Conte
     config.create_with_context(context).map_err(|e| failed("cannot make a Kafka client", e, &told))
 }
 
+/// A consumer that reads nothing, to ask for topics and ends. Without a group it takes no time to end.
+pub fn asker(config: &ClientConfig) -> Result<BaseConsumer<Context>, TaskError> {
+    let context = Context::default();
+    let told = Arc::clone(&context.told);
+    config.create_with_context(context).map_err(|e| failed("cannot make a Kafka client", e, &told))
+}
+
 /// A member of a group that shares topics with the others, cooperatively: who joins or leaves moves partitions, and the
 /// rest go on. Must be polled.
 pub fn member(

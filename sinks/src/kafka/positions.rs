@@ -10,7 +10,7 @@ use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use serde::{Deserialize, Serialize};
-use sluice_bridges::kafka::client::{Context, Wait, bounds, consumer, read_to_end};
+use sluice_bridges::kafka::client::{Context, Wait, asker, bounds, consumer, read_to_end};
 use sluice_connect::task::{Chain, Class, Fates, TaskError};
 
 /// How long the transaction of another producer is waited for: brokers end it after its own time.
@@ -45,6 +45,8 @@ pub(super) struct Positions {
     reader: BaseConsumer<Context>,
     /// Sees where writers are.
     writers: BaseConsumer<Context>,
+    /// The configuration of `writers`.
+    uncommitted: ClientConfig,
     next: i64,
     standing: BTreeMap<String, Standing>,
 }
@@ -57,7 +59,8 @@ impl Positions {
         Ok(Self {
             topic: topic.to_owned(),
             reader: consumer(config, GROUP)?,
-            writers: consumer(&uncommitted, GROUP)?,
+            writers: asker(&uncommitted)?,
+            uncommitted,
             next: 0,
             standing: BTreeMap::new(),
         })
@@ -66,7 +69,7 @@ impl Positions {
     /// The keys of a pipeline's chains whose transactions are open and hide what comes after them: those of a worker
     /// that was killed, which brokers would wait for until they time out.
     pub(super) fn hiding(&self, pipeline: &str) -> Result<Vec<String>, TaskError> {
-        let Self { topic, reader, writers, .. } = self;
+        let Self { topic, reader, writers, uncommitted, .. } = self;
         let (_, end) = bounds(writers, topic, PARTITION)?;
         // Workers that live commit within this.
         let wait = Wait::begin(COMMIT_MAX);
@@ -79,7 +82,8 @@ impl Positions {
         };
         let mut found = Vec::new();
         if visible < end {
-            read_to_end(writers, (topic, PARTITION), visible, end, OPEN_MAX, |record| {
+            let consumer = consumer(uncommitted, GROUP)?;
+            read_to_end(&consumer, (topic, PARTITION), visible, end, OPEN_MAX, |record| {
                 let key = record.key().and_then(|key| str::from_utf8(key).ok());
                 let is_ours =
                     |key: &&str| key.strip_prefix(pipeline).is_some_and(|rest| rest.starts_with('/'));
@@ -92,7 +96,7 @@ impl Positions {
 
     /// What stands for a chain now. Whoever wrote for it before must be shut out first.
     pub(super) fn read(&mut self, chain: &Chain) -> Result<Option<Standing>, TaskError> {
-        let Self { topic, reader, writers, next, standing } = self;
+        let Self { topic, reader, writers, next, standing, .. } = self;
         let (first, end) = bounds(writers, topic, PARTITION)?;
         *next = (*next).max(first);
         if *next < end {

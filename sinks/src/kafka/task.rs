@@ -102,7 +102,7 @@ impl KafkaSink {
         let KafkaConfig { bootstrap, properties, .. } = settings;
         let mut producers = client::config(Side::Sink, bootstrap, properties);
         let readers = reading(&producers, bootstrap);
-        let asker = client::consumer(&readers, "sluice")?;
+        let asker = client::asker(&readers)?;
         let kind = if delivery == Delivery::ExactlyOnce {
             make_positions(&asker, &producers, settings)?;
             if producers.get("transaction.timeout.ms").is_none() {
@@ -426,7 +426,7 @@ fn policy(config: &ClientConfig, topic: &str) -> Result<Option<String>, TaskErro
 pub fn check(settings: &KafkaConfig, delivery: Delivery) -> Result<String, TaskError> {
     let KafkaConfig { bootstrap, topic, properties, .. } = settings;
     let producers = client::config(Side::Sink, bootstrap, properties);
-    let asker = client::consumer(&reading(&producers, bootstrap), "sluice")?;
+    let asker = client::asker(&reading(&producers, bootstrap))?;
     let known = client::topic(&asker, topic)?;
     let there = match (known, settings.partitions) {
         (Some(known), _) => format!("topic {topic} is there, with {} partitions", known.partitions),

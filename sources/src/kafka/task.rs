@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex::Regex;
 use sluice_bridges::kafka::Side;
 use sluice_bridges::kafka::client::{
-    ANSWER_MAX, Context, Topic, Wait, bounds, config, consumer, failed, is_passing, member, topic, topics,
+    ANSWER_MAX, Context, Topic, Wait, asker, bounds, config, consumer, failed, is_passing, member, topic, topics,
 };
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError};
 
@@ -196,7 +196,7 @@ impl Link {
         }
         let mut config = self.config.clone();
         // One record is enough.
-        config.set("fetch.message.max.bytes", "65536").set("queued.min.messages", "1");
+        config.set("fetch.message.max.bytes", "65536");
         let consumer = Arc::new(consumer(&config, &self.group)?);
         let told = &consumer.context().told;
         let what = || format!("Kafka at {}: cannot read the first records", self.bootstrap);
@@ -274,7 +274,7 @@ impl SourceTask for KafkaSource {
         self.needs = needs.clone();
         let KafkaConfig { bootstrap, properties, .. } = &self.settings;
         let mut config = config(Side::Source, bootstrap, properties);
-        let asker = consumer(&config, &self.group)?;
+        let asker = asker(&config)?;
         let partitions: i32 = self.topics(&asker)?.iter().map(|topic| topic.partitions).sum();
         let each = AHEAD_KIB_MAX / usize::try_from(partitions.max(1)).unwrap_or(1);
         config.set("queued.max.messages.kbytes", each.clamp(1024, 16 * 1024).to_string());
@@ -483,7 +483,7 @@ impl Confirm for Confirmer {
         let link = self.link()?;
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, queue);
-        let committed = link.asker.committed_offsets(asked, ANSWER_MAX);
+        let committed = link.reader.committed_offsets(asked, ANSWER_MAX);
         let committed = committed
             .map_err(|e| link.failed(&format!("cannot ask for the offset of group {}", link.group), e))?;
         let found = committed.find_partition(topic, queue).map(|partition| partition.offset());
