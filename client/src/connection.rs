@@ -44,7 +44,7 @@ pub struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { requests_max: 8192, unsent_bytes_max: 32 << 20, connect_timeout: Duration::from_secs(3) }
+        Self { requests_max: 32_768, unsent_bytes_max: 32 << 20, connect_timeout: Duration::from_secs(3) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use sluice_connect::pipeline::{self, Scope};
 use sluice_connect::progress::{Progress, Stop};
@@ -63,6 +63,48 @@ fn a_plan_ends_by_age_and_not_before() {
     // The stop publishes what is in hand.
     assert_eq!((reading.as_ref().unwrap().fates.written, reading.unwrap().files), (2, 2));
     assert_eq!(world.ids(), [Some(1), Some(2)]);
+}
+
+#[test]
+fn an_idle_hour_leaves_no_files_and_is_waited_through() {
+    let world = World::new();
+    let reads = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&reads);
+    let on_read = move |_: &str| {
+        counted.fetch_add(1, Ordering::SeqCst);
+    };
+    let probe = Probe { on_read: Some(Box::new(on_read)), ..Probe::default() };
+    let life = world.life(Arc::new(RealDisk), Arc::new(RealDisk), probe);
+    life.create_topic("t", 2);
+    life.append_with("t", 0, "{\"id\": 1}", &[("wanted", "yes")]);
+    let text = config(&world, TOPIC).replace("decode:", "where: \"wanted = 'yes'\"\ndecode:");
+    let waits = || life.probe.waits.load(Ordering::SeqCst);
+    let looked = || reads.load(Ordering::SeqCst);
+    let reading = life.run_beside(&text, |progress| {
+        until("the first plan", || {
+            world.clock.advance_ms(1_000);
+            progress.reading().fates.written == 1
+        });
+        let (before, looked_before, files) = (waits(), looked(), world.files(""));
+        for minute in 1..=60 {
+            world.clock.advance_ms(60_000);
+            until("an idle moment", || waits() > before + 2 * minute);
+        }
+        assert_eq!(world.files(""), files, "nothing came, nothing is written");
+        // One look at each of the two queues, then a wait.
+        let (waited, looked) = (waits() - before, looked() - looked_before);
+        assert!(looked <= 2 * (waited + 1), "{looked} looks, {waited} waits");
+        // An hour in which nothing of what came is wanted.
+        for message in 1..=10 {
+            life.append_with("t", 0, "{\"id\": 2}", &[("wanted", "no")]);
+            until("the message is passed over", || {
+                world.clock.advance_ms(360_000);
+                progress.reading().fates.filtered == message
+            });
+        }
+    });
+    assert_eq!((reading.as_ref().unwrap().files, reading.unwrap().fates.total()), (1, 11));
+    assert_eq!(world.files(".parquet").len(), 1);
 }
 
 #[test]
