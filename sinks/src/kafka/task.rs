@@ -30,6 +30,8 @@ const ACTS_MAX: usize = 3;
 const TRANSACTION_MS: &str = "30000";
 /// What a record holds beside key, value and headers, in bytes, at most.
 const RECORD_OVERHEAD: usize = 512;
+/// How long the settings of a topic are asked for, which brokers may not tell.
+const POLICY_MAX: Duration = Duration::from_secs(2);
 /// How long a topic that was just made may stay unknown.
 const MADE_MAX: Duration = Duration::from_secs(15);
 
@@ -415,7 +417,8 @@ fn make(asker: &BaseConsumer<Context>, config: &ClientConfig, new: &NewTopic<'_>
 fn policy(config: &ClientConfig, topic: &str) -> Result<Option<String>, TaskError> {
     let (admin, runtime) = admin(config)?;
     let what = format!("cannot ask for the settings of topic {topic}");
-    let asked = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options()));
+    let options = AdminOptions::new().request_timeout(Some(POLICY_MAX));
+    let asked = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
     let asked = asked.map_err(|e| failed(what.clone(), e, &admin.inner().context().told))?;
     let Some(resource) = asked.into_iter().next() else { return Ok(None) };
     let resource = resource.map_err(|code| TaskError::new(client::class(code), what).because(code))?;

@@ -17,7 +17,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex::Regex;
 use sluice_bridges::kafka::Side;
 use sluice_bridges::kafka::client::{
-    ANSWER_MAX, Context, Topic, Wait, asker, bounds, config, consumer, failed, is_passing, member, topic, topics,
+    ANSWER_MAX, Context, Topic, Wait, asker, bounds, config, consumer, failed, is_passing, member, topic,
+    topics,
 };
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError};
 
