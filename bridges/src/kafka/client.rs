@@ -175,7 +175,26 @@ pub struct Context {
     pub assigned: Arc<Assigned>,
 }
 
+/// Writes a line of the client's log: what it tries again by itself is no trouble yet, what ends something comes as an
+/// error too.
+pub fn log(level: RDKafkaLogLevel, facility: &str, line: &str) {
+    use RDKafkaLogLevel as Level;
+    match level {
+        Level::Emerg | Level::Alert | Level::Critical => {
+            tracing::warn!(target: "librdkafka", facility, "{line}");
+        }
+        Level::Error | Level::Warning | Level::Notice => {
+            tracing::info!(target: "librdkafka", facility, "{line}");
+        }
+        Level::Info | Level::Debug => tracing::debug!(target: "librdkafka", facility, "{line}"),
+    }
+}
+
 impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        log(level, facility, line);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) = error.rdkafka_error_code().filter(|code| *code != RDKafkaErrorCode::PartitionEOF)
         {
