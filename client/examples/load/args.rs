@@ -11,6 +11,7 @@ const NAMES: &[&str] = &[
     "batch",
     "command",
     "connections",
+    "delay-ms",
     "group",
     "header",
     "hold-ms",
@@ -19,6 +20,7 @@ const NAMES: &[&str] = &[
     "messages",
     "modulo",
     "namesrv",
+    "pending",
     "pull",
     "queues",
     "rate",
@@ -37,7 +39,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn parse(mut args: impl Iterator<Item = String>) -> anyhow::Result<Self> {
-        let mode = args.next().context("no mode given: produce, produce-rate, consume, start")?;
+        let mode = args.next().context("no mode given: produce, produce-rate, consume, delay, start")?;
         let mut values = BTreeMap::new();
         while let Some(arg) = args.next() {
             let name = arg.strip_prefix("--").filter(|name| NAMES.contains(name));

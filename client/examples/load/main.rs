@@ -5,13 +5,15 @@
 //! load produce      --namesrv H:P --topic T [--messages N] [--bytes B] [--in-flight C] [--batch 1|N|auto] [--modulo M]
 //! load produce-rate --namesrv H:P --topic T [--rate R] [--seconds S] [--bytes B] [--batch 1|auto] [--tick-us U]
 //! load consume      --namesrv H:P --topic T [--group G] [--tag EXPR | --sql EXPR] [--pull N] [--hold-ms MS]
+//! load delay        --namesrv H:P --topic T [--messages N] [--pending N] [--delay-ms MS] [--in-flight C]
 //! load start        --namesrv H:P --topic T --command LINE [--keep true]
 //! ```
 //!
 //! `produce` keeps so many requests without an answer (with `auto` messages, of which those that wait for one
 //! queue go as one batch). `produce-rate` sends whatever the answers do, and counts latencies from when a message
 //! was due; those due within a tick (100 µs) are due at its end. `consume` reads from the first message, or where
-//! the group committed, to where queues ended at the start. `start` runs the line until a message is acknowledged.
+//! the group committed, to where queues ended at the start. `delay` sends messages that are due in an hour (`--pending`),
+//! then others, due evenly over the delay after the delay, and counts how late they come. `start` runs the line until a message is acknowledged.
 //!
 //! All take `--connections N` (1), `--threads N` (1: the whole run on one thread), `--header binary|json`. The
 //! topic is made with its first message unless it is there; `--queues N` makes it first.
@@ -26,6 +28,7 @@
 mod args;
 mod consume;
 mod cost;
+mod delay;
 mod histogram;
 mod produce;
 mod start;
@@ -50,8 +53,9 @@ fn main() -> anyhow::Result<()> {
             "produce" => produce::closed(&args).await,
             "produce-rate" => produce::open(&args).await,
             "consume" => consume::drain(&args).await,
+            "delay" => delay::deliver(&args).await,
             "start" => start::time(&args).await,
-            mode => bail!("{mode:?} is none of produce, produce-rate, consume, start"),
+            mode => bail!("{mode:?} is none of produce, produce-rate, consume, delay, start"),
         }
     })?;
     println!("{line}");
