@@ -375,9 +375,7 @@ sink:
       linger.ms: soon
 ",
     );
-    for line in [":13:10: sink.kafka.key: `$body` can hold no key"] {
-        assert!(told.contains(line), "{line} is not in\n{told}");
-    }
+    assert!(told.contains(":13:10: sink.kafka.key: `$body` can hold no key"), "{told}");
     let told = kafka
         .told("lint", &fs::read_to_string(kafka.path("pipeline.yaml")).unwrap().replace("$body", "$keys"));
     for line in [
