@@ -8,12 +8,15 @@ use std::time::Duration;
 use sluice_protocol::body::KvTable;
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::id::LogOffset;
+use sluice_protocol::message::{REAL_TOPIC, property};
+use sluice_protocol::record::Record;
 use sluice_protocol::request;
 use sluice_store::Store;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::Settings;
+use crate::access::Act;
 use crate::dispatch::{Answer, Request, Turn};
 use crate::flusher::Flusher;
 use crate::group::Groups;
@@ -25,6 +28,7 @@ use crate::reset::Resets;
 use crate::send::UniqueKeys;
 use crate::subscription::Expressions;
 use crate::timer::Timers;
+use crate::topic::is_system;
 use crate::transaction::Transactions;
 
 /// How long the advertised name is looked up.
@@ -89,7 +93,7 @@ impl Broker {
             C::INVOKE_BROKER_TO_RESET_OFFSET => self.reset_offset(request)?,
             C::RECALL_MESSAGE => return self.recall(request, turn).map(Some),
             C::QUERY_MESSAGE => return self.query_message(request, turn).map(Some),
-            C::VIEW_MESSAGE_BY_ID => self.view_message(request)?,
+            C::VIEW_MESSAGE_BY_ID => self.view_message(request, turn.outlet.peer)?,
             C::UPDATE_AND_CREATE_TOPIC => self.update_topic(request)?,
             C::DELETE_TOPIC_IN_BROKER => self.delete_topic(request)?,
             C::GET_TOPIC_CONFIG => self.topic_config(request)?,
@@ -120,14 +124,35 @@ impl Broker {
     }
 
     /// One message by its place in the log.
-    fn view_message(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+    fn view_message(&self, request: &Request<'_>, peer: SocketAddr) -> Result<Reply, Reply> {
         let asked = request::ViewMessage::parse(&request.header.fields)?;
         let at = u64::try_from(asked.offset).ok().map(LogOffset::new);
         let Some(record) = at.and_then(|at| self.store.record(at)) else {
             let remark = format!("no message stands at log offset {}", asked.offset);
             return Err(Reply::refuse(ResponseCode::SYSTEM_ERROR, remark));
         };
+        let decoded = Record::decode(&record).map_err(|error| {
+            let remark = format!("the record at log offset {}: {error}", asked.offset);
+            Reply::refuse(ResponseCode::SYSTEM_ERROR, remark)
+        })?;
+        self.permit_record(request, peer, Act::Subscribe, &decoded)?;
         Ok(Reply { body: vec![record], ..Reply::ok() })
+    }
+
+    /// Whether a caller may do that with a message that it named by its place alone.
+    pub(crate) fn permit_record(
+        &self,
+        request: &Request<'_>,
+        peer: SocketAddr,
+        act: Act,
+        record: &Record<'_>,
+    ) -> Result<(), Reply> {
+        // One that waits for its time or its end is of the topic that it is for.
+        let real = is_system(record.topic).then(|| property(record.properties, REAL_TOPIC)).flatten();
+        request.caller.may(act, real.unwrap_or(record.topic)).map_err(|denied| {
+            self.settings.security.denied(&denied, request, peer);
+            denied.into()
+        })
     }
 
     /// What the broker tells of itself, as `mqadmin clusterList` reads it.

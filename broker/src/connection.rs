@@ -12,8 +12,10 @@ use sluice_protocol::frame::Frame;
 use tokio::net::TcpStream;
 
 use crate::dispatch::{Service, Turn};
-use crate::metrics::{Present, Tally};
+use crate::metrics::{self, Present, Tally};
 use crate::outlet::Outlet;
+use crate::socket::{Reader, Socket};
+use crate::tls::HANDSHAKE;
 
 /// A client that says nothing for this long is gone: they send a heartbeat every 30 s.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -29,10 +31,21 @@ pub(crate) async fn serve(service: Arc<Service>, stream: TcpStream, peer: Socket
         Err(error) => return tracing::debug!(%peer, %error, "connection ended before it began"),
     };
     let _present = Present::connection(service.broker.is_some());
-    let (reader, writer) = stream.into_split();
+    let socket = match service.security.tls() {
+        None => Socket::Plain(stream),
+        Some(tls) => match tls.accept(stream).await {
+            Ok(socket) => socket,
+            Err((why, error)) => {
+                metrics::refused(why);
+                return tracing::warn!(%peer, %error, "connection refused");
+            }
+        },
+    };
+    let (mut reader, writer) = socket.into_split();
     let outlet = Arc::new(Outlet::new(id, peer, local, writer));
-    let ended = run(&service, &reader, &outlet).await;
+    let ended = run(&service, &mut reader, &outlet).await;
     outlet.close();
+    outlet.end().await;
     service.left(&outlet);
     match ended {
         Ok(reason) => tracing::debug!(%peer, reason, "connection ended"),
@@ -42,7 +55,7 @@ pub(crate) async fn serve(service: Arc<Service>, stream: TcpStream, peer: Socket
 
 async fn run(
     service: &Arc<Service>,
-    reader: &tokio::net::tcp::OwnedReadHalf,
+    reader: &mut Reader,
     outlet: &Arc<Outlet>,
 ) -> Result<&'static str, Box<dyn std::error::Error + Send + Sync>> {
     let mut buffer = BytesMut::new();
@@ -50,27 +63,22 @@ async fn run(
     let mut tally = Tally::default();
     let mut closed = outlet.closed();
     loop {
-        tokio::select! {
+        let read = tokio::select! {
             _ = closed.changed() => return Ok("closed"),
-            ready = tokio::time::timeout(IDLE_MAX, reader.readable()) => match ready {
-                Ok(ready) => ready?,
+            read = tokio::time::timeout(IDLE_MAX, reader.read(&mut buffer, want)) => match read {
+                Ok(read) => read,
                 Err(_) => return Ok("idle"),
             }
-        }
-        buffer.reserve(want);
-        match reader.try_read_buf(&mut buffer) {
+        };
+        match read {
             Ok(0) if buffer.is_empty() => return Ok("the client closed it"),
             Ok(0) => return Ok("the client closed it within a frame"),
             Ok(len) if len >= want => want = (want * 2).min(*READ_BYTES.end()),
             Ok(len) if len < want / 4 => want = (want / 2).max(*READ_BYTES.start()),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if buffer.is_empty() {
-                    buffer = BytesMut::new();
-                }
-                continue;
-            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok("reset"),
+            // Of a TLS connection that ended without a word.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok("the client is gone"),
             Err(error) => return Err(error.into()),
         }
         let mut turn = Turn::new(service, outlet, &mut tally);
@@ -99,6 +107,9 @@ async fn run(
         }
         turn.end().await?;
         if let Some(error) = fault {
+            if buffer.first() == Some(&HANDSHAKE) {
+                return Err("the client speaks TLS, and this port has no certificate".into());
+            }
             return Err(error.into());
         }
     }

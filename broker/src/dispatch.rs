@@ -9,6 +9,8 @@ use sluice_protocol::frame::Frame;
 use sluice_protocol::header::{Header, HeaderKind};
 use sluice_store::{Appended, Batch};
 
+use crate::access::Caller;
+use crate::audit::{self, Entry};
 use crate::broker::Broker;
 use crate::flusher::Unflushed;
 use crate::metrics::Tally;
@@ -16,6 +18,7 @@ use crate::name_server::NameServer;
 use crate::outlet::{Outlet, Replies};
 use crate::pull::{ANSWER_BYTES_MAX, Pull};
 use crate::reply::Reply;
+use crate::security::Security;
 use crate::send::{Place, Sends};
 
 /// A turn with answers of more bytes sends them before it goes on.
@@ -25,6 +28,7 @@ const TURN_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) struct Service {
     pub(crate) broker: Option<Arc<Broker>>,
     pub(crate) name_server: Option<Arc<NameServer>>,
+    pub(crate) security: Arc<Security>,
 }
 
 impl Service {
@@ -44,6 +48,8 @@ pub(crate) struct Request<'a> {
     pub(crate) kind: HeaderKind,
     pub(crate) header: Header<'a>,
     pub(crate) body: &'a [u8],
+    /// Who asks.
+    pub(crate) caller: Caller,
 }
 
 /// What a handler did with a request.
@@ -97,9 +103,18 @@ impl<'a> Turn<'a> {
         if header.is_response() {
             return self.outlet.answered(&header, frame.body);
         }
-        let request = Request { kind: frame.kind, header, body: frame.body };
+        let mut request = Request { kind: frame.kind, header, body: frame.body, caller: Caller::Trusted };
         let code = request.header.request_code();
-        let answer = match self.dispatch(&request) {
+        let permitted = self.service.security.permit(&request, self.outlet.peer);
+        let answer = permitted.and_then(|caller| {
+            request.caller = caller;
+            let answer = self.dispatch(&request);
+            if audit::is_change(code) {
+                self.audit(&request, answer.as_ref());
+            }
+            answer
+        });
+        let answer = match answer {
             Ok(answer) => {
                 // A send is counted when it is stored.
                 if !is_send(code) {
@@ -118,6 +133,17 @@ impl<'a> Turn<'a> {
         {
             self.replies.push(request.kind, &reply.header(request.header.opaque), &reply.body);
         }
+    }
+
+    /// Keeps what an administrator changed, or could not change.
+    fn audit(&self, request: &Request<'_>, answer: Result<&Answer, &Reply>) {
+        // What nobody here can do changed nothing.
+        let refused = answer.err();
+        if refused.is_some_and(|reply| reply.code == ResponseCode::REQUEST_CODE_NOT_SUPPORTED) {
+            return;
+        }
+        let entry = Entry::of_change(request, &request.caller, self.outlet.peer, refused);
+        self.service.security.audit(&entry);
     }
 
     fn dispatch(&mut self, request: &Request<'_>) -> Result<Answer, Reply> {
@@ -209,7 +235,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-fn is_reply(code: RequestCode) -> bool {
+pub(crate) fn is_reply(code: RequestCode) -> bool {
     matches!(code, RequestCode::SEND_REPLY_MESSAGE | RequestCode::SEND_REPLY_MESSAGE_V2)
 }
 

@@ -3,6 +3,8 @@
 //! Knows no record batch, connector or pipeline, and no command line. Whether a client may do something is decided
 //! here; how bytes mean something is decided in `sluice-protocol`, and what is kept in `sluice-store`.
 
+mod access;
+mod audit;
 mod broker;
 mod connection;
 mod dispatch;
@@ -25,23 +27,41 @@ mod reply;
 mod reset;
 mod retry;
 mod schedule;
+mod security;
 mod send;
 mod server;
+mod socket;
 mod subscription;
 mod timer;
+mod tls;
 mod topic;
 mod transaction;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+pub use access::{Account, Accounts, Network, Permission};
 pub use open_files::raise_open_files;
+pub use security::Security;
 pub use server::{Error, Server};
+pub use sluice_protocol::signature::{Credentials, Secret};
+pub use tls::{TlsError, TlsMode, TlsSettings};
 pub use transaction::TransactionCheck;
 
 /// Port of a name server, as `RocketMQ`'s clients expect it.
 pub const NAME_SERVER_PORT: u16 = 9876;
 /// Port of a broker, as `RocketMQ` has it.
 pub const BROKER_PORT: u16 = 10911;
+
+/// How a broker registers at name servers elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct NameServerWay {
+    /// By which it signs, if they have access control.
+    pub credentials: Option<Credentials>,
+    /// PEM file of the authorities that their certificates are checked by, if they speak TLS.
+    pub ca: Option<PathBuf>,
+}
 
 /// What a broker is started with.
 #[derive(Clone, Debug)]
@@ -56,6 +76,10 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// Name servers elsewhere that it joins, `host:port`.
     pub name_servers: Vec<String>,
+    /// How it proves to them who it is.
+    pub way: NameServerWay,
+    /// Access control and TLS of its port, and of its name server's.
+    pub security: Arc<Security>,
     /// Whether a send to a topic that is not there makes it.
     pub auto_create_topics: bool,
     /// When producers are asked how their transactions end.
@@ -71,6 +95,8 @@ impl Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], BROKER_PORT)),
             advertise: None,
             name_servers: Vec::new(),
+            way: NameServerWay::default(),
+            security: Arc::default(),
             auto_create_topics: true,
             transaction_check: TransactionCheck::default(),
         }

@@ -8,6 +8,7 @@ use sluice_protocol::code::{RequestCode, ResponseCode};
 const REQUESTS: &str = "sluice_broker_requests_total";
 const CONNECTIONS: &str = "sluice_broker_connections";
 const PULLS_HELD: &str = "sluice_broker_pulls_held";
+const REFUSED: &str = "sluice_broker_refused_total";
 const CONFLICTS: &str = "sluice_broker_subscription_conflicts_total";
 
 /// Counters of what goes through, looked up once.
@@ -33,6 +34,11 @@ impl Metrics {
             "Heartbeats of consumers that subscribe otherwise than another member of their group; the log names them",
         )
         .increment(0);
+        describe_counter!(
+            REFUSED,
+            "Requests and connections that access control or TLS turned away, by reason"
+        );
+        Refused::ALL.iter().for_each(|why| counter!(REFUSED, "reason" => why.name()).increment(0));
         Self {
             messages_in: count(
                 "sluice_broker_messages_in_total",
@@ -55,6 +61,41 @@ impl Metrics {
         self.messages_out.increment(messages as u64);
         self.bytes_out.increment(bytes as u64);
     }
+}
+
+/// Why a request or a connection is turned away before anybody looks at what it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// A request without the access key of an account.
+    Unsigned,
+    /// Signed by nobody who is known.
+    Signature,
+    /// The account may not do it.
+    Permission,
+    /// A connection without TLS where it must be.
+    Plaintext,
+    /// A TLS handshake that failed or took too long.
+    Handshake,
+}
+
+impl Refused {
+    const ALL: [Self; 5] =
+        [Self::Unsigned, Self::Signature, Self::Permission, Self::Plaintext, Self::Handshake];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::Signature => "signature",
+            Self::Permission => "permission",
+            Self::Plaintext => "plaintext",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
+/// Somebody was turned away.
+pub(crate) fn refused(why: Refused) {
+    counter!(REFUSED, "reason" => why.name()).increment(1);
 }
 
 /// A member of a group subscribes otherwise than another one.

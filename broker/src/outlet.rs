@@ -16,14 +16,15 @@ use sluice_protocol::code::RequestCode;
 use sluice_protocol::fields::Fields;
 use sluice_protocol::frame::{self, Frame};
 use sluice_protocol::header::{Header, HeaderKind};
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::reply::Reply;
+use crate::socket::Writer;
 
 /// A client that takes no byte for this long is given up.
 const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long a good-bye may take.
+const END_MAX: Duration = Duration::from_secs(1);
 /// Bodies up to this many bytes are copied behind their headers: one more slice in a write costs as much.
 const COPY_BYTES_MAX: usize = 16 * 1024;
 /// Slices of one write.
@@ -119,7 +120,7 @@ pub(crate) struct Outlet {
     pub(crate) peer: SocketAddr,
     /// Our address, as the client reached it.
     pub(crate) local: SocketAddr,
-    writer: Mutex<OwnedWriteHalf>,
+    writer: Mutex<Writer>,
     closed: watch::Sender<bool>,
     /// A permit a byte.
     room: Arc<Semaphore>,
@@ -128,7 +129,7 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    pub(crate) fn new(id: u64, peer: SocketAddr, local: SocketAddr, writer: OwnedWriteHalf) -> Self {
+    pub(crate) fn new(id: u64, peer: SocketAddr, local: SocketAddr, writer: Writer) -> Self {
         let (writer, closed) = (Mutex::new(writer), watch::Sender::new(false));
         let room = Arc::new(Semaphore::new(ROOM_BYTES));
         Self { id, peer, local, writer, closed, room, calls: std::sync::Mutex::default() }
@@ -182,6 +183,14 @@ impl Outlet {
         self.closed.send_replace(true);
     }
 
+    /// Says good-bye where that is due, if nobody writes.
+    pub(crate) async fn end(&self) {
+        if let Ok(mut writer) = self.writer.try_lock() {
+            // A client that takes nothing needs no good-bye.
+            let _ = tokio::time::timeout(END_MAX, writer.end()).await;
+        }
+    }
+
     /// Waits for room for answers of so many bytes; an error if the connection ends meanwhile.
     pub(crate) async fn room(&self, bytes: usize) -> io::Result<Room> {
         let bytes = u32::try_from(bytes.min(ROOM_BYTES)).unwrap_or(u32::MAX);
@@ -206,7 +215,7 @@ impl Outlet {
     }
 }
 
-async fn write_all(writer: &mut OwnedWriteHalf, replies: &Replies) -> io::Result<()> {
+async fn write_all(writer: &mut Writer, replies: &Replies) -> io::Result<()> {
     let parts = replies.slices();
     let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let mut rest = slices.as_mut_slice();
@@ -219,6 +228,10 @@ async fn write_all(writer: &mut OwnedWriteHalf, replies: &Replies) -> io::Result
             return Err(io::ErrorKind::WriteZero.into());
         }
         IoSlice::advance_slices(&mut rest, written);
+    }
+    if writer.holds_back() {
+        let flushed = tokio::time::timeout(STALL_MAX, writer.flush()).await;
+        flushed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     }
     Ok(())
 }

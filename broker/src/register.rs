@@ -5,24 +5,56 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use sluice_protocol::code::{RequestCode, ResponseCode};
+use sluice_protocol::fields::Fields;
 use sluice_protocol::frame::{self, Frame};
 use sluice_protocol::header::{Header, HeaderKind};
 use sluice_protocol::record::body_crc;
 use sluice_protocol::request;
 use sluice_protocol::route::MASTER;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::broker::Broker;
+use crate::{NameServerWay, tls};
 
 /// Between two registrations; a name server gives a broker up after 120 s.
 const EVERY: Duration = Duration::from_secs(30);
 /// After a failure.
 const AGAIN: Duration = Duration::from_secs(3);
 const ANSWER_MAX: Duration = Duration::from_secs(6);
+
+/// A connection, plain or in TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection to a name server, with the addresses of both ends.
+struct Connection {
+    stream: Box<dyn Stream>,
+    local: IpAddr,
+    peer: IpAddr,
+}
+
+async fn connect(way: &NameServerWay, name_server: &str) -> io::Result<Connection> {
+    let stream = TcpStream::connect(name_server).await?;
+    let (local, peer) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
+    let Some(ca) = &way.ca else { return Ok(Connection { stream: Box::new(stream), local, peer }) };
+    let host = name_server.rsplit_once(':').map_or(name_server, |(host, _)| host).trim_matches(['[', ']']);
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let config = tls::client_config(ca).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    Ok(Connection { stream: Box::new(stream), local, peer })
+}
+
+fn owned(fields: &Fields<'_>) -> Fields<'static> {
+    let mut owned = Fields::new();
+    fields.iter().for_each(|(name, value)| owned.push(name.to_owned(), value.to_owned()));
+    owned
+}
 
 /// Registers at one name server until `stop` is set.
 pub(crate) async fn keep(broker: Arc<Broker>, name_server: String, mut stop: watch::Receiver<bool>) {
@@ -54,17 +86,17 @@ pub(crate) async fn keep(broker: Arc<Broker>, name_server: String, mut stop: wat
 async fn tell(
     broker: &Broker,
     name_server: &str,
-    connection: &mut Option<TcpStream>,
+    connection: &mut Option<Connection>,
     leave: bool,
 ) -> io::Result<()> {
     let settings = &broker.settings;
     let is_new = connection.is_none();
-    let stream = match connection {
-        Some(stream) => stream,
-        None => connection.insert(timeout(ANSWER_MAX, TcpStream::connect(name_server)).await??),
+    let Connection { stream, local, peer } = match connection {
+        Some(connection) => connection,
+        None => connection.insert(timeout(ANSWER_MAX, connect(&settings.way, name_server)).await??),
     };
-    let address = address(&settings.address(), stream.local_addr()?.ip());
-    if is_new && misleads(&address, stream.peer_addr()?.ip()) {
+    let address = address(&settings.address(), *local);
+    if is_new && misleads(&address, *peer) {
         tracing::warn!(
             name_server,
             address,
@@ -73,17 +105,16 @@ async fn tell(
         );
     }
     let mut bytes = Vec::new();
-    let written = if leave {
+    let body = if leave { Vec::new() } else { broker.registration().encode() };
+    let (code, fields) = if leave {
         let fields = request::UnregisterBroker {
             broker_name: &settings.name,
             broker_addr: &address,
             cluster_name: &settings.cluster,
             broker_id: MASTER,
         };
-        let header = Header::request(RequestCode::UNREGISTER_BROKER, 0, fields.fields());
-        frame::encode(&mut bytes, HeaderKind::Json, &header, &[])
+        (RequestCode::UNREGISTER_BROKER, owned(&fields.fields()))
     } else {
-        let body = broker.registration().encode();
         let fields = request::RegisterBroker {
             broker_name: &settings.name,
             broker_addr: &address,
@@ -95,11 +126,14 @@ async fn tell(
             compressed: Some(false),
             body_crc32: Some(body_crc(&body)),
         };
-        let header = Header::request(RequestCode::REGISTER_BROKER, 0, fields.fields());
-        frame::encode(&mut bytes, HeaderKind::Json, &header, &body)
+        (RequestCode::REGISTER_BROKER, owned(&fields.fields()))
     };
-    written.map_err(io::Error::other)?;
-    timeout(ANSWER_MAX, exchange(stream, &bytes)).await?
+    let mut header = Header::request(code, 0, fields);
+    if let Some(credentials) = &settings.way.credentials {
+        header = credentials.sign(&header, &body);
+    }
+    frame::encode(&mut bytes, HeaderKind::Json, &header, &body).map_err(io::Error::other)?;
+    timeout(ANSWER_MAX, exchange(&mut **stream, &bytes)).await?
 }
 
 /// What clients are told: where no address is named, the one by which the name server sees us is the best guess.
@@ -119,8 +153,9 @@ fn misleads(address: &str, name_server: IpAddr) -> bool {
 }
 
 /// Sends a request and reads its response.
-async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<()> {
+async fn exchange(stream: &mut dyn Stream, request: &[u8]) -> io::Result<()> {
     stream.write_all(request).await?;
+    stream.flush().await?;
     let mut answer = Vec::new();
     loop {
         if stream.read_buf(&mut answer).await? == 0 {

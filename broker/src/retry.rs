@@ -11,6 +11,7 @@ use sluice_protocol::topic::{DLQ_PREFIX, RETRY_PREFIX};
 use sluice_store::{Access, Batch, QUEUES_MAX};
 use tokio::time::Instant;
 
+use crate::access::Act;
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Request, Turn};
 use crate::reply::{Reply, no_group};
@@ -37,6 +38,7 @@ impl Broker {
             let remark = format!("the record at log offset {}: {error}", back.offset);
             Reply::refuse(ResponseCode::SYSTEM_ERROR, remark)
         })?;
+        self.permit_record(request, turn.outlet.peer, Act::Subscribe, &record)?;
         let max = back.max_reconsume_times.unwrap_or(settings.retry_max_times);
         let dead = record.reconsume_times >= max || back.delay_level < 0;
         let level = match back.delay_level {

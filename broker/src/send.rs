@@ -17,20 +17,22 @@ use sluice_protocol::topic::perm;
 use sluice_protocol::{request, response};
 use sluice_store::{Access, BODY_BYTES_MAX, Batch, Ticket};
 
+use crate::audit;
 use crate::broker::Broker;
 use crate::dispatch::Request;
 use crate::metrics::Tally;
 use crate::outlet::{Outlet, Replies};
 use crate::reply::Reply;
 
-/// Topics that the broker writes itself (`RocketMQ` 5.3.3 refuses them with 16).
-const CLOSED_TOPICS: [&str; 6] = [
+/// Topics that the broker writes itself (`RocketMQ` 5.3.3 refuses all but the last with 16).
+const CLOSED_TOPICS: [&str; 7] = [
     "SCHEDULE_TOPIC_XXXX",
     "RMQ_SYS_TRANS_HALF_TOPIC",
     "RMQ_SYS_TRANS_OP_HALF_TOPIC",
     "TRANS_CHECK_MAX_TIME_TOPIC",
     "SELF_TEST_TOPIC",
     "OFFSET_MOVED_EVENT",
+    audit::TOPIC,
 ];
 
 /// Properties that each message gets if it has none of that name, as `RocketMQ` 5.3.3 gives them.

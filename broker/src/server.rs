@@ -23,6 +23,7 @@ use crate::name_server::NameServer;
 use crate::open_files::connections_max;
 use crate::register;
 use crate::schedule;
+use crate::security::Security;
 use crate::send::UniqueKeys;
 use crate::timer::{self, Timers};
 use crate::topic::make_own_topics;
@@ -76,7 +77,7 @@ impl Server {
         let addr = settings.listen;
         let mut server = Self::new();
         let names = match name_server {
-            Some(addr) => Some(server.serve_names(addr).await?),
+            Some(addr) => Some(server.serve_names(addr, Arc::clone(&settings.security)).await?),
             None => None,
         };
         let host = record_host(&settings).await;
@@ -108,6 +109,7 @@ impl Server {
             sync,
             settings,
         });
+        broker.settings.security.audit_to(&broker);
         schedule::start(&broker, &server.stop.subscribe(), &mut server.tasks);
         timer::start(&broker, &server.stop.subscribe(), &mut server.tasks);
         transaction::start(&broker, &server.stop.subscribe(), &mut server.tasks);
@@ -116,7 +118,8 @@ impl Server {
             let (broker, stop) = (Arc::clone(&broker), server.stop.subscribe());
             server.tasks.spawn(register::keep(broker, elsewhere.clone(), stop));
         }
-        let service = Service { broker: Some(Arc::clone(&broker)), name_server: names };
+        let security = Arc::clone(&broker.settings.security);
+        let service = Service { broker: Some(Arc::clone(&broker)), name_server: names, security };
         server.accept(listener, Arc::new(service));
         let sweeping = Arc::clone(&broker);
         server.sweep(move || sweeping.groups.expire());
@@ -126,9 +129,9 @@ impl Server {
     }
 
     /// Starts a name server alone.
-    pub async fn name_server(addr: SocketAddr) -> Result<Self, Error> {
+    pub async fn name_server(addr: SocketAddr, security: Arc<Security>) -> Result<Self, Error> {
         let mut server = Self::new();
-        server.serve_names(addr).await?;
+        server.serve_names(addr, security).await?;
         Ok(server)
     }
 
@@ -145,11 +148,15 @@ impl Server {
         }
     }
 
-    async fn serve_names(&mut self, addr: SocketAddr) -> Result<Arc<NameServer>, Error> {
+    async fn serve_names(
+        &mut self,
+        addr: SocketAddr,
+        security: Arc<Security>,
+    ) -> Result<Arc<NameServer>, Error> {
         let listener = listen(addr).await?;
         self.name_server_addr = listener.local_addr().ok();
         let names = Arc::new(NameServer::default());
-        let service = Service { broker: None, name_server: Some(Arc::clone(&names)) };
+        let service = Service { broker: None, name_server: Some(Arc::clone(&names)), security };
         self.accept(listener, Arc::new(service));
         let sweeping = Arc::clone(&names);
         self.sweep(move || sweeping.expire());

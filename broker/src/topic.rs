@@ -15,18 +15,18 @@ use sluice_store::{Access, Error as StoreError, QUEUES_MAX, Store, Topic};
 use crate::broker::Broker;
 use crate::dispatch::Request;
 use crate::reply::{Reply, no_topic};
-use crate::{timer, transaction};
+use crate::{audit, timer, transaction};
 
 /// The topic whose settings topics get that clients make (`RocketMQ` 4.x and 5.x).
 pub(crate) const TEMPLATE: &str = "TBW102";
 /// Queues of the template: no topic that a client makes has more.
 const TEMPLATE_QUEUES: u32 = 8;
 /// Where clients tell of what became of messages, if they are asked to.
-const TRACE: &str = "RMQ_SYS_TRACE_TOPIC";
+pub(crate) const TRACE: &str = "RMQ_SYS_TRACE_TOPIC";
 
 /// Names that no administrator may set (`RocketMQ` 5.3.3).
 pub(crate) fn is_system(topic: &str) -> bool {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 11] = [
         TEMPLATE,
         "SCHEDULE_TOPIC_XXXX",
         "BenchmarkTest",
@@ -37,6 +37,7 @@ pub(crate) fn is_system(topic: &str) -> bool {
         "SELF_TEST_TOPIC",
         "OFFSET_MOVED_EVENT",
         "CHECKPOINT_TOPIC",
+        audit::TOPIC,
     ];
     NAMES.contains(&topic) || topic.starts_with("rmq_sys_")
 }
@@ -46,7 +47,7 @@ pub(crate) fn own_topic(name: &'static str) -> TopicName {
     TopicName::stored(name).expect("the broker's own names are names")
 }
 
-/// Makes the topics that the broker keeps for itself, and those of traces and replies, where they are not there.
+/// Makes the topics that the broker keeps for itself, and those of traces, replies and the audit log, where they are not there.
 pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreError> {
     let levels = u32::try_from(Level::all().count()).unwrap_or(u32::MAX);
     for (name, queues) in [
@@ -56,6 +57,7 @@ pub(crate) fn make_own_topics(store: &Store, cluster: &str) -> Result<(), StoreE
         (transaction::HALF, 1),
         (transaction::DONE, 1),
         (TRACE, 1),
+        (audit::TOPIC, 1),
     ] {
         store.create_topic(&own_topic(name), queues)?;
     }

@@ -20,6 +20,7 @@ use sluice_store::{Access, Batch, Error as StoreError, Store};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::access::Act;
 use crate::broker::Broker;
 use crate::dispatch::{Answer, Request, Turn};
 use crate::divert::{Released, real};
@@ -301,6 +302,7 @@ impl Broker {
             let remark = format!("the transaction is not one of producer group {}", end.producer_group);
             return Err(failed(remark));
         }
+        self.permit_record(request, turn.outlet.peer, Act::Publish, &half)?;
         let mut released = Released::default();
         transactions.push_end(&mut released.batch, self, now)?;
         if commit {

@@ -292,7 +292,7 @@ fn every_name_server_that_a_broker_joins_hears_of_a_topic_at_once() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let elsewhere: Vec<Server> =
-        (0..3).map(|_| runtime.block_on(Server::name_server(any)).unwrap()).collect();
+        (0..3).map(|_| runtime.block_on(Server::name_server(any, Default::default())).unwrap()).collect();
     let addrs: Vec<SocketAddr> = elsewhere.iter().map(|server| server.name_server_addr().unwrap()).collect();
     let dir = tempfile::tempdir().unwrap();
     let broker = TestBroker::with(dir.path(), false, |settings| {

@@ -45,11 +45,7 @@ const DECODE: &str = "decode: {format: json}";
 fn sluice(folder: &Path, config: &str, cores: &[&str]) -> Duration {
     std::fs::write(folder.join("pipeline.yaml"), config).unwrap();
     let words = [cores, &[env!("CARGO_BIN_EXE_sluice"), "run", "pipeline.yaml", "--json"]].concat();
-    let out = Command::new(words[0])
-        .args(&words[1..])
-        .current_dir(folder)
-        .output()
-        .unwrap();
+    let out = Command::new(words[0]).args(&words[1..]).current_dir(folder).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let summary: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     Duration::from_millis(summary["elapsed_ms"].as_u64().unwrap())
@@ -145,13 +141,22 @@ fn main() {
         rows = decoded.iter().map(RecordBatch::num_rows).sum();
     }
     let [raw, raw_memory, raw_all, decoded, decoded_memory, decoded_all, arrow_json] = times.map(median);
-    println!("{rounds} rounds in turns, medians; {rows} messages, zstd(3), one core where not said otherwise");
-    println!("messages as they are: topic -> Parquet by a pipeline   {raw:>8.3} s   all cores {raw_all:>8.3} s");
+    println!(
+        "{rounds} rounds in turns, medians; {rows} messages, zstd(3), one core where not said otherwise"
+    );
+    println!(
+        "messages as they are: topic -> Parquet by a pipeline   {raw:>8.3} s   all cores {raw_all:>8.3} s"
+    );
     println!("  ArrowWriter, batches in memory                       {raw_memory:>8.3} s");
     println!("  ratio (aim: at least 0.8)                            {:>8.2}", raw_memory / raw);
-    println!("19 columns from JSON: topic -> Parquet by a pipeline   {decoded:>8.3} s   all cores {decoded_all:>8.3} s");
+    println!(
+        "19 columns from JSON: topic -> Parquet by a pipeline   {decoded:>8.3} s   all cores {decoded_all:>8.3} s"
+    );
     println!("  ArrowWriter, batches in memory                       {decoded_memory:>8.3} s");
-    println!("  ratio with the decoding, all cores (aim: at least 0.5) {:>6.2}", decoded_memory / decoded_all);
+    println!(
+        "  ratio with the decoding, all cores (aim: at least 0.5) {:>6.2}",
+        decoded_memory / decoded_all
+    );
     println!("  the pipeline's reading and decoding                  {:>8.3} s", decoded - decoded_memory);
     println!("  arrow-json alone, bodies in memory                   {arrow_json:>8.3} s");
 }

@@ -14,7 +14,7 @@ use crate::show::{count, plural};
 
 #[derive(clap::Args)]
 pub(crate) struct AuditArguments {
-    /// Target of a file sink: a folder, or s3://bucket/prefix
+    /// Target of a file sink or a table: a folder, or s3://bucket/prefix
     #[arg(value_name = "DIR|URL")]
     target: String,
     /// Print one JSON document instead of lines

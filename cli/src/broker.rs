@@ -1,5 +1,7 @@
 //! `sluice broker | namesrv`: serves RocketMQ's clients on the network.
 
+mod accounts;
+mod guard;
 mod settings;
 
 use std::io::Write;
@@ -7,22 +9,29 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluice_broker::{NAME_SERVER_PORT, Server};
+use sluice_broker::{Credentials, NAME_SERVER_PORT, NameServerWay, Server};
+use sluice_client::SecretKey;
+use sluice_connect::config::Problem;
 use sluice_store::file::RealDisk;
 use sluice_store::{Flush, Retention, Store};
 
+use self::accounts::AclSettings;
+use self::guard::{Guard, TlsFiles};
 use self::settings::{BrokerSettings, FlushMode, HostPort, NameServers};
-use crate::metrics;
+use crate::{load, metrics};
 
 /// Length of a new store's segments, in bytes: RocketMQ's, so that the store can change hands.
 const SEGMENT_BYTES: u64 = 1 << 30;
+/// What ends a server, or has it read files again.
+const SIGNALS: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
 #[derive(Args)]
 pub(crate) struct BrokerArguments {
@@ -44,6 +53,14 @@ pub(crate) struct NameServerArguments {
     /// Where it listens
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9876")]
     listen: String,
+    /// Take signed requests only: of the accounts in this file, RocketMQ's plain_acl.yml; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    acl: Option<AclSettings>,
+    #[command(flatten)]
+    tls: TlsFiles,
+    /// Listen for other machines although everybody on them could do everything
+    #[arg(long)]
+    allow_anonymous: bool,
     /// Print what is ready as JSON
     #[arg(long)]
     json: bool,
@@ -52,8 +69,14 @@ pub(crate) struct NameServerArguments {
 pub(crate) fn broker(arguments: BrokerArguments) -> Result<ExitCode> {
     let BrokerArguments { mut settings, config, check, json } = arguments;
     if let Some(file) = &config {
-        settings = settings.or(BrokerSettings::read(file)?);
+        let (of_file, tree) = BrokerSettings::read(file)?;
+        settings = settings.or(of_file);
+        if let Some((key, message)) = settings.exposed() {
+            let problem = Problem { place: tree.locate(&[key]), path: key.to_owned(), message };
+            return Err(load::not_right(&[(file.clone(), problem)]));
+        }
         if check {
+            Guard::new(settings.acl, settings.tls)?;
             writeln!(std::io::stdout(), "ok: {}", file.display())?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -62,7 +85,7 @@ pub(crate) fn broker(arguments: BrokerArguments) -> Result<ExitCode> {
 }
 
 fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
-    let signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    let signals = Signals::new(SIGNALS).context("cannot listen for signals")?;
     sluice_broker::raise_open_files();
     let clock = crate::clock();
     let started = clock();
@@ -77,6 +100,17 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
         None if elsewhere.is_empty() => Some(SocketAddr::new(listen.ip(), NAME_SERVER_PORT)),
         None => None,
     };
+    let guard = Guard::new(arguments.acl, arguments.tls)?;
+    for addr in [Some(listen), own_names].into_iter().flatten() {
+        guard.check(addr, arguments.allow_anonymous.unwrap_or(false))?;
+    }
+    let way = arguments.namesrv_access.map_or_else(NameServerWay::default, |access| NameServerWay {
+        credentials: access
+            .access_key
+            .zip(access.secret_key)
+            .map(|(access_key, SecretKey(secret))| Credentials::new(access_key, &secret)),
+        ca: access.ca,
+    });
     let advertise = arguments.advertise.map(|HostPort(addr)| addr);
     if listen.ip().is_unspecified() && advertise.is_none() {
         tracing::warn!(
@@ -107,6 +141,8 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
         name_servers: elsewhere.clone(),
         auto_create_topics: arguments.auto_create.unwrap_or(defaults.auto_create_topics),
         transaction_check: sluice_broker::TransactionCheck::default(),
+        way,
+        security: Arc::clone(&guard.security),
     };
     let runtime = runtime()?;
     let metrics = match &arguments.metrics {
@@ -125,45 +161,59 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
     let line = if json {
         serde_json::json!({
             "broker": broker, "name_server": names, "name_servers": elsewhere, "data_dir": dir, "flush": flush,
-            "metrics": metrics, "ready_ms": took,
+            "metrics": metrics, "ready_ms": took, "accounts": guard.json().0, "tls": guard.json().1,
         })
         .to_string()
     } else {
         let names = names.map_or(format!("joins {}", elsewhere.join(";")), |a| format!("name server {a}"));
         let metrics = metrics.map_or(String::new(), |addr| format!(", metrics http://{addr}/metrics"));
         format!(
-            "broker {broker}, {names}, store {}, flush {flush}{metrics}: ready in {took} ms",
-            dir.display()
+            "broker {broker}, {names}, store {}, flush {flush}{}{metrics}: ready in {took} ms",
+            dir.display(),
+            guard.line()
         )
     };
-    wait(&line, signals)?;
+    let watch = guard.watch()?;
+    wait(&line, signals, &watch)?;
+    drop(watch);
     runtime.block_on(server.stop());
     drop(runtime);
     store.close().with_context(|| format!("cannot close the store {}", dir.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn name_server(arguments: &NameServerArguments) -> Result<ExitCode> {
-    let signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+pub(crate) fn name_server(arguments: NameServerArguments) -> Result<ExitCode> {
+    let signals = Signals::new(SIGNALS).context("cannot listen for signals")?;
     sluice_broker::raise_open_files();
+    let (listen, guard) = (resolve(&arguments.listen)?, Guard::new(arguments.acl, arguments.tls)?);
+    guard.check(listen, arguments.allow_anonymous)?;
     let runtime = runtime()?;
-    let server = runtime.block_on(Server::name_server(resolve(&arguments.listen)?))?;
+    let server = runtime.block_on(Server::name_server(listen, Arc::clone(&guard.security)))?;
     let addr = server.name_server_addr();
     let line = match addr {
-        _ if arguments.json => serde_json::json!({ "name_server": addr }).to_string(),
-        Some(addr) => format!("name server {addr}: ready"),
+        _ if arguments.json => {
+            let (accounts, tls) = guard.json();
+            serde_json::json!({ "name_server": addr, "accounts": accounts, "tls": tls }).to_string()
+        }
+        Some(addr) => format!("name server {addr}{}: ready", guard.line()),
         None => "name server: ready".to_owned(),
     };
-    wait(&line, signals)?;
+    wait(&line, signals, &guard.watch()?)?;
     runtime.block_on(server.stop());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says that all is ready, and waits for the signal to end.
-fn wait(line: &str, mut signals: Signals) -> Result<()> {
+/// Says that all is ready, and waits for the signal to end; SIGHUP has the files of access control and TLS read again.
+fn wait(line: &str, mut signals: Signals, again: &Sender<()>) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("cannot write to stdout")?;
-    signals.forever().next();
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        // The thread that reads them lives as long as this one.
+        let _ = again.send(());
+    }
     Ok(())
 }
 

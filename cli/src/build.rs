@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, anyhow, bail};
 use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
+use sluice_client::Access;
 use sluice_connect::config::{Delivery, Format, Then};
 use sluice_connect::decode::Outside;
 use sluice_connect::memory::{Memory, Share};
@@ -209,8 +210,11 @@ fn dead_letters_apart(document: &load::Pipeline, name: &str) -> SinkConfig {
             properties: source.properties.clone(),
         });
     }
-    let cluster = document.source.topic().and_then(|(cluster, _)| cluster.map(str::to_owned));
-    SinkConfig::Topic(TopicConfig { name: name.to_owned(), cluster, queues: 1, queue: QueueBy::Key })
+    let (cluster, access) = match &document.source {
+        SourceConfig::Topic(config) => (config.cluster.clone(), config.access.clone()),
+        _ => (None, Access::default()),
+    };
+    SinkConfig::Topic(TopicConfig { name: name.to_owned(), cluster, access, queues: 1, queue: QueueBy::Key })
 }
 
 fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pipeline> {

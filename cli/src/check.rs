@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use sluice_client::Access;
 use sluice_connect::config::Format;
 use sluice_connect::memory::Memory;
 use sluice_connect::target::Target;
 use sluice_sinks::SinkConfig;
 use sluice_sinks::topic::TopicConfig;
+use sluice_sources::SourceConfig;
 use sluice_sources::registry::RegistryClient;
 
 use crate::build::{Apart, Embedded, Shared};
@@ -100,14 +102,20 @@ fn dead_letters(parsed: &ParsedPipeline, shared: &Shared) -> Result<Option<Strin
     let Some(name) = &document.errors.dead_letter else { return Ok(None) };
     let cluster = document.source.topic().and_then(|(cluster, _)| cluster);
     Ok(Some(match cluster.filter(|_| shared.apart.is_some()) {
-        Some(cluster) => in_cluster(name, cluster)?,
+        Some(cluster) => {
+            let access = match &document.source {
+                SourceConfig::Topic(config) => config.access.clone(),
+                _ => Access::default(),
+            };
+            in_cluster(name, cluster, &access)?
+        }
         None => format!("topic {name} of the embedded broker: each once"),
     }))
 }
 
 /// What holds of a topic of a cluster that rows go to.
-fn in_cluster(name: &str, cluster: &str) -> Result<String> {
-    Ok(match sluice_sinks::cluster::queues(name, cluster)? {
+fn in_cluster(name: &str, cluster: &str, access: &Access) -> Result<String> {
+    Ok(match sluice_sinks::cluster::queues(name, cluster, access)? {
         Some(queues) => format!("topic {name} is there, with {queues} queues: at_least_once"),
         None => format!("topic {name} is made by the first run: at_least_once"),
     })
@@ -125,7 +133,9 @@ fn decode(parsed: &ParsedPipeline) -> Option<Result<String>> {
 fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
     let document = &parsed.document;
     Ok(match &document.sink {
-        SinkConfig::Topic(TopicConfig { name, cluster: Some(cluster), .. }) => in_cluster(name, cluster)?,
+        SinkConfig::Topic(TopicConfig { name, cluster: Some(cluster), access, .. }) => {
+            in_cluster(name, cluster, access)?
+        }
         SinkConfig::Topic(config) => {
             format!("topic {}: rows and position are one act: exactly_once", config.name)
         }
@@ -134,7 +144,7 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         #[cfg(not(feature = "kafka"))]
         SinkConfig::Kafka(_) => anyhow::bail!("this program was built without Kafka"),
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
-        SinkConfig::Parquet(_) | SinkConfig::Arrow(_) => {
+        SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) => {
             let mut target =
                 document.sink.open(|| shared.embedded.store(), &shared.clock, document.delivery)?;
             let name = document.name.as_str();
@@ -152,7 +162,11 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
             {
                 target.accept(&output)?;
             }
-            "can be listed, written and read; a name that is taken is kept: exactly_once".to_owned()
+            let holds = "can be listed, written and read; a name that is taken is kept";
+            match &document.sink {
+                SinkConfig::Delta(_) => format!("{holds}; rows and position are one commit: exactly_once"),
+                _ => format!("{holds}: exactly_once"),
+            }
         }
     })
 }

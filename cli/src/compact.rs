@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use bytesize::ByteSize;
-use sluice_sinks::compact::{Compacted, compact};
+use sluice_sinks::compact::{Compacted, compact, compact_table, is_table};
 use sluice_sinks::location::Location;
 use sluice_store::file::RealDisk;
 
@@ -14,10 +14,11 @@ use crate::show::count;
 
 #[derive(clap::Args)]
 pub(crate) struct CompactArguments {
-    /// Target of a Parquet sink: a folder of this machine
+    /// Target of a Parquet sink or a table: a folder of this machine
     #[arg(value_name = "DIR")]
     target: String,
-    /// Allow that readers miss rows for a moment: a plain folder can not exchange files for others in one act
+    /// Allow that readers miss rows for a moment: a plain folder can not exchange files for others in one act, as a
+    /// table can
     #[arg(long)]
     allow_reader_gap: bool,
     /// Size that merged files come to, about; those of more than half of it are left alone
@@ -35,14 +36,16 @@ pub(crate) fn run(arguments: &CompactArguments) -> Result<ExitCode> {
             bail!("{bucket} is no folder of this machine: files of an object store are not merged yet")
         }
     };
-    if !arguments.allow_reader_gap {
+    let is_table = is_table(&folder);
+    if !arguments.allow_reader_gap && !is_table {
         bail!(
             "while files are exchanged for merged ones, whoever reads the folder misses their rows for a moment \
              (none is seen twice): say that this is fine with --allow-reader-gap"
         );
     }
+    let merge = if is_table { compact_table } else { compact };
     let Compacted { from, to, rows } =
-        compact(folder, Arc::new(RealDisk), arguments.file_bytes, (crate::clock())())?;
+        merge(folder, Arc::new(RealDisk), arguments.file_bytes, (crate::clock())())?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         writeln!(out, "{}", serde_json::json!({"removed": from, "merged": to, "rows": rows}))?;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use sluice_client::{Client, ClientSettings};
+use sluice_client::{Access, Client, ClientSettings};
 use sluice_connect::assignment::Assignment;
 use sluice_connect::config::Span;
 use sluice_connect::memory::Memory;
@@ -79,8 +79,8 @@ struct Worker {
     shared: Arc<Shared>,
     lease: Duration,
     json: bool,
-    /// One client a cluster, by its name servers.
-    clients: BTreeMap<String, Client>,
+    /// One client a cluster and way into it.
+    clients: Vec<(String, Access, Client)>,
     counts: Counts,
     events: Sender<Event>,
 }
@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode> {
         shared: Arc::new(shared),
         lease: arguments.lease,
         json: arguments.json,
-        clients: BTreeMap::new(),
+        clients: Vec::new(),
         counts: Counts::default(),
         events,
     };
@@ -225,7 +225,7 @@ impl Worker {
             SourceConfig::Topic(config) => {
                 let cluster = config.cluster.clone().unwrap_or_default();
                 let group = config.group.clone().unwrap_or_else(|| name.clone());
-                let client = self.client(&cluster)?;
+                let client = self.client(&cluster, &config.access)?;
                 let told = serde_json::json!({"cluster": cluster, "topic": config.name, "group": group, "worker": client.id()});
                 let line =
                     format!("shares topic {} of {cluster} as {} of group {group}", config.name, client.id());
@@ -276,13 +276,15 @@ impl Worker {
         Ok(())
     }
 
-    fn client(&mut self, cluster: &str) -> Result<Client> {
-        if let Some(client) = self.clients.get(cluster) {
+    fn client(&mut self, cluster: &str, access: &Access) -> Result<Client> {
+        let known = self.clients.iter().find(|(name, way, _)| name == cluster && way == access);
+        if let Some((.., client)) = known {
             return Ok(client.clone());
         }
         let _entered = self.runtime.enter();
-        let client = Client::new(ClientSettings::new(cluster))?;
-        self.clients.insert(cluster.to_owned(), client.clone());
+        let settings = ClientSettings { access: access.clone(), ..ClientSettings::new(cluster) };
+        let client = Client::new(settings)?;
+        self.clients.push((cluster.to_owned(), access.clone(), client.clone()));
         Ok(client)
     }
 

@@ -19,6 +19,7 @@ use sluice_store::{Batch, Flush, Store};
 
 use self::letters::{Letter, Selection, of_brokers, of_store};
 use crate::StoreArguments;
+use crate::access::AccessArguments;
 use crate::build::Embedded;
 use crate::network;
 use crate::show::plural;
@@ -87,6 +88,8 @@ pub(crate) struct Which {
     /// Print JSON, one document a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: AccessArguments,
 }
 
 impl Which {
@@ -99,7 +102,7 @@ impl Which {
     fn each(&self, mut each: impl FnMut(&Letter) -> Result<()>) -> Result<()> {
         let selection = self.selection()?;
         match &self.namesrv {
-            Some(namesrv) => network::run(namesrv, async |client| {
+            Some(namesrv) => network::run(namesrv, &self.access, async |client| {
                 of_brokers(&client, selection, async |letter| each(letter)).await
             }),
             None => of_store(&open(&self.store)?, selection, each),
@@ -186,7 +189,7 @@ impl Replay {
         self.cut = cut;
         if !dry_run {
             match &target {
-                Some(namesrv) => send(namesrv, &letters)?,
+                Some(namesrv) => send(namesrv, &self.which.access, &letters)?,
                 None => append(&self.which.store, &letters)?,
             }
         }
@@ -245,9 +248,9 @@ fn destination(letter: &Letter, to: Option<&TopicName>, into_store: bool) -> Res
 /// A message on its way: topic, encoded properties, body, flag.
 type Outgoing = (TopicName, Vec<u8>, bytes::Bytes, i32);
 
-fn send(namesrv: &str, letters: &[Outgoing]) -> Result<()> {
+fn send(namesrv: &str, access: &AccessArguments, letters: &[Outgoing]) -> Result<()> {
     let mut sent = 0;
-    network::run(namesrv, async |client| {
+    network::run(namesrv, access, async |client| {
         let producer = Producer::new(&client, ProducerSettings::default())?;
         let messages = letters.iter().map(|(topic, properties, body, flag)| {
             let mut message = Message::new(topic, body.clone()).flag(*flag);

@@ -2,10 +2,12 @@
 //!
 //! Exit codes: 0 done, 1 a config or the work failed, 2 wrong usage, 130 ended by Ctrl-C.
 
+mod access;
 mod audit;
 mod broker;
 mod build;
 mod check;
+mod cluster;
 mod compact;
 mod connect;
 mod dlq;
@@ -131,16 +133,21 @@ expect_rejects: [part of the reason]}`. Columns that are not named are not compa
     #[command(after_help = "Examples:
   sluice broker                                   clients use the name server 127.0.0.1:9876
   sluice broker --data-dir /var/lib/sluice --flush sync
-  sluice broker --listen 0.0.0.0:10911 --advertise broker.example.org:10911
+  sluice broker --listen 0.0.0.0:10911 --acl plain_acl.yml --tls-certificate cert.pem --tls-key key.pem
+  sluice broker --listen 0.0.0.0:10911 --allow-anonymous --advertise broker.example.org:10911
   sluice broker --namesrv 'ns1:9876;ns2:9876'     joins name servers elsewhere
   sluice broker --config broker.yaml              each flag is a key of the file: data_dir, listen, flush, …
+
+Where other machines reach it, it wants accounts (--acl) or TLS, or to be told that everybody may do everything. The
+files of both are read again when they change, and by SIGHUP; one that is not right changes nothing. Who changed
+topics, groups and offsets, and who was denied, stands in topic SLUICE_AUDIT.
 
 SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends with exit code 0.")]
     Broker(Box<broker::BrokerArguments>),
     /// Serve as a name server alone
     #[command(after_help = "Example:
-  sluice namesrv --listen 0.0.0.0:9876")]
-    Namesrv(broker::NameServerArguments),
+  sluice namesrv --listen 0.0.0.0:9876 --acl plain_acl.yml")]
+    Namesrv(Box<broker::NameServerArguments>),
     /// Look at topics: of the embedded broker, also beside a running `sluice run`, or of brokers on the network
     #[command(
         subcommand,
@@ -153,11 +160,19 @@ SIGTERM or Ctrl-C once: it leaves its name servers, closes its store, and ends w
   sluice topic send orders --namesrv broker:9876 --file orders.ndjson"
     )]
     Topic(topic::TopicCommand),
-    /// Look at consumer groups of brokers on the network
+    /// Show the brokers that name servers know, and what each tells of itself
+    #[command(after_help = "Examples:
+  sluice cluster --namesrv broker:9876
+  sluice cluster --namesrv broker:9876 --json | jq '.brokers[].status.brokerVersionDesc'
+
+Exit code 1 if one of them does not answer.")]
+    Cluster(cluster::ClusterArguments),
+    /// Look at consumer groups of brokers on the network, and set where they go on
     #[command(
         subcommand,
-        after_help = "Example:
-  sluice group lag billing --namesrv broker:9876"
+        after_help = "Examples:
+  sluice group lag billing --namesrv broker:9876
+  sluice group reset billing --topic orders --to latest --namesrv broker:9876"
     )]
     Group(network::GroupCommand),
     /// List dead letters with their cause, and send them back where they come from
@@ -210,8 +225,9 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Preview(arguments) => preview::preview(&arguments),
         Command::Broker(arguments) => broker::broker(*arguments),
-        Command::Namesrv(arguments) => broker::name_server(&arguments),
+        Command::Namesrv(arguments) => broker::name_server(*arguments),
         Command::Topic(command) => topic::run(command),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Group(command) => network::group(command),
         Command::Dlq(command) => dlq::run(command),
         Command::Message(command) => network::message(command),

@@ -11,13 +11,14 @@ use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sluice_client::{
-    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
-    Producer, ProducerSettings, Record, Start, TopicName,
+    Admin, Client, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId, Producer,
+    ProducerSettings, Queue, Record, Start, TopicName,
 };
 use sluice_filters::{Dialect, Filter, Name};
 use sluice_sources::topic::{Asked, passes};
 use sluice_store::BODY_BYTES_MAX;
 
+use crate::access::AccessArguments;
 use crate::show::{count, time_text};
 
 /// How long a tail that does not follow waits for what it knows to be there.
@@ -33,6 +34,20 @@ pub(crate) struct NetworkArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: AccessArguments,
+}
+
+impl NetworkArguments {
+    /// Whether JSON is wanted.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Runs work with a client of these name servers.
+    pub(crate) fn run<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+        run(&self.namesrv, &self.access, work)
+    }
 }
 
 #[derive(Subcommand)]
@@ -53,6 +68,15 @@ pub(crate) enum TopicCommand {
     #[command(after_help = "Example:
   sluice topic describe orders --namesrv broker:9876")]
     Describe {
+        /// The topic
+        topic: String,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
+    /// Delete a topic from every broker, with all of its messages
+    #[command(after_help = "Example:
+  sluice topic delete orders --namesrv broker:9876")]
+    Delete {
         /// The topic
         topic: String,
         #[command(flatten)]
@@ -106,6 +130,22 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         network: NetworkArguments,
     },
+    /// Set where a consumer group goes on in a topic; its members are told
+    #[command(after_help = "Examples:
+  sluice group reset billing --topic orders --to earliest
+  sluice group reset billing --topic orders --to 1760000000000      the first messages stored from then on")]
+    Reset {
+        /// The consumer group
+        group: String,
+        /// The topic
+        #[arg(long)]
+        topic: String,
+        /// earliest, latest, or a time in ms since 1970-01-01 UTC
+        #[arg(long, value_name = "WHERE", value_parser = reset_time)]
+        to: i64,
+        #[command(flatten)]
+        network: NetworkArguments,
+    },
     /// Show the clients of a consumer group and what they subscribe to
     Members {
         /// The consumer group
@@ -136,13 +176,18 @@ pub(crate) struct TailOptions<'a> {
 }
 
 /// Runs work with a client of these name servers.
-pub(crate) fn run<T>(namesrv: &str, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+pub(crate) fn run<T>(
+    namesrv: &str,
+    access: &AccessArguments,
+    work: impl AsyncFnOnce(Client) -> Result<T>,
+) -> Result<T> {
+    let settings = access.settings(namesrv)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let client = Client::new(ClientSettings::new(namesrv))?;
+        let client = Client::new(settings)?;
         work(client).await.map_err(|error| explained(error, namesrv))
     })
 }
@@ -166,13 +211,25 @@ pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
     match command {
         TopicCommand::Create { topic, queues, network } => {
             let topic = TopicName::new(&topic)?;
-            run(&network.namesrv, async |client| {
-                Ok(Admin::new(&client).create_topic(&topic, queues).await?)
-            })?;
+            network.run(async |client| Ok(Admin::new(&client).create_topic(&topic, queues).await?))?;
             let line = if network.json {
                 json!({"topic": topic.as_str(), "queues": queues}).to_string()
             } else {
                 format!("topic {topic}: {queues} queues at each broker")
+            };
+            writeln!(std::io::stdout(), "{line}")?;
+        }
+        TopicCommand::Delete { topic, network } => {
+            let topic = TopicName::new(&topic)?;
+            network.run(async |client| {
+                // One that nobody knows is told: it may be a slip of the pen.
+                client.fetch_route(&topic).await?;
+                Ok(Admin::new(&client).delete_topic(&topic).await?)
+            })?;
+            let line = if network.json {
+                json!({"topic": topic.as_str(), "deleted": true}).to_string()
+            } else {
+                format!("topic {topic}: deleted")
             };
             writeln!(std::io::stdout(), "{line}")?;
         }
@@ -183,8 +240,8 @@ pub(crate) fn topic(command: TopicCommand) -> Result<ExitCode> {
 }
 
 /// `sluice topic list --namesrv`.
-pub(crate) fn list(namesrv: &str, as_json: bool) -> Result<()> {
-    let topics = run(namesrv, async |client| Ok(Admin::new(&client).topics().await?))?;
+pub(crate) fn list(namesrv: &str, access: &AccessArguments, as_json: bool) -> Result<()> {
+    let topics = run(namesrv, access, async |client| Ok(Admin::new(&client).topics().await?))?;
     let mut out = std::io::stdout().lock();
     if as_json {
         writeln!(out, "{}", json!({ "topics": topics }))?;
@@ -195,7 +252,7 @@ pub(crate) fn list(namesrv: &str, as_json: bool) -> Result<()> {
 }
 
 fn describe(topic: &TopicName, network: &NetworkArguments) -> Result<()> {
-    let (queues, groups, route) = run(&network.namesrv, async |client| {
+    let (queues, groups, route) = network.run(async |client| {
         let admin = Admin::new(&client);
         let route = client.fetch_route(topic).await?;
         Ok((admin.queue_offsets(topic).await?, admin.groups_of_topic(topic).await?, route))
@@ -267,14 +324,17 @@ fn send(arguments: &SendArguments) -> Result<()> {
         None => Box::new(std::io::stdin().lock()),
     };
     let mut sent = 0_u64;
-    run(&arguments.network.namesrv, async |client| {
-        let compress_from_bytes = arguments.compress_from.map(|size| size.as_u64().try_into()).transpose()?;
-        let settings = ProducerSettings { compress_from_bytes, ..ProducerSettings::default() };
-        let producer = Producer::new(&client, settings)?;
-        let bodies = std::iter::from_fn(|| next_body(&mut *input, arguments.whole).transpose());
-        send_each(producer, bodies.map(|body| message(body?)), &mut sent).await
-    })
-    .with_context(|| format!("{} messages were sent before", count(sent)))?;
+    arguments
+        .network
+        .run(async |client| {
+            let compress_from_bytes =
+                arguments.compress_from.map(|size| size.as_u64().try_into()).transpose()?;
+            let settings = ProducerSettings { compress_from_bytes, ..ProducerSettings::default() };
+            let producer = Producer::new(&client, settings)?;
+            let bodies = std::iter::from_fn(|| next_body(&mut *input, arguments.whole).transpose());
+            send_each(producer, bodies.map(|body| message(body?)), &mut sent).await
+        })
+        .with_context(|| format!("{} messages were sent before", count(sent)))?;
     let line = if arguments.network.json {
         json!({"topic": topic.as_str(), "sent": sent}).to_string()
     } else {
@@ -330,14 +390,24 @@ fn next_body(input: &mut dyn BufRead, whole: bool) -> Result<Option<Vec<u8>>> {
     }
 }
 
+/// A time as administrators say it: that of the first message, or after the last.
+fn reset_time(text: &str) -> Result<i64, String> {
+    match text {
+        "earliest" => Ok(0),
+        "latest" => Ok(-1),
+        time => time.parse().ok().filter(|ms| *ms >= 0).ok_or_else(|| {
+            format!("`{time}` is neither `earliest`, `latest`, nor a time in ms since 1970-01-01 UTC")
+        }),
+    }
+}
+
 pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match command {
         GroupCommand::Lag { group, topic, network } => {
             let topic = topic.map(|topic| TopicName::new(&topic)).transpose()?;
-            let offsets = run(&network.namesrv, async |client| {
-                Ok(Admin::new(&client).group_offsets(&group, topic.as_ref()).await?)
-            })?;
+            let offsets = network
+                .run(async |client| Ok(Admin::new(&client).group_offsets(&group, topic.as_ref()).await?))?;
             let lag: i64 = offsets.iter().map(|o| o.lag()).sum();
             if network.json {
                 let queues: Vec<Value> = offsets
@@ -372,9 +442,24 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
             }
             writeln!(out, "{} messages behind", count(u64::try_from(lag).unwrap_or(0)))?;
         }
+        GroupCommand::Reset { group, topic, to, network } => {
+            let topic = TopicName::new(&topic)?;
+            let offsets = network
+                .run(async |client| Ok(Admin::new(&client).reset_group(&group, &topic, to).await?))?;
+            if network.json {
+                let queue = |(queue, offset): &(Queue, i64)| json!({"broker": &*queue.broker, "queue_id": queue.id.get(), "offset": offset});
+                let queues: Vec<Value> = offsets.iter().map(queue).collect();
+                writeln!(out, "{}", json!({"group": group, "topic": topic.as_str(), "queues": queues}))?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            writeln!(out, "{:16}  {:>5}  {:>12}", "BROKER", "QUEUE", "GOES ON AT")?;
+            for (queue, offset) in &offsets {
+                writeln!(out, "{:16}  {:>5}  {offset:>12}", queue.broker, queue.id.get())?;
+            }
+        }
         GroupCommand::Members { group, network } => {
             let brokers =
-                run(&network.namesrv, async |client| Ok(Admin::new(&client).group_members(&group).await?))?;
+                network.run(async |client| Ok(Admin::new(&client).group_members(&group).await?))?;
             let mut members: BTreeMap<String, String> = BTreeMap::new();
             let mut topics: BTreeMap<String, String> = BTreeMap::new();
             for connection in brokers.values() {
@@ -401,7 +486,7 @@ pub(crate) fn group(command: GroupCommand) -> Result<ExitCode> {
 pub(crate) fn message(command: MessageCommand) -> Result<ExitCode> {
     let MessageCommand::Show { id, network } = command;
     let id: MessageId = id.parse()?;
-    let record = run(&network.namesrv, async |client| Ok(Admin::new(&client).message(id).await?))?;
+    let record = network.run(async |client| Ok(Admin::new(&client).message(id).await?))?;
     let shown = shown(&record);
     let text = if network.json { shown.to_string() } else { serde_json::to_string_pretty(&shown)? };
     writeln!(std::io::stdout(), "{text}")?;
@@ -409,7 +494,7 @@ pub(crate) fn message(command: MessageCommand) -> Result<ExitCode> {
 }
 
 /// `sluice topic tail --namesrv`: from the first message to what is there now, or on and on.
-pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
+pub(crate) fn tail(namesrv: &str, access: &AccessArguments, options: &TailOptions<'_>) -> Result<()> {
     let topic = TopicName::new(options.topic)?;
     let filter = options
         .filter
@@ -419,7 +504,7 @@ pub(crate) fn tail(namesrv: &str, options: &TailOptions<'_>) -> Result<()> {
         bail!("--where: `{name}` is a field of the body: ask `sluice query` for it");
     }
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    run(namesrv, async |client| {
+    run(namesrv, access, async |client| {
         let offsets = Admin::new(&client).queue_offsets(&topic).await?;
         let start = |min: i64| Start::Offset(options.from.unwrap_or(min).max(min));
         let mut ends: BTreeMap<_, _> = offsets

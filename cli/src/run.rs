@@ -389,7 +389,11 @@ fn next_steps(all: &[One], arguments: &RunArguments) -> Vec<String> {
                 lines.push(format!("  {sluice} query \"select count(*) from '{path}/'\""));
             }
             if progress.reading().files > 0 {
-                lines.push(format!("  open the files in {path}"));
+                let what = match parsed.document.sink {
+                    SinkConfig::Delta(_) => "table",
+                    _ => "files in",
+                };
+                lines.push(format!("  open the {what} {path}"));
             }
         }
     }

@@ -16,6 +16,7 @@ use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
 use sluice_store::{Store, Topic};
 
 use crate::StoreArguments;
+use crate::access::AccessArguments;
 use crate::network::{self, TailOptions};
 use crate::show::{count, time_text};
 
@@ -36,12 +37,15 @@ pub(crate) enum TopicCommand {
         /// Print one JSON document
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        access: AccessArguments,
     },
     /// Print messages of a topic, one JSON object a line
     #[command(after_help = "Examples:
   sluice topic tail flights --limit 3
   sluice topic tail flights --from 1000 --where \"origin = 'JFK' AND dep_delay > 60\"
   sluice topic tail flights --follow --where '$queue_id = 0'
+  sluice topic tail SLUICE_AUDIT --namesrv broker:9876 --where \"outcome = 'NO_PERMISSION'\"
 
 In --where a bare name is a property and $name an envelope column; fields of the body need `sluice query`.")]
     Tail(TailArguments),
@@ -81,11 +85,15 @@ pub(crate) struct TailArguments {
     /// Wait for more messages instead of ending
     #[arg(short, long)]
     follow: bool,
+    #[command(flatten)]
+    access: AccessArguments,
 }
 
 pub(crate) fn run(command: TopicCommand) -> Result<ExitCode> {
     match command {
-        TopicCommand::List { namesrv: Some(namesrv), json, .. } => network::list(&namesrv, json)?,
+        TopicCommand::List { namesrv: Some(namesrv), json, access, .. } => {
+            network::list(&namesrv, &access, json)?;
+        }
         TopicCommand::List { store, json, .. } => list(&open(&store)?, json)?,
         TopicCommand::Network(command) => return network::topic(command),
         TopicCommand::Stats { topic, store, json } => {
@@ -96,7 +104,8 @@ pub(crate) fn run(command: TopicCommand) -> Result<ExitCode> {
             Some(namesrv) => {
                 let TailArguments { topic, filter, from, limit, follow, .. } = &arguments;
                 let (filter, from, limit, follow) = (filter.as_deref(), *from, *limit, *follow);
-                network::tail(namesrv, &TailOptions { topic, filter, from, limit, follow })?;
+                let options = TailOptions { topic, filter, from, limit, follow };
+                network::tail(namesrv, &arguments.access, &options)?;
             }
             None => tail(&arguments)?,
         },

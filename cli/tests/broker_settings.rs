@@ -17,7 +17,14 @@ use served::{Served, client, get, refused, sluice, sluice_with, until};
 /// Runs the command line in a folder, with one variable set.
 fn sluice_in(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    command.args(arguments).current_dir(dir).env("SLUICE_TEST_PORT", "no port").output().unwrap()
+    command
+        .args(arguments)
+        .current_dir(dir)
+        .env("SLUICE_TEST_PORT", "no port")
+        .env("SLUICE_ADMIN_SECRET", "s3cret")
+        .env("SLUICE_APP_SECRET", "s3cret")
+        .output()
+        .unwrap()
 }
 
 /// What it says of a file that is not right.
@@ -77,6 +84,57 @@ flush: sync
           started here"
         ]
     );
+    let guarded = problems(
+        "\
+acl:
+  file: plain_acl.yml
+  accounts: []
+tls:
+  key: key.pem
+namesrv_access: {access_key: a, ca: ca.pem}
+",
+    );
+    assert_eq!(
+        guarded,
+        [
+            "broker.yaml:2:9: acl.file: stands beside accounts: they are here, or in that file",
+            "broker.yaml:4:1: tls: `certificate` is missing",
+            "broker.yaml:6:1: namesrv_access: `access_key` and `secret_key` stand together",
+            "broker.yaml:6:1: namesrv_access: says how to get into the name servers of `namesrv`, which is not said",
+        ]
+    );
+    let accounts = problems(
+        "\
+acl:
+  accounts:
+    - {accessKey: a, secretKey: 0123, admin: true}
+    - {accessKey: b, secretKey: x, topicPerms: [orders], groupPerms: [g=ALL], defaultTopicPerm: PUBSUB}
+    - {accessKey: b, secretKey: '', whiteRemoteAddress: '10.0.0.0/8, host'}
+    - {accesKey: c}
+",
+    );
+    assert_eq!(
+        accounts,
+        [
+            "broker.yaml:3:33: acl.accounts.[0].secretKey: is a number to YAML: write it in quotes",
+            "broker.yaml:4:49: acl.accounts.[1].topicPerms.[0]: `orders` is not NAME=PERMISSION, as orders=PUB|SUB",
+            "broker.yaml:4:71: acl.accounts.[1].groupPerms.[0]: `ALL` is no permission, expected one of: DENY, PUB, SUB, PUB|SUB",
+            "broker.yaml:4:97: acl.accounts.[1].defaultTopicPerm: `PUBSUB` is no permission, expected one of: DENY, PUB, SUB, PUB|SUB",
+            "broker.yaml:5:33: acl.accounts.[2].secretKey: is empty",
+            "broker.yaml:5:57: acl.accounts.[2].whiteRemoteAddress: `host` is no address: write 10.0.0.7, a network as 10.0.0.0/8, or 10.0.0.* for 10.0.0.0/24",
+            "broker.yaml:6:7: acl.accounts.[3]: key `accessKey` is missing",
+            "broker.yaml:6:8: acl.accounts.[3]: unknown key `accesKey`; did you mean `accessKey`?",
+        ]
+    );
+    let twice = problems("acl: {accounts: [{accessKey: a, secretKey: b}, {accessKey: a, secretKey: c}]}\n");
+    assert_eq!(
+        twice,
+        ["broker.yaml:1:60: acl.accounts.[1].accessKey: another account has the name `a`, too"]
+    );
+    assert_eq!(
+        problems("listen: 0.0.0.0:10911\n")[0].split(": name accounts").next().unwrap(),
+        "broker.yaml:1:9: listen: at 0.0.0.0:10911 every machine that reaches it could read, write and delete everything"
+    );
     assert_eq!(
         problems("name: a\n---\nname: b\n"),
         ["broker.yaml:3:1: a second document: these settings stand in one"]
@@ -126,7 +184,7 @@ fn a_flag_wins_over_its_key() {
 #[test]
 fn clients_are_told_the_address_by_which_they_came_or_the_one_that_is_given() {
     let dir = tempfile::tempdir().unwrap();
-    let anywhere = ["--listen", "0.0.0.0:0", "--namesrv-listen", "0.0.0.0:0"];
+    let anywhere = ["--listen", "0.0.0.0:0", "--namesrv-listen", "0.0.0.0:0", "--allow-anonymous"];
     let start = |name: &str, more: &[&str]| {
         let store = dir.path().join(name);
         Served::start(&[&["broker", "--data-dir", store.to_str().unwrap()], more].concat())
@@ -145,7 +203,7 @@ fn clients_are_told_the_address_by_which_they_came_or_the_one_that_is_given() {
 
     // Elsewhere the name server's own connection shows the address.
     let names = Served::start(&["namesrv", "--listen", "127.0.0.1:0"]);
-    let joins = start("joins", &["--listen", "0.0.0.0:0", "--namesrv", &names.names()]);
+    let joins = start("joins", &["--listen", "0.0.0.0:0", "--namesrv", &names.names(), "--allow-anonymous"]);
     until("it has joined", || {
         sluice_with("", &["topic", "create", "orders", "--namesrv", &names.names()]).status.success()
     });
@@ -157,8 +215,8 @@ fn clients_are_told_the_address_by_which_they_came_or_the_one_that_is_given() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let listen = format!("0.0.0.0:{}", free.port());
     let advertised = format!("localhost:{}", free.port());
-    let given =
-        start("given", &["--listen", &listen, "--namesrv-listen", "127.0.0.1:0", "--advertise", &advertised]);
+    let here = ["--namesrv-listen", "127.0.0.1:0", "--allow-anonymous"];
+    let given = start("given", &[&["--listen", &listen, "--advertise", &advertised][..], &here].concat());
     sluice(&["topic", "create", "orders", "--namesrv", &given.names()]);
     assert_eq!(told(&given.names()), advertised);
     sluice_with("hello\n", &["topic", "send", "orders", "--namesrv", &given.names()]);

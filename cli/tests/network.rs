@@ -232,3 +232,38 @@ fn a_topic_is_spread_over_the_brokers_of_a_name_server() {
     let shown = json(&describe);
     assert_eq!(shown["brokers"], json!([one.text("broker")]), "one that ends leaves its name server");
 }
+
+#[test]
+fn brokers_are_shown_a_topic_is_deleted_and_a_group_goes_on_where_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Served::broker(&dir.path().join("store"), &[]);
+    let names = &*broker.names();
+    let on = ["--namesrv", names];
+    let shown = sluice(&[&["cluster"][..], &on].concat());
+    let rows = table(&shown);
+    assert_eq!(rows[1][..4], ["DefaultCluster", "broker-a", "0", &*broker.text("broker")]);
+    let told = json(&[&["cluster"][..], &on].concat());
+    assert!(
+        told["brokers"][0]["status"]["brokerVersionDesc"].as_str().unwrap().starts_with("Sluice"),
+        "{told}"
+    );
+    sluice(&[&["topic", "create", "orders", "--queues", "1"][..], &on].concat());
+    sluice_with("one\ntwo\n", &[&["topic", "send", "orders"][..], &on].concat());
+    runtime().block_on(async {
+        let wants = [Subscription { topic: TopicName::new("orders").unwrap(), filter: Filter::All }];
+        let mut consumer = Consumer::subscribe(&client(names), from_first("billing"), wants).await.unwrap();
+        take(&mut consumer, 2).await;
+        consumer.close().await.unwrap();
+    });
+    let reset = ["group", "reset", "billing", "--topic", "orders", "--to"];
+    let lag = || json(&[&["group", "lag", "billing", "--topic", "orders"][..], &on].concat())["lag"].clone();
+    assert_eq!(lag(), 0);
+    let told = json(&[&reset[..], &["earliest"], &on].concat());
+    assert_eq!(told["queues"], json!([{"broker": "broker-a", "queue_id": 0, "offset": 0}]));
+    assert_eq!(lag(), 2);
+    sluice(&[&reset[..], &["latest"], &on].concat());
+    assert_eq!(lag(), 0);
+    assert_eq!(sluice_with("", &[&reset[..], &["soon"], &on].concat()).status.code(), Some(2));
+    assert_eq!(sluice(&[&["topic", "delete", "orders"][..], &on].concat()), "topic orders: deleted\n");
+    assert!(refused(&[&["topic", "delete", "orders"][..], &on].concat()).contains("no route"));
+}

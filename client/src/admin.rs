@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_protocol::body::{GroupList, TopicList};
+use sluice_protocol::body::{GroupList, KvTable, TopicList};
 use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::fields::Fields;
 use sluice_protocol::heartbeat::ConsumerConnection;
@@ -148,6 +148,13 @@ impl Admin {
                 .map(|address| Arc::from(address.as_str()))
         };
         Ok(cluster.broker_addr_table.values().filter_map(master).collect())
+    }
+
+    /// What a broker tells of itself, by `RocketMQ`'s names.
+    pub async fn runtime(&self, address: &Arc<str>) -> Result<BTreeMap<String, String>, Error> {
+        let code = RequestCode::GET_BROKER_RUNTIME_INFO;
+        let body = self.client.ask(address, code, Fields::new(), &[], address).await?.body;
+        Ok(decoded(address, code, KvTable::decode(&body))?.table)
     }
 
     /// Offsets of a topic's queues, in order.

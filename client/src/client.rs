@@ -18,6 +18,7 @@ use sluice_protocol::route::Route;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use crate::access::{Access, Way};
 use crate::connection::{Connection, ConnectionLimits, OnRequest, Request, Response, ServerRequest};
 use crate::error::Error;
 use crate::route::{QUEUES_MAX, TEMPLATE_TOPIC, TopicRoute};
@@ -44,6 +45,8 @@ pub struct ClientSettings {
     pub request_timeout: Duration,
     /// Bounds of each connection.
     pub limits: ConnectionLimits,
+    /// How brokers and name servers let it in.
+    pub access: Access,
 }
 
 impl ClientSettings {
@@ -54,6 +57,7 @@ impl ClientSettings {
             header_kind: HeaderKind::Binary,
             request_timeout: Duration::from_secs(3),
             limits: ConnectionLimits::default(),
+            access: Access::default(),
         }
     }
 
@@ -89,6 +93,7 @@ pub(crate) struct Inner {
     groups: Mutex<HashSet<String>>,
     server_requests: broadcast::Sender<ServerRequest>,
     on_request: OnRequest,
+    way: Arc<Way>,
 }
 
 /// The connection to one address, while there is one.
@@ -103,6 +108,7 @@ impl Client {
     /// A client of these name servers. Connects to nobody yet; must be called within a runtime.
     pub fn new(settings: ClientSettings) -> Result<Self, Error> {
         let name_servers = settings.check()?;
+        let way = Arc::new(Way::new(&settings.access)?);
         let (server_requests, _) = broadcast::channel(SERVER_REQUESTS_MAX);
         let sender = server_requests.clone();
         let inner = Arc::new(Inner {
@@ -115,6 +121,7 @@ impl Client {
             groups: Mutex::default(),
             server_requests,
             on_request: Arc::new(move |request| drop(sender.send(request))),
+            way,
         });
         tokio::spawn(expire(Arc::downgrade(&inner)));
         tokio::spawn(refresh(Arc::downgrade(&inner)));
@@ -153,6 +160,7 @@ impl Client {
             settings.header_kind,
             settings.limits.clone(),
             Arc::clone(&self.inner.on_request),
+            Arc::clone(&self.inner.way),
         );
         let connection = Arc::new(connection.await?);
         *lock(&slot.open) = Some(Arc::clone(&connection));

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::access::Way;
 use crate::error::Error;
 use crate::wire::{NumberHash, read, write};
 
@@ -143,6 +144,7 @@ pub(crate) struct Shared {
     /// There may be room for another request.
     pub(crate) room: Notify,
     pub(crate) on_request: OnRequest,
+    way: Arc<Way>,
 }
 
 pub(crate) struct State {
@@ -169,6 +171,7 @@ impl Connection {
         kind: HeaderKind,
         limits: ConnectionLimits,
         on_request: OnRequest,
+        way: Arc<Way>,
     ) -> Result<Self, Error> {
         let failed =
             |source: io::Error| Error::Connect { address: Arc::clone(&address), source: Arc::new(source) };
@@ -177,7 +180,10 @@ impl Connection {
             .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
             .map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        let (read_half, write_half) = stream.into_split();
+        let secured = tokio::time::timeout(limits.connect_timeout, way.secure(&address, stream))
+            .await
+            .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
+            .map_err(failed)?;
         let state =
             State { unsent: Vec::new(), pending: HashMap::default(), opaque: 0, ended: None, crowded: false };
         let shared = Arc::new(Shared {
@@ -188,9 +194,20 @@ impl Connection {
             written: Notify::new(),
             room: Notify::new(),
             on_request,
+            way,
         });
-        tokio::spawn(write(Arc::clone(&shared), write_half));
-        let reader = tokio::spawn(read(Arc::clone(&shared), read_half));
+        let reader = match secured {
+            Err(plain) => {
+                let (read_half, write_half) = plain.into_split();
+                tokio::spawn(write(Arc::clone(&shared), write_half));
+                tokio::spawn(read(Arc::clone(&shared), read_half))
+            }
+            Ok(tls) => {
+                let (read_half, write_half) = tokio::io::split(tls);
+                tokio::spawn(write(Arc::clone(&shared), write_half));
+                tokio::spawn(read(Arc::clone(&shared), read_half))
+            }
+        };
         Ok(Self { shared, reader })
     }
 
@@ -328,7 +345,9 @@ impl Shared {
         flag: i32,
     ) -> Result<(), Error> {
         (request.header.opaque, request.header.flag) = (opaque, flag);
-        frame::encode(out, self.kind, &request.header, request.body).map_err(|source| Error::Request {
+        let signed = self.way.credentials.as_ref().map(|by| by.sign(&request.header, request.body));
+        let header = signed.as_ref().unwrap_or(&request.header);
+        frame::encode(out, self.kind, header, request.body).map_err(|source| Error::Request {
             address: Arc::clone(&self.address),
             request: request.code(),
             source,

@@ -72,6 +72,9 @@ pub enum Error {
     /// A setting that can not be used.
     #[error("setting {name} is {value:?} and not {expected}")]
     Setting { name: &'static str, value: String, expected: &'static str },
+    /// Files or settings of TLS that can not be used.
+    #[error("cannot use {what} for TLS")]
+    Tls { what: String, source: Arc<dyn StdError + Send + Sync> },
     /// A broadcasting consumer's own offsets; without the file it begins where its settings say.
     #[error("cannot {op} the offsets in {path}", path = path.display())]
     OffsetFile { op: &'static str, path: PathBuf, source: Arc<dyn StdError + Send + Sync> },

@@ -3,6 +3,7 @@
 //! Speaks remoting over TCP with name servers and brokers. Knows nothing of stores, filters or pipelines. All of
 //! it is asynchronous and needs a tokio runtime with time and I/O.
 
+mod access;
 mod admin;
 mod assigned;
 mod attempt;
@@ -28,6 +29,7 @@ mod sent;
 mod unique;
 mod wire;
 
+pub use access::{Access, SecretKey, TlsSettings};
 pub use admin::{Admin, GroupOffset, QueueOffsets};
 pub use assigned::Start;
 pub use client::{Client, ClientSettings};

@@ -9,8 +9,7 @@ use sluice_protocol::code::ResponseCode;
 use sluice_protocol::fields::Fields;
 use sluice_protocol::frame::{self, FRAME_BYTES_MAX, Frame};
 use sluice_protocol::header::{Header, HeaderKind};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::connection::{Answer, Response, ServerRequest, Shared};
 use crate::error::Error;
@@ -22,7 +21,7 @@ const READ_BYTES: usize = 64 << 10;
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// Writes all that waits in one go, until the connection ends.
-pub(crate) async fn write(shared: Arc<Shared>, mut half: OwnedWriteHalf) {
+pub(crate) async fn write(shared: Arc<Shared>, mut half: impl AsyncWrite + Unpin) {
     let mut sending = Vec::new();
     loop {
         shared.written.notified().await;
@@ -41,7 +40,12 @@ pub(crate) async fn write(shared: Arc<Shared>, mut half: OwnedWriteHalf) {
             if sending.is_empty() {
                 break;
             }
-            if let Err(error) = half.write_all(&sending).await {
+            let written = match half.write_all(&sending).await {
+                // TLS may hold the end of it back.
+                Ok(()) => half.flush().await,
+                failed => failed,
+            };
+            if let Err(error) = written {
                 let source = Some(Arc::new(error));
                 return shared.end(Error::Lost { address: Arc::clone(&shared.address), source });
             }
@@ -54,7 +58,7 @@ pub(crate) async fn write(shared: Arc<Shared>, mut half: OwnedWriteHalf) {
 }
 
 /// Takes frames apart and hands them on, until the connection ends.
-pub(crate) async fn read(shared: Arc<Shared>, mut half: OwnedReadHalf) {
+pub(crate) async fn read(shared: Arc<Shared>, mut half: impl AsyncRead + Unpin) {
     let mut buffer = BytesMut::new();
     let mut frames = Vec::new();
     let error = loop {

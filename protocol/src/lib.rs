@@ -22,5 +22,6 @@ pub mod registration;
 pub mod request;
 pub mod response;
 pub mod route;
+pub mod signature;
 pub mod topic;
 pub mod version;

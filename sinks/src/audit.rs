@@ -1,5 +1,6 @@
 //! Proves from plans and footers alone that each source offset of a target has one fate, or says where it has
-//! none or two. Reads only; asks neither the source nor the config.
+//! none or two. Of a table its log has a say as well: each file of a plan came by one commit, and the chain stands where
+//! its plans end. Reads only; asks neither the source nor the config.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ use crate::place::Place;
 use crate::records::{
     Merged, Origin, ROOT, Standing, chain_folder, chains, parse, pipelines, read_compaction, read_plan,
 };
+use crate::table_log::TableLog;
 use crate::writer::footer;
 
 /// What was found of all chains of a target.
@@ -61,9 +63,10 @@ pub struct ChainAudit {
 pub fn audit(place: &dyn Place) -> Result<Audit, TaskError> {
     let mut audit = Audit::default();
     let mut named = BTreeSet::new();
+    let log = TableLog::read(place)?;
     for pipeline in pipelines(place)? {
         for (chain, standing) in chains(place, &pipeline)? {
-            audit.chains.push(one(place, &chain, &standing, &mut named)?);
+            audit.chains.push(one(place, &chain, &standing, log.as_ref(), &mut named)?);
         }
     }
     if audit.chains.is_empty() {
@@ -78,6 +81,7 @@ fn one(
     place: &dyn Place,
     chain: &Chain,
     standing: &Standing,
+    log: Option<&TableLog>,
     named: &mut BTreeSet<String>,
 ) -> Result<ChainAudit, TaskError> {
     let folder = chain_folder(chain);
@@ -103,6 +107,7 @@ fn one(
         }
     }
     found.end = found.start;
+    let mut committed = None;
     let mut merges = Merges::read(place, &folder, standing, &mut found.problems)?;
     for &start in &standing.plans {
         let Some(plan) = or_problem(read_plan(place, &folder, start), &mut found.problems)? else { continue };
@@ -126,8 +131,16 @@ fn one(
                 plan.fates.dead
             ));
         }
+        if is_done && !plan.files.is_empty() {
+            committed = Some(plan.end);
+        }
         for file in &plan.files {
             named.insert(file.name.clone());
+            if let Some(log) = log
+                && is_elsewhere(log, start, file, is_done, &mut found)
+            {
+                continue;
+            }
             match merges.of.get(&file.name) {
                 Some(&merge) => merges.take(place, merge, file, &mut found)?,
                 None => {
@@ -142,7 +155,35 @@ fn one(
         }
     }
     merges.end(place, named, &mut found)?;
+    if let Some(log) = log {
+        let at = log.positions.get(&format!("sluice/{chain}")).copied();
+        // A plan that is not done may have its commit already.
+        if at < committed && (log.is_whole || at.is_some()) {
+            let shown = at.map_or("nowhere".to_owned(), |at| format!("at {at}"));
+            let planned = committed.unwrap_or_default();
+            found.problems.push(format!(
+                "the table's log has the chain {shown}, and its plans that are done end at {planned}: was it restored?"
+            ));
+        }
+    }
     Ok(found)
+}
+
+/// Whether the rows of a plan's file lie in other files of the table by now; what the log says against it is told.
+fn is_elsewhere(log: &TableLog, start: i64, file: &PlanFile, is_done: bool, found: &mut ChainAudit) -> bool {
+    let name = &file.name;
+    match log.added.get(name) {
+        Some(1) => {}
+        None if !is_done || !log.is_whole => {}
+        None => found.problems.push(format!("no commit of the table adds {name} of plan {start}")),
+        Some(n) => found.problems.push(format!("{n} commits of the table add {name} of plan {start}")),
+    }
+    let is_elsewhere = log.removed.contains(name);
+    if is_elsewhere {
+        found.files += 1;
+        found.rows += file.rows;
+    }
+    is_elsewhere
 }
 
 /// The merges of a chain's files that have taken place.

@@ -205,6 +205,33 @@ impl Chains {
         }
     }
 
+    /// The end of the last plan before `start` that has files.
+    #[cfg(feature = "delta")]
+    pub(crate) fn end_with_files(&self, chain: &Chain, start: i64) -> Result<Option<i64>, TaskError> {
+        let folder = chain_folder(chain);
+        for &earlier in list(self.place.as_ref(), &folder)?.plans.range(..start).rev() {
+            let plan = read_plan(self.place.as_ref(), &folder, earlier)?;
+            if !plan.files.is_empty() {
+                return Ok(Some(plan.end));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts a file into a folder of the target that is there, or finds that one stands there: `false`. Either is durable.
+    #[cfg(feature = "delta")]
+    pub(crate) fn put_durably(&mut self, pipeline: &str, key: &str, bytes: &[u8]) -> Result<bool, TaskError> {
+        let is_new = self.put(pipeline, key, bytes)?;
+        self.sync(parent(key))?;
+        Ok(is_new)
+    }
+
+    /// Makes a folder of the target, durably.
+    #[cfg(feature = "delta")]
+    pub(crate) fn make_folder(&self, folder: &str) -> Result<(), TaskError> {
+        self.make(folder)
+    }
+
     pub(crate) fn is_done(&self, chain: &Chain, start: i64) -> Result<bool, TaskError> {
         let key = format!("{}/{}", chain_folder(chain), done_name(start));
         self.place.has(&key).map_err(|e| failed("look at", self.place.show(&key), e))

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use sluice_client::{
-    Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, Receipt, TopicName,
+    Access, Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, Receipt,
+    TopicName,
 };
 use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
@@ -48,8 +49,7 @@ impl ClusterSink {
         let (topic, runtime) = begin(&config.name)?;
         let failed = |what: &str, error| failed(cluster, &topic, what, error);
         let (client, producer, queues) = runtime.block_on(async {
-            let client =
-                Client::new(ClientSettings::new(cluster)).map_err(|e| failed("cannot be used", e))?;
+            let client = Client::new(config.client(cluster)).map_err(|e| failed("cannot be used", e))?;
             let queues =
                 made(&client, &topic, config.queues).await.map_err(|e| failed("cannot make the topic", e))?;
             let producer = Producer::new(&client, ProducerSettings::default());
@@ -156,10 +156,11 @@ fn begin(topic: &str) -> Result<(TopicName, Runtime), TaskError> {
 }
 
 /// How many queues a topic has to write to; `None` if a run would make it, because brokers are there that can.
-pub fn queues(topic: &str, cluster: &str) -> Result<Option<usize>, TaskError> {
+pub fn queues(topic: &str, cluster: &str, access: &Access) -> Result<Option<usize>, TaskError> {
     let (topic, runtime) = begin(topic)?;
     let asked = runtime.block_on(async {
-        let client = Client::new(ClientSettings::new(cluster))?;
+        let settings = ClientSettings { access: access.clone(), ..ClientSettings::new(cluster) };
+        let client = Client::new(settings)?;
         match client.fetch_route(&topic).await {
             Ok(route) if route.write_queues.is_empty() => Err(no_queue(&topic)),
             Ok(route) => Ok(Some(route.write_queues.len())),

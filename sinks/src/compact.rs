@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -29,7 +29,7 @@ use crate::parquet::{self, Codec, ParquetConfig, ParquetFormat, RowGroup};
 use crate::place::{Folder, Place, parent};
 use crate::plain;
 use crate::records::{
-    Compaction, Merged, ROOT, Standing, chain_folder, chains, compaction_name, json, pipelines,
+    Compaction, Merged, ROOT, Standing, TABLE_LOG, chain_folder, chains, compaction_name, json, pipelines,
     read_compaction, read_plan, staged_name,
 };
 use crate::rotate::{Rotate, open_partitions_default};
@@ -49,6 +49,27 @@ pub struct Compacted {
     pub rows: u64,
 }
 
+/// Whether a folder holds a table of Delta Lake.
+pub fn is_table(target: &Path) -> bool {
+    target.join(TABLE_LOG).is_dir()
+}
+
+/// Merges files of a table in one commit; see [`compact`].
+pub fn compact_table(
+    target: PathBuf,
+    disk: Arc<dyn Disk>,
+    bytes: ByteSize,
+    now_ms: i64,
+) -> Result<Compacted, TaskError> {
+    #[cfg(feature = "delta")]
+    return crate::delta::compact::compact(target, disk, bytes, now_ms);
+    #[cfg(not(feature = "delta"))]
+    {
+        let _ = (target, disk, bytes, now_ms);
+        Err(TaskError::new(Class::Config, crate::WITHOUT_DELTA))
+    }
+}
+
 /// Merges files below a folder to about `bytes` each; `now_ms` is since 1970-01-01 UTC.
 pub fn compact(
     target: PathBuf,
@@ -59,6 +80,11 @@ pub fn compact(
     let root = target.join(ROOT);
     if !root.is_dir() {
         let message = format!("{} holds no chain of plans: nothing to compact", target.display());
+        return Err(TaskError::new(Class::Config, message));
+    }
+    if is_table(&target) {
+        let message =
+            format!("{} is a table: its files are exchanged by a commit to its log", target.display());
         return Err(TaskError::new(Class::Config, message));
     }
     let lock = root.join("compact.lock");
@@ -236,7 +262,7 @@ impl Compactor {
         named.map(drop)
     }
 
-    fn merge(&self, temp: &std::path::Path, merged: &Merged) -> Result<(), TaskError> {
+    fn merge(&self, temp: &Path, merged: &Merged) -> Result<(), TaskError> {
         let mut writer = None;
         let mut first: Option<SchemaRef> = None;
         let mut rows = 0;
@@ -294,7 +320,7 @@ fn merged_name(first: &str, number: i64, place: usize) -> String {
 }
 
 /// How the columns of a file are compressed, but for the level, which no file says.
-fn codec(metadata: &::parquet::file::metadata::ParquetMetaData) -> Codec {
+pub(crate) fn codec(metadata: &::parquet::file::metadata::ParquetMetaData) -> Codec {
     use ::parquet::basic::Compression;
     let columns = metadata.row_groups().first().map(|group| group.columns());
     match columns.and_then(|columns| columns.first()).map(|column| column.compression()) {
@@ -305,7 +331,7 @@ fn codec(metadata: &::parquet::file::metadata::ParquetMetaData) -> Codec {
     }
 }
 
-fn format(codec: Codec) -> Format {
+pub(crate) fn format(codec: Codec) -> Format {
     let config = ParquetConfig {
         path: Location::Folder(PathBuf::new()),
         store: None,

@@ -99,6 +99,24 @@ impl FileSink {
         })
     }
 
+    /// The chains of plans in the target.
+    #[cfg(feature = "delta")]
+    pub(crate) fn chains(&self) -> &Chains {
+        &self.chains
+    }
+
+    /// The same, to put files beside them.
+    #[cfg(feature = "delta")]
+    pub(crate) fn chains_mut(&mut self) -> &mut Chains {
+        &mut self.chains
+    }
+
+    /// Where the files lie.
+    #[cfg(feature = "delta")]
+    pub(crate) fn place(&self) -> &Arc<dyn Place> {
+        &self.place
+    }
+
     /// The partition columns: what they name must be among the rows' columns.
     pub fn partition(&self) -> &Partition {
         &self.partition

@@ -8,6 +8,8 @@ pub mod audit;
 mod chain;
 pub mod cluster;
 pub mod compact;
+#[cfg(feature = "delta")]
+pub mod delta;
 mod disk;
 pub mod estimate;
 pub mod files;
@@ -22,6 +24,7 @@ mod plain;
 mod records;
 pub mod rotate;
 pub mod stdout;
+mod table_log;
 mod temp;
 pub mod topic;
 mod work;
@@ -65,9 +68,15 @@ pub enum SinkConfig {
     Arrow(ArrowConfig),
     /// A topic of a Kafka cluster.
     Kafka(KafkaConfig),
+    /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
+    Delta(ParquetConfig),
     /// Standard output.
     Stdout(StdoutConfig),
 }
+
+/// What a build without the feature says of sink `delta`.
+pub(crate) const WITHOUT_DELTA: &str =
+    "this build of sluice has no Delta Lake: build it with `cargo install --path cli --features delta`";
 
 /// A problem of some key below `sink`, by its path.
 pub type KeyProblem = (Vec<String>, String);
@@ -82,14 +91,14 @@ impl SinkConfig {
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Kafka(_) | Self::Stdout(_) => None,
+            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
     }
 
     /// The target of the sink, if it writes files.
     pub fn location(&self) -> Option<&Location> {
         match self {
-            Self::Parquet(config) => Some(&config.path),
+            Self::Parquet(config) | Self::Delta(config) => Some(&config.path),
             Self::Arrow(config) => Some(&config.path),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
@@ -98,7 +107,7 @@ impl SinkConfig {
     /// The settings of the object store, if the sink writes to one that they are given for.
     pub fn store(&self) -> Option<&StoreConfig> {
         match self {
-            Self::Parquet(config) => config.store.as_ref(),
+            Self::Parquet(config) | Self::Delta(config) => config.store.as_ref(),
             Self::Arrow(config) => config.store.as_ref(),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
@@ -106,7 +115,7 @@ impl SinkConfig {
 
     fn rotate(&self) -> Option<&Rotate> {
         match self {
-            Self::Parquet(config) => Some(&config.rotate),
+            Self::Parquet(config) | Self::Delta(config) => Some(&config.rotate),
             Self::Arrow(config) => Some(&config.rotate),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
@@ -117,7 +126,7 @@ impl SinkConfig {
         match self {
             Self::Stdout(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Kafka(_) => true,
+            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Kafka(_) => true,
         }
     }
 
@@ -125,6 +134,7 @@ impl SinkConfig {
         match self {
             Self::Parquet(config) => ("parquet", &config.partition),
             Self::Arrow(config) => ("arrow", &config.partition),
+            Self::Delta(config) => ("delta", &config.partition),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => ("", &[]),
         }
     }
@@ -154,7 +164,8 @@ impl SinkConfig {
             });
             let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
             let cluster = cluster.map(|e| (at(&["topic", "cluster"]), e.to_string()));
-            return name.into_iter().chain(cluster).chain(queues).collect();
+            let access = config.access_problem().map(|(path, message)| (at(&path), message));
+            return name.into_iter().chain(cluster).chain(queues).chain(access).collect();
         }
         let (kind, entries) = self.partition();
         let at = at(&[kind, "partition"]);
@@ -163,6 +174,11 @@ impl SinkConfig {
             Err(error) => return vec![(at, error.to_string())],
         };
         let mut found = self.store_problems(kind);
+        if let Self::Delta(_) = self
+            && !cfg!(feature = "delta")
+        {
+            found.push((vec![kind.to_owned()], WITHOUT_DELTA.to_owned()));
+        }
         for column in partition.columns() {
             match column {
                 PartitionColumn::Field(name) if !document.makes_columns() => {
@@ -272,6 +288,13 @@ impl SinkConfig {
             }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
+            #[cfg(feature = "delta")]
+            Self::Delta(config) => Target::Files(Box::new(delta::DeltaSink::new(config, disk)?)),
+            #[cfg(not(feature = "delta"))]
+            Self::Delta(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, WITHOUT_DELTA).into());
+            }
             Self::Stdout(config) => {
                 Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout()))))
             }
@@ -279,7 +302,7 @@ impl SinkConfig {
     }
 
     /// The columns that a file holds of rows with these: without views and dictionaries, and without the
-    /// partition columns, which are in its path. Other sinks take rows as they are.
+    /// partition columns, which are in its path; a table has them. Other sinks take rows as they are.
     pub fn schema(&self, rows: &Schema) -> SchemaRef {
         if self.location().is_none() {
             return Arc::new(rows.clone());
@@ -287,7 +310,8 @@ impl SinkConfig {
         let partition = Partition::new(self.partition().1);
         let in_path = |name: &str| {
             let columns = partition.iter().flat_map(Partition::columns);
-            columns.into_iter().any(|c| matches!(c, PartitionColumn::Field(field) if field == name))
+            !matches!(self, Self::Delta(_))
+                && columns.into_iter().any(|c| matches!(c, PartitionColumn::Field(field) if field == name))
         };
         let kept: Vec<_> = rows.fields().iter().filter(|f| !in_path(f.name())).cloned().collect();
         plain::schema(&Schema::new(kept))
@@ -315,6 +339,7 @@ impl SinkConfig {
             Self::Kafka(config) => format!("topic {} of Kafka at {}", config.topic, config.bootstrap),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
+            Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Stdout(_) => "standard output".to_owned(),
         }
     }

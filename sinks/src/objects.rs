@@ -299,6 +299,19 @@ impl Place for Objects {
     fn sync(&self, _folder: &str) -> io::Result<()> {
         Ok(())
     }
+
+    #[cfg(feature = "delta")]
+    fn sync_file(&self, _key: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(feature = "delta")]
+    fn reader(&self) -> io::Result<(Arc<dyn ObjectStore>, String)> {
+        let root = self.show("");
+        let mut url = url::Url::parse(&root).map_err(|e| io::Error::new(ErrorKind::InvalidFilename, e))?;
+        url.set_path(&format!("{}/", url.path().trim_end_matches('/')));
+        Ok((self.store.clone(), url.into()))
+    }
 }
 
 /// The store's error as the file system would say it: who must act is told by the kind.

@@ -14,7 +14,7 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowWriter, encode_arrow_schema};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
+use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
@@ -262,13 +262,18 @@ impl ParquetFile {
 
 /// The words in a file's footer by their keys, and the file's rows; `None` if the file is damaged.
 pub(crate) fn footer(file: &Stored<'_>) -> io::Result<Option<Words>> {
+    Ok(metadata(file)?.map(|metadata| {
+        let metadata = metadata.file_metadata();
+        let words = metadata.key_value_metadata().into_iter().flatten();
+        let words = words.filter_map(|kv| Some((kv.key.clone(), kv.value.clone()?))).collect();
+        (words, u64::try_from(metadata.num_rows()).unwrap_or(0))
+    }))
+}
+
+/// All that a file's footer says; `None` if the file is damaged.
+pub(crate) fn metadata(file: &Stored<'_>) -> io::Result<Option<ParquetMetaData>> {
     match ParquetMetaDataReader::new().parse_and_finish(file) {
-        Ok(metadata) => {
-            let metadata = metadata.file_metadata();
-            let words = metadata.key_value_metadata().into_iter().flatten();
-            let words = words.filter_map(|kv| Some((kv.key.clone(), kv.value.clone()?))).collect();
-            Ok(Some((words, u64::try_from(metadata.num_rows()).unwrap_or(0))))
-        }
+        Ok(metadata) => Ok(Some(metadata)),
         Err(ParquetError::External(cause)) => match cause.downcast::<io::Error>() {
             Ok(e) if e.kind() != io::ErrorKind::UnexpectedEof => Err(*e),
             _ => Ok(None),

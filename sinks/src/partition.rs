@@ -203,6 +203,13 @@ impl Partition {
             .collect()
     }
 
+    /// Rows of the slice whose value of a column is an empty text.
+    #[cfg(feature = "delta")]
+    pub(crate) fn empty_rows(&self, column: &PartitionColumn, slice: &Slice) -> Vec<usize> {
+        let Ok(values) = values(column, slice) else { return Vec::new() };
+        (0..slice.envelope.num_rows()).filter(|row| value(&values, *row) == Some("")).collect()
+    }
+
     /// What the file holds of the slice's output.
     fn output(&self, slice: &Slice) -> Result<RecordBatch, TaskError> {
         let output = slice.output();

@@ -63,6 +63,12 @@ pub trait Place: Debug + Send + Sync {
     fn make_one(&self, folder: &str) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync(&self, folder: &str) -> io::Result<()>;
+    /// Makes a file's bytes durable, if it is there.
+    #[cfg(feature = "delta")]
+    fn sync_file(&self, key: &str) -> io::Result<()>;
+    /// How libraries read it: a store, and the URL of the target in it, with `/` at its end.
+    #[cfg(feature = "delta")]
+    fn reader(&self) -> io::Result<(Arc<dyn ObjectStore>, String)>;
 }
 
 /// Opens the place of a target; connects to nothing yet.
@@ -196,6 +202,18 @@ impl Place for Folder {
 
     fn sync(&self, folder: &str) -> io::Result<()> {
         self.disk.sync_dir(&self.path(folder))
+    }
+
+    #[cfg(feature = "delta")]
+    fn sync_file(&self, key: &str) -> io::Result<()> {
+        self.open(key)?.map_or(Ok(()), |file| file.sync_all())
+    }
+
+    #[cfg(feature = "delta")]
+    fn reader(&self) -> io::Result<(Arc<dyn ObjectStore>, String)> {
+        let root = url::Url::from_directory_path(fs::canonicalize(&self.root)?);
+        let root = root.map_err(|()| io::Error::from(ErrorKind::InvalidFilename))?;
+        Ok((Arc::new(object_store::local::LocalFileSystem::new()), root.into()))
     }
 }
 

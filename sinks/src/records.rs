@@ -19,6 +19,9 @@ pub(crate) const BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The folder of all that is no data, below the target.
 pub(crate) const ROOT: &str = "_sluice";
 
+/// The folder of the log of a Delta Lake table, below the target.
+pub(crate) const TABLE_LOG: &str = "_delta_log";
+
 /// Where a chain begins.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -8,6 +8,7 @@ use arrow::array::{
     Array, AsArray, BinaryViewArray, MapArray, RecordBatch, StringViewArray, TimestampMillisecondArray,
 };
 use serde::Deserialize;
+use sluice_client::{Access, ClientSettings};
 use sluice_connect::batch::ROUTE;
 use sluice_connect::task::{Chain, Class, Fates, Needs, Slice, TaskError, TransactTask};
 use sluice_protocol::id::{QueueId, TopicName};
@@ -24,6 +25,9 @@ pub struct TopicConfig {
     /// said.
     #[serde(default)]
     pub cluster: Option<String>,
+    /// How the cluster lets it in; as everybody if not said.
+    #[serde(default)]
+    pub access: Access,
     /// Queues of a topic that is made; rows with equal keys go to one queue.
     #[serde(default = "one")]
     pub queues: u32,
@@ -66,6 +70,23 @@ impl QueueBy {
                 })
             }
         }
+    }
+}
+
+impl TopicConfig {
+    /// Settings of a client of these name servers.
+    pub(crate) fn client(&self, cluster: &str) -> ClientSettings {
+        ClientSettings { access: self.access.clone(), ..ClientSettings::new(cluster) }
+    }
+
+    /// What is wrong with `access`: the key, and why.
+    pub(crate) fn access_problem(&self) -> Option<(Vec<&'static str>, String)> {
+        if self.cluster.is_none() && self.access != Access::default() {
+            let message = "says how to get into the cluster of `cluster`, which is not said";
+            return Some((vec!["topic", "access"], message.to_owned()));
+        }
+        let (key, message) = self.access.problem()?;
+        Some((vec!["topic", "access"], format!("`{key}` {message}")))
     }
 }
 

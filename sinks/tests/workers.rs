@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
-use sluice_connect::task::Class;
+use sluice_connect::task::{Class, SinkTask};
 use sluice_sinks::audit::audit;
 use sluice_sinks::location::Location;
 use sluice_sinks::place;
@@ -103,7 +103,13 @@ impl Disk for TurnDisk {
     }
 }
 
-fn work(worker: usize, seed: u64, turns: &Arc<Turns>, kind: Kind, target: &Path, partition: &[&str]) {
+/// Makes a sink of a format over a target, with partition columns.
+type MakeOn = fn(Kind, &Path, &[&str], Arc<dyn Disk>) -> Box<dyn SinkTask>;
+
+/// Makes the sink of a life.
+type Make<'a> = dyn Fn(Arc<dyn Disk>) -> Box<dyn SinkTask> + 'a;
+
+fn work(worker: usize, seed: u64, turns: &Arc<Turns>, make: &Make<'_>) {
     let _leave = Leave { turns, worker };
     let mut chance = Random::new(seed.wrapping_mul(31) + worker as u64);
     for life in 0.. {
@@ -113,11 +119,11 @@ fn work(worker: usize, seed: u64, turns: &Arc<Turns>, kind: Kind, target: &Path,
         let disk = TurnDisk { turns: turns.clone(), worker, left: Arc::new(Mutex::new(left)) };
         let mut rows = |below: u64| 1 + i64::try_from(chance.below(below)).unwrap();
         let cut = Cut { slice_rows: rows(4), plan_rows: rows(8) };
-        let mut sink = sink(kind, target, partition, Arc::new(disk.clone()));
-        match run(&mut sink, &mut Source::default(), END, cut, 0) {
+        let mut sink = make(Arc::new(disk.clone()));
+        match run(sink.as_mut(), &mut Source::default(), END, cut, 0) {
             Ok(()) => break,
             Err(_) if disk.is_dead() => {}
-            Err(e) => assert_eq!(e.class, Class::Retry, "seed {seed} {kind:?}: {e}: {:?}", e.source),
+            Err(e) => assert_eq!(e.class, Class::Retry, "seed {seed}: {e}: {:?}", e.source),
         }
     }
 }
@@ -137,16 +143,19 @@ impl Drop for Leave<'_> {
     }
 }
 
-fn race(seeds: std::ops::Range<u64>) {
+fn race(seeds: std::ops::Range<u64>, kinds: &[Kind], make: MakeOn) {
     for seed in seeds {
-        let (kind, partition) = (KINDS[seed as usize % 2], [&[][..], BY_ORIGIN][seed as usize / 2 % 2]);
+        let (kind, partition) =
+            (kinds[seed as usize % kinds.len()], [&[][..], BY_ORIGIN][seed as usize / 2 % 2]);
         let target = scratch().unwrap();
         let state = State { chance: Random::new(seed), working: [true; WORKERS], next: 0 };
         let turns = Arc::new(Turns { state: Mutex::new(state), changed: Condvar::new() });
         std::thread::scope(|scope| {
             for worker in 0..WORKERS {
                 let (turns, target) = (&turns, target.path());
-                scope.spawn(move || work(worker, seed, turns, kind, target, partition));
+                scope.spawn(move || {
+                    work(worker, seed, turns, &|disk| make(kind, target, partition, disk));
+                });
             }
         });
         check_rows(kind, target.path(), 0, END, partition)
@@ -160,11 +169,35 @@ fn race(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn two_workers_killed_anywhere_leave_every_row_once() {
-    race(0..400);
+    race(0..400, &KINDS, file_sink);
+}
+
+#[cfg(feature = "delta")]
+#[test]
+fn two_workers_killed_anywhere_leave_every_row_of_a_table_once() {
+    race(0..100, &[Kind::Parquet], table_sink);
+}
+
+#[cfg(feature = "delta")]
+#[test]
+#[ignore = "takes minutes; `cargo test -p sluice-sinks --features delta --test workers -- --ignored`"]
+fn two_workers_killed_anywhere_leave_every_row_of_a_table_once_by_2000_seeds() {
+    race(100..2100, &[Kind::Parquet], table_sink);
+}
+
+fn file_sink(kind: Kind, target: &Path, partition: &[&str], disk: Arc<dyn Disk>) -> Box<dyn SinkTask> {
+    Box::new(sink(kind, target, partition, disk))
+}
+
+#[cfg(feature = "delta")]
+fn table_sink(_: Kind, target: &Path, partition: &[&str], disk: Arc<dyn Disk>) -> Box<dyn SinkTask> {
+    let config = serde_json::json!({"path": target, "partition": partition, "rotate": {"rows": 10}});
+    let config = serde_json::from_value(config).unwrap();
+    Box::new(sluice_sinks::delta::DeltaSink::new(&config, disk).unwrap())
 }
 
 #[test]
 #[ignore = "takes a minute; `cargo test -p sluice-sinks --test workers -- --ignored`"]
 fn two_workers_killed_anywhere_leave_every_row_once_by_3000_seeds() {
-    race(400..3400);
+    race(400..3400, &KINDS, file_sink);
 }

@@ -39,6 +39,7 @@ const AHEAD_BYTES_MAX: usize = 64 << 20;
 /// Reads one topic of a cluster.
 pub(crate) struct ClusterSource {
     cluster: String,
+    settings: ClientSettings,
     topic: TopicName,
     group: GroupName,
     start: Begin,
@@ -88,6 +89,7 @@ impl ClusterSource {
         let group = GroupName::new(config.group.as_deref().unwrap_or(pipeline)).map_err(config_error)?;
         Ok(Self {
             cluster: cluster.to_owned(),
+            settings: config.client(cluster),
             topic,
             group,
             start: config.start,
@@ -182,7 +184,7 @@ impl Link {
             .map_err(|e| TaskError::io("cannot start the threads of a client", e))?;
         let client = {
             let _entered = runtime.enter();
-            Client::new(ClientSettings::new(&source.cluster))
+            Client::new(source.settings.clone())
         };
         let wrong = |e: Error| TaskError::new(Class::Config, "cluster can not be used").because(e);
         let client = client.map_err(wrong)?;

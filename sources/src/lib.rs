@@ -70,7 +70,8 @@ impl SourceConfig {
                 let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
                 let cluster = cluster.map(|e| at(&["topic", "cluster"], &e));
                 let group = group.map(|e| at(&["topic", "group"], &e));
-                name.into_iter().chain(cluster).chain(group).collect()
+                let access = config.access_problem().map(|(path, m)| at(&path, &m));
+                name.into_iter().chain(cluster).chain(group).chain(access).collect()
             }
         }
     }

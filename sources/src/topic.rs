@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use sluice_client::{Access, ClientSettings};
 use sluice_connect::progress::Progress;
 use sluice_connect::task::{
     Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, Slice, SourceQueue, SourceTask,
@@ -37,6 +38,9 @@ pub struct TopicConfig {
     /// said.
     #[serde(default)]
     pub cluster: Option<String>,
+    /// How the cluster lets it in; as everybody if not said.
+    #[serde(default)]
+    pub access: Access,
     /// The consumer group whose offsets show how far the pipeline is; the pipeline's name if not said.
     #[serde(default)]
     pub group: Option<String>,
@@ -46,6 +50,23 @@ pub struct TopicConfig {
     /// When the pipeline ends.
     #[serde(default)]
     pub until: Until,
+}
+
+impl TopicConfig {
+    /// Settings of a client of these name servers.
+    pub(crate) fn client(&self, cluster: &str) -> ClientSettings {
+        ClientSettings { access: self.access.clone(), ..ClientSettings::new(cluster) }
+    }
+
+    /// What is wrong with `access`: the key, and why.
+    pub(crate) fn access_problem(&self) -> Option<(Vec<&'static str>, String)> {
+        if self.cluster.is_none() && self.access != Access::default() {
+            let message = "says how to get into the cluster of `cluster`, which is not said";
+            return Some((vec!["topic", "access"], message.to_owned()));
+        }
+        let (key, message) = self.access.problem()?;
+        Some((vec!["topic", "access"], format!("`{key}` {message}")))
+    }
 }
 
 /// Where a pipeline begins.

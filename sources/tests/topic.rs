@@ -52,7 +52,14 @@ impl Place {
     }
 
     fn source(&self, start: Begin, until: Until, feeders: Vec<Arc<Progress>>) -> TopicSource {
-        let config = TopicConfig { name: "t".to_owned(), cluster: None, group: None, start, until };
+        let config = TopicConfig {
+            name: "t".to_owned(),
+            cluster: None,
+            access: Default::default(),
+            group: None,
+            start,
+            until,
+        };
         let mut source = TopicSource::new(&config, "p", self.store.clone(), feeders).unwrap();
         source.open(&needs()).unwrap();
         source
@@ -120,6 +127,7 @@ fn each_queue_has_its_own_rows_and_the_end_waits_for_those_who_feed_it() {
     let config = TopicConfig {
         name: "u".to_owned(),
         cluster: None,
+        access: Default::default(),
         group: None,
         start: Begin::Earliest,
         until: Until::Forever,

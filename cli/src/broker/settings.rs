@@ -6,8 +6,11 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use sluice_connect::config::Problem;
+use sluice_client::SecretKey;
+use sluice_connect::config::{Problem, tree::Node};
 
+use super::accounts::AclSettings;
+use super::guard::{TlsFiles, exposed};
 use crate::load;
 
 /// Each field is a flag and a key. What neither says has the default that its text names.
@@ -47,6 +50,28 @@ pub(crate) struct BrokerSettings {
     /// Drop segments whose messages are older than this many hours [default: keep all]
     #[arg(long, value_name = "HOURS")]
     pub(crate) retain_hours: Option<u32>,
+    /// Take signed requests only: of the accounts in this file, RocketMQ's plain_acl.yml; read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) acl: Option<AclSettings>,
+    #[command(flatten)]
+    pub(crate) tls: TlsFiles,
+    /// Listen for other machines although everybody on them could do everything [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) allow_anonymous: Option<bool>,
+    /// How it signs, and speaks TLS, to name servers elsewhere: a secret has no flag.
+    #[arg(skip)]
+    pub(crate) namesrv_access: Option<NameServerAccess>,
+}
+
+/// How the broker gets into name servers elsewhere.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NameServerAccess {
+    /// An account of theirs with `admin: true`; beside its `secret_key`.
+    pub(crate) access_key: Option<String>,
+    pub(crate) secret_key: Option<SecretKey>,
+    /// Authorities that their certificates are checked by (PEM); then it speaks TLS.
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// When messages are acknowledged.
@@ -105,20 +130,49 @@ impl TryFrom<String> for NameServers {
 }
 
 impl BrokerSettings {
-    /// Reads a file, or tells all that is wrong in it.
-    pub(crate) fn read(file: &Path) -> Result<Self> {
+    /// Reads a file, or tells all that is wrong in it; also gives where its keys stand.
+    pub(crate) fn read(file: &Path) -> Result<(Self, Node)> {
         let told = |problems: Vec<Problem>| {
             let problems: Vec<_> = problems.into_iter().map(|p| (file.to_owned(), p)).collect();
             load::not_right(&problems)
         };
         let (settings, tree): (Self, _) = load::settings(file).map_err(told)?;
+        let problem = |path: &str, message: &str| {
+            let keys: Vec<&str> = path.split('.').collect();
+            Problem { place: tree.locate(&keys), path: path.to_owned(), message: message.to_owned() }
+        };
+        let mut problems = Vec::new();
         if settings.namesrv.is_some() && settings.namesrv_listen.is_some() {
             let message =
                 "stands beside `namesrv`: name servers elsewhere are joined, or one is started here";
-            let (place, path) = (tree.locate(&["namesrv_listen"]), "namesrv_listen".to_owned());
-            return Err(told(vec![Problem { place, path, message: message.to_owned() }]));
+            problems.push(problem("namesrv_listen", message));
         }
-        Ok(settings)
+        problems.extend(settings.acl.iter().flat_map(|acl| acl.problems(&tree, &["acl"])));
+        problems.extend(settings.tls.problem(&tree, &["tls"]));
+        if let Some(access) = &settings.namesrv_access {
+            if access.access_key.is_some() != access.secret_key.is_some() {
+                problems.push(problem("namesrv_access", "`access_key` and `secret_key` stand together"));
+            }
+            if settings.namesrv.is_none() {
+                problems.push(problem(
+                    "namesrv_access",
+                    "says how to get into the name servers of `namesrv`, which is not said",
+                ));
+            }
+        }
+        if problems.is_empty() { Ok((settings, tree)) } else { Err(told(problems)) }
+    }
+
+    /// What is wrong with where it listens, as far as addresses are written as numbers: the key, and why.
+    pub(crate) fn exposed(&self) -> Option<(&'static str, String)> {
+        if self.allow_anonymous == Some(true) {
+            return None;
+        }
+        let of = |key, addr: &Option<HostPort>| {
+            let HostPort(addr) = addr.as_ref()?;
+            Some((key, exposed(addr.parse().ok()?, self.acl.is_some(), &self.tls)?))
+        };
+        of("listen", &self.listen).or_else(|| of("namesrv_listen", &self.namesrv_listen))
     }
 
     /// What is said here, and where nothing is said, what the file says.
@@ -137,6 +191,10 @@ impl BrokerSettings {
             auto_create: self.auto_create.or(file.auto_create),
             metrics: self.metrics.or(file.metrics),
             retain_hours: self.retain_hours.or(file.retain_hours),
+            acl: self.acl.or(file.acl),
+            tls: self.tls.or(file.tls),
+            allow_anonymous: self.allow_anonymous.or(file.allow_anonymous),
+            namesrv_access: self.namesrv_access.or(file.namesrv_access),
         }
     }
 }

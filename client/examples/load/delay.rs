@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
-use sluice_client::{Client, Consumer, ConsumerSettings, Error, Filter, Message, Producer, ProducerSettings, Start};
+use sluice_client::{
+    Client, Consumer, ConsumerSettings, Error, Filter, Message, Producer, ProducerSettings, Start,
+};
 use tokio::task::JoinSet;
 
 use crate::args::Args;
@@ -21,7 +23,9 @@ const PENDING_MS: u64 = 3_600_000;
 const LATE_MAX: Duration = Duration::from_secs(30);
 
 fn now_ms() -> anyhow::Result<u64> {
-    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?.as_millis())?)
+    Ok(u64::try_from(
+        SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?.as_millis(),
+    )?)
 }
 
 fn message(args: &Args, due: u64) -> anyhow::Result<Message> {
@@ -69,8 +73,10 @@ pub(crate) async fn deliver(args: &Args) -> anyhow::Result<Value> {
     let (messages, pending) = (args.number("messages", 10_000_u64)?, args.number("pending", 0_u64)?);
     let (in_flight, delay_ms) = (args.number("in-flight", 64_usize)?, args.number("delay-ms", 10_000_u64)?);
     let topic = args.topic()?;
-    let settings = ProducerSettings { group: "load".into(), batch_messages_max: 1, ..ProducerSettings::default() };
-    let producer = Producer::new(client, ProducerSettings { requests_per_queue_max: usize::MAX, ..settings })?;
+    let settings =
+        ProducerSettings { group: "load".into(), batch_messages_max: 1, ..ProducerSettings::default() };
+    let producer =
+        Producer::new(client, ProducerSettings { requests_per_queue_max: usize::MAX, ..settings })?;
 
     let cost = Cost::start();
     let far = now_ms()? + PENDING_MS;

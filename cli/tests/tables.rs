@@ -1,0 +1,80 @@
+//! Sink `delta` as a user meets it: what a build without it says, a run and a second one, and a table that does not fit.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const PIPELINE: &str = "
+name: lake
+source:
+  file: {path: in.ndjson, format: ndjson}
+decode: {format: json}
+sink:
+  delta: {path: table}
+";
+
+fn sluice(place: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sluice")).args(arguments).current_dir(place).output().unwrap()
+}
+
+#[track_caller]
+fn says(place: &Path, arguments: &[&str], code: i32, expected: &str) {
+    let out = sluice(place, arguments);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{said}");
+    assert!(said.contains(expected), "{said}");
+}
+
+fn place() -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("pipeline.yaml"), PIPELINE).unwrap();
+    fs::write(place.path().join("in.ndjson"), "{\"id\": 1}\n{\"id\": 2}\n").unwrap();
+    place
+}
+
+#[cfg(not(feature = "delta"))]
+#[test]
+fn a_build_without_tables_says_so_at_the_sink() {
+    let place = place();
+    for command in ["lint", "check", "run"] {
+        says(place.path(), &[command, "pipeline.yaml"], 1, "pipeline.yaml:7:");
+        says(place.path(), &[command, "pipeline.yaml"], 1, "--features delta");
+    }
+    assert!(!place.path().join("table").exists());
+}
+
+#[cfg(feature = "delta")]
+#[test]
+fn a_table_is_made_once_and_proven_and_a_second_run_finds_nothing() {
+    let place = place();
+    says(place.path(), &["lint", "pipeline.yaml"], 0, "ok: 1 pipeline");
+    says(place.path(), &["preview", "pipeline.yaml"], 0, "Delta Lake table in table");
+    says(place.path(), &["check", "pipeline.yaml"], 0, "one commit: exactly_once");
+    assert!(!place.path().join("table/_delta_log").exists(), "a check writes no table");
+    says(place.path(), &["run", "pipeline.yaml"], 0, "2 rows: 2 written");
+    says(place.path(), &["run", "pipeline.yaml"], 0, "0 new rows");
+    says(place.path(), &["audit", "table"], 0, "proven: 1 chain, each of 2 offsets has one fate");
+    says(place.path(), &["compact", "table"], 0, "nothing to merge");
+    assert_eq!(fs::read_dir(place.path().join("table/_delta_log")).unwrap().count(), 1);
+    // Somebody takes the table back to before its rows.
+    fs::remove_file(place.path().join("table/_delta_log/00000000000000000000.json")).unwrap();
+    fs::write(place.path().join("table/_delta_log/00000000000000000000.json"), "{}\n").unwrap();
+    says(place.path(), &["audit", "table"], 1, "no commit of the table adds");
+}
+
+#[cfg(feature = "delta")]
+#[test]
+fn a_table_that_does_not_fit_blocks_the_pipeline_with_the_column() {
+    let place = place();
+    let log = place.path().join("table/_delta_log");
+    fs::create_dir_all(&log).unwrap();
+    let schema = r#"{\"type\":\"struct\",\"fields\":[{\"name\":\"id\",\"type\":\"integer\",\"nullable\":true,\"metadata\":{}}]}"#;
+    let lines = format!(
+        r#"{{"protocol":{{"minReaderVersion":1,"minWriterVersion":2}}}}
+{{"metaData":{{"id":"1f2b","format":{{"provider":"parquet","options":{{}}}},"schemaString":"{schema}","partitionColumns":[],"configuration":{{}},"createdTime":1}}}}
+"#
+    );
+    fs::write(log.join("00000000000000000000.json"), lines).unwrap();
+    says(place.path(), &["run", "pipeline.yaml"], 1, "column `id` is int64 here and int32 in the table");
+    assert_eq!(fs::read_dir(&log).unwrap().count(), 1);
+}
