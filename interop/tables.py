@@ -2,8 +2,6 @@
 later, workers that are killed with -9 or hang while another one goes on, appends, OPTIMIZE and VACUUM of another engine in
 between, and `sluice compact`, in a folder and in an S3-compatible store (`moto`). After each every row of the source is in the table once, and a
 run more finds nothing to do.
-
-Needs a binary that was built with `--features delta`.
 """
 import argparse
 import datetime

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
 use sluice_client::Access;
-use sluice_connect::config::{Format, Then};
+use sluice_connect::config::{Delivery, Format, Then};
 use sluice_connect::decode::Outside;
 use sluice_connect::memory::{Memory, Share};
 use sluice_connect::pipeline::{Clock, Pipeline};
@@ -17,7 +17,8 @@ use sluice_connect::steps::Steps;
 use sluice_connect::target::Target;
 use sluice_connect::task::{Class, Needs, Slice, SourceTask, TaskError, TransactTask};
 use sluice_sinks::SinkConfig;
-use sluice_sinks::topic::{TopicConfig, TopicSink};
+use sluice_sinks::kafka::{KafkaConfig, PartitionBy};
+use sluice_sinks::topic::{QueueBy, TopicConfig, TopicSink};
 use sluice_sources::registry::RegistryClient;
 use sluice_sources::{Feeders, SourceConfig};
 use sluice_store::file::RealDisk;
@@ -79,8 +80,11 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    /// Gives a document's source its cluster.
+    /// Gives a document's source its cluster; partitions of Kafka's are shared.
     pub(crate) fn complete(&self, parsed: &mut ParsedPipeline) {
+        if let SourceConfig::Kafka(config) = &mut parsed.document.source {
+            config.shared = true;
+        }
         if let SourceConfig::Topic(config) = &mut parsed.document.source
             && config.cluster.is_none()
         {
@@ -193,20 +197,36 @@ pub(crate) fn descriptors(file: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Where dead letters go that no embedded broker takes: into a topic of the system that the pipeline reads.
+fn dead_letters_apart(document: &load::Pipeline, name: &str) -> SinkConfig {
+    if let SourceConfig::Kafka(source) = &document.source {
+        return SinkConfig::Kafka(KafkaConfig {
+            bootstrap: source.bootstrap.clone(),
+            topic: name.to_owned(),
+            partitions: Some(1),
+            partition: PartitionBy::Key,
+            key: source.key.clone(),
+            positions: String::new(),
+            properties: source.properties.clone(),
+        });
+    }
+    let (cluster, access) = match &document.source {
+        SourceConfig::Topic(config) => (config.cluster.clone(), config.access.clone()),
+        _ => (None, Access::default()),
+    };
+    SinkConfig::Topic(TopicConfig { name: name.to_owned(), cluster, access, queues: 1, queue: QueueBy::Key })
+}
+
 fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pipeline> {
     let document = &parsed.document;
-    let target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
+    let target = document.sink.open(|| shared.embedded.store(), &shared.clock, document.delivery)?;
     let (steps, needs) = steps(parsed)?;
     let source = source(parsed, shared, feeders)?;
     let dead_letters: Option<Box<dyn TransactTask>> =
         match (&document.errors.then, &document.errors.dead_letter) {
             (Then::DeadLetter, Some(name)) if shared.apart.is_some() => {
-                let (cluster, access) = match &document.source {
-                    SourceConfig::Topic(config) => (config.cluster.clone(), config.access.clone()),
-                    _ => (None, Access::default()),
-                };
-                let sink = SinkConfig::Topic(TopicConfig { name: name.clone(), cluster, access, queues: 1 });
-                match sink.open(|| shared.embedded.store(), &shared.clock)? {
+                let sink = dead_letters_apart(document, name);
+                match sink.open(|| shared.embedded.store(), &shared.clock, Delivery::AtLeastOnce)? {
                     Target::Transact(task) => Some(task),
                     Target::Files(_) => None,
                 }

@@ -139,9 +139,14 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Topic(config) => {
             format!("topic {}: rows and position are one act: exactly_once", config.name)
         }
+        #[cfg(feature = "kafka")]
+        SinkConfig::Kafka(config) => sluice_sinks::kafka::check(config, document.delivery)?,
+        #[cfg(not(feature = "kafka"))]
+        SinkConfig::Kafka(_) => anyhow::bail!("this program was built without Kafka"),
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) => {
-            let mut target = document.sink.open(|| shared.embedded.store(), &shared.clock)?;
+            let mut target =
+                document.sink.open(|| shared.embedded.store(), &shared.clock, document.delivery)?;
             let name = document.name.as_str();
             if let Target::Files(sink) = &mut target {
                 sink.check(name).context("the target does not give what a run needs")?;

@@ -220,19 +220,35 @@ impl Worker {
     /// Begins a pipeline on a thread of its own, and joins its group.
     fn begin(&mut self, parsed: ParsedPipeline, running: &mut BTreeMap<String, Running>) -> Result<()> {
         let name = parsed.document.name.to_string();
-        let SourceConfig::Topic(config) = &parsed.document.source else {
-            anyhow::bail!("pipeline {name} reads no topic");
-        };
-        let cluster = config.cluster.clone().unwrap_or_default();
-        let group = config.group.clone().unwrap_or_else(|| name.clone());
-        let client = self.client(&cluster, &config.access)?;
-        let told = serde_json::json!({"cluster": cluster, "topic": config.name, "group": group, "worker": client.id()});
-        let line = format!("shares topic {} of {cluster} as {} of group {group}", config.name, client.id());
         let (assignment, clock) = (Arc::new(Assignment::default()), self.shared.clock.clone());
-        let wanted = Wanted::new(client, group, config, self.lease, clock)?;
-        let membership = {
-            let _entered = self.runtime.enter();
-            Membership::start(wanted, Arc::clone(&assignment))
+        let (membership, line, told) = match &parsed.document.source {
+            SourceConfig::Topic(config) => {
+                let cluster = config.cluster.clone().unwrap_or_default();
+                let group = config.group.clone().unwrap_or_else(|| name.clone());
+                let client = self.client(&cluster, &config.access)?;
+                let told = serde_json::json!({"cluster": cluster, "topic": config.name, "group": group, "worker": client.id()});
+                let line =
+                    format!("shares topic {} of {cluster} as {} of group {group}", config.name, client.id());
+                let wanted = Wanted::new(client, group, config, self.lease, clock)?;
+                let _entered = self.runtime.enter();
+                (Some(Membership::start(wanted, Arc::clone(&assignment))), line, told)
+            }
+            // The source is the member, and lists what is this worker's.
+            SourceConfig::Kafka(config) => {
+                assignment.set(0, 1, (clock)());
+                let group = config.group.as_deref().unwrap_or(&name);
+                let bootstrap = &config.bootstrap;
+                let topics: Vec<&String> = config.topic.iter().chain(&config.topics).collect();
+                let told = serde_json::json!({"kafka": bootstrap, "topics": topics, "group": group});
+                (
+                    None,
+                    format!("shares topics {topics:?} of Kafka at {bootstrap} as a member of group {group}"),
+                    told,
+                )
+            }
+            SourceConfig::File(_) | SourceConfig::Generate(_) => {
+                anyhow::bail!("pipeline {name} reads no topic")
+            }
         };
         self.tell(&name, &line, &told)?;
         let (stop, progress, parsed) =
@@ -250,7 +266,9 @@ impl Worker {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
                 .unwrap_or_else(|_| Err(TaskError::new(Class::Fatal, "the pipeline's thread panicked")));
             // What was in hand is published: the others may begin there.
-            handle.block_on(membership.leave());
+            if let Some(membership) = membership {
+                handle.block_on(membership.leave());
+            }
             // Nobody listens once the worker has ended.
             let _ = events.send(Event::Ended(parsed.document.name.to_string(), result));
         })?;

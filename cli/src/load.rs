@@ -64,6 +64,12 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
             found.push(parsed.problem(&["errors", "dead_letter"], message));
         }
     }
+    if let (SourceConfig::Kafka(read), SinkConfig::Kafka(written)) = (source, sink)
+        && read.reads(&written.bootstrap, &written.topic)
+    {
+        let message = "the pipeline would read what it writes, for ever: name another topic";
+        found.push(parsed.problem(&["sink", "kafka", "topic"], message));
+    }
     if *delivery == Delivery::ExactlyOnce && !sink.keeps_positions() {
         let message = match sink.topic() {
             Some(_) => {
@@ -100,16 +106,23 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     };
     let in_store = ["secret_access_key", "session_token"].map(|key| vec!["sink", kind, "store", key]);
     let password = vec!["decode", "format", "avro", "registry", "password"];
+    let of_kafka =
+        |half: &'static str| sluice_bridges::kafka::SECRETS.map(|key| vec![half, "kafka", "properties", key]);
     let is_open = |path: &Vec<&str>| parsed.tree.find(path).is_some_and(|node| !node.secret);
     let told = "the text of this file is kept in the target: write it as ${VAR}";
     let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
-    let keys = in_store.into_iter().chain([password]).chain(in_topics).filter(is_open);
+    let keys = in_store
+        .into_iter()
+        .chain([password])
+        .chain(in_topics)
+        .chain(of_kafka("source"))
+        .chain(of_kafka("sink"))
+        .filter(is_open);
     keys.map(|path| parsed.problem(&path, told)).collect()
 }
 
-fn at(parsed: &ParsedPipeline, root: &str, path: &[&str], message: String) -> Problem {
-    let mut full = vec![root];
-    full.extend(path);
+fn at(parsed: &ParsedPipeline, root: &str, path: &[String], message: String) -> Problem {
+    let full: Vec<&str> = std::iter::once(root).chain(path.iter().map(String::as_str)).collect();
     parsed.problem(&full, message)
 }
 
@@ -141,23 +154,28 @@ pub(crate) fn load_apart(files: &[PathBuf], cluster: Option<&str>) -> Result<Vec
 
 /// The cluster and the group whose members share a pipeline's tasks.
 fn group(parsed: &ParsedPipeline) -> Option<(String, String)> {
-    let SourceConfig::Topic(config) = &parsed.document.source else { return None };
-    let group = config.group.as_deref().unwrap_or(parsed.document.name.as_str());
-    Some((config.cluster.clone()?, group.to_owned()))
+    let (cluster, group) = match &parsed.document.source {
+        SourceConfig::Topic(config) => (config.cluster.clone()?, &config.group),
+        SourceConfig::Kafka(config) => (config.bootstrap.clone(), &config.group),
+        SourceConfig::File(_) | SourceConfig::Generate(_) => return None,
+    };
+    Some((cluster, group.as_deref().unwrap_or(parsed.document.name.as_str()).to_owned()))
 }
 
 /// What only `sluice run` can do.
 fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<Problem> {
     let Pipeline { source, sink, .. } = &parsed.document;
     let mut found = Vec::new();
-    let cluster = match source {
-        SourceConfig::Topic(config) => config.cluster.as_deref(),
+    let (cluster, key) = match source {
+        SourceConfig::Topic(config) => (config.cluster.as_deref(), "topic"),
+        SourceConfig::Kafka(_) => (None, "kafka"),
         SourceConfig::File(_) | SourceConfig::Generate(_) => {
             let told = "workers share the queues of a topic, and this source has none: `sluice run` runs it";
             return vec![parsed.problem(&["source"], told)];
         }
     };
     match cluster {
+        None if key == "kafka" => {}
         None => found.push(parsed.problem(
             &["source", "topic"],
             "`sluice connect` runs apart from the embedded broker: name the topic's `cluster: HOST:PORT`, or give --cluster HOST:PORT",
@@ -181,7 +199,7 @@ fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<P
             "group `{}` is another pipeline's: each needs one of its own, whose members share its tasks",
             own.1
         );
-        found.push(parsed.problem(&["source", "topic", "group"], told));
+        found.push(parsed.problem(&["source", key, "group"], told));
     }
     found
 }

@@ -154,7 +154,7 @@ fn make_topics(all: &[One], shared: &Shared) -> Result<()> {
         let document = &parsed.document;
         let sink = match &document.sink {
             SinkConfig::Topic(config) if config.cluster.is_some() => {
-                let opened = document.sink.open(|| shared.embedded.store(), &shared.clock);
+                let opened = document.sink.open(|| shared.embedded.store(), &shared.clock, document.delivery);
                 drop(opened.with_context(|| format!("pipeline {}", document.name))?);
                 None
             }

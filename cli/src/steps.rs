@@ -28,8 +28,8 @@ pub(crate) fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         let at = format!("[{at}]");
         let path = ["steps", &at, step.key()];
         match step {
-            Step::Headers(_) if !matches!(document.sink, SinkConfig::Topic(_)) => {
-                let message = "headers are properties of messages: only a topic sink writes them";
+            Step::Headers(_) if !matches!(document.sink, SinkConfig::Topic(_) | SinkConfig::Kafka(_)) => {
+                let message = "headers are properties of messages: only sinks `topic` and `kafka` write them";
                 found.push(parsed.problem(&path, message));
             }
             Step::Route(_) if !document.sink.takes_route() => {

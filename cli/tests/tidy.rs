@@ -13,15 +13,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("broker", &["protocol", "store", "filters"]),
     ("client", &["protocol"]),
     ("connect", &["protocol", "filters", "formats"]),
-    ("sources", &["protocol", "filters", "connect", "formats", "store", "client"]),
-    ("sinks", &["protocol", "filters", "connect", "formats", "store", "client"]),
+    ("bridges", &["protocol", "connect"]),
+    ("sources", &["protocol", "filters", "connect", "formats", "store", "client", "bridges"]),
+    ("sinks", &["protocol", "filters", "connect", "formats", "store", "client", "bridges"]),
     ("query", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks"]),
     ("testkit", &["protocol", "store"]),
     (
         "cli",
         &[
             "protocol", "filters", "connect", "formats", "store", "sources", "sinks", "query", "broker",
-            "client",
+            "client", "bridges",
         ],
     ),
 ];

@@ -16,7 +16,7 @@ use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 use sluice_protocol::code::ResponseCode;
 use tokio::runtime::Runtime;
 
-use crate::topic::{Rows, TopicConfig, check_routed, loops, text};
+use crate::topic::{QueueBy, Rows, TopicConfig, check_routed, loops, text};
 
 /// How long a topic that was just made may stay unknown to the name servers.
 const ROUTE_WAIT: Duration = Duration::from_secs(10);
@@ -35,6 +35,7 @@ pub(crate) struct ClusterSink {
     queues: Vec<Queue>,
     /// Queues of a topic that is made.
     queues_made: u32,
+    queue_by: QueueBy,
     /// Topics that a step has sent rows to.
     routed: BTreeMap<String, (TopicName, Vec<Queue>)>,
     /// Rows of a slice that was refused and are stored all the same: they are not sent again when it comes in parts.
@@ -55,23 +56,28 @@ impl ClusterSink {
             let producer = producer.map_err(|e| failed("cannot be used", e))?;
             Ok((client, producer, queues))
         })?;
-        let (cluster, queues_made) = (cluster.to_owned(), config.queues);
+        let (cluster, queues_made, queue_by) = (cluster.to_owned(), config.queues, config.queue);
         let (routed, stored) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { cluster, topic, client, producer, queues, queues_made, routed, stored, runtime })
+        Ok(Self { cluster, topic, client, producer, queues, queues_made, queue_by, routed, stored, runtime })
     }
 
-    /// Equal keys meet in one queue; rows without keys are spread.
-    fn queue(
-        &self,
-        route: Option<&str>,
-        key: Option<&str>,
-        row: usize,
-    ) -> Result<(&TopicName, &Queue), Error> {
-        let number = key.map_or(row, |k| crc32fast::hash(k.as_bytes()) as usize);
+    fn queue(&self, route: Option<&str>, place: usize) -> Result<(&TopicName, &Queue), Error> {
+        let (topic, queues) = self.queues(route);
+        Ok((topic, queues.get(place).ok_or_else(|| no_queue(topic))?))
+    }
+
+    fn queues(&self, route: Option<&str>) -> (&TopicName, &[Queue]) {
         let routed = route.and_then(|name| self.routed.get(name));
-        let (topic, queues) = routed.map_or((&self.topic, &self.queues), |(topic, queues)| (topic, queues));
-        let queue = queues.get(number % queues.len().max(1));
-        Ok((topic, queue.ok_or_else(|| no_queue(topic))?))
+        routed.map_or((&self.topic, &self.queues), |(topic, queues)| (topic, queues))
+    }
+
+    /// The place of each row's queue among those of its topic.
+    fn places(&self, chain: &Chain, rows: &Rows<'_>, count: usize) -> Result<Vec<usize>, TaskError> {
+        let place = |row: usize| {
+            let (_, queues) = self.queues(text(rows.route, row));
+            self.queue_by.place(chain, text(rows.keys, row), row, queues.len())
+        };
+        (0..count).map(place).collect()
     }
 
     /// Makes the topics that rows are sent to, but the sink's own.
@@ -94,16 +100,21 @@ impl ClusterSink {
     }
 
     /// Hands all rows over, then waits for every answer. With the error come the rows that are stored.
-    async fn send(&self, chain: &Chain, envelope: &RecordBatch) -> Result<(), (Error, Vec<RowId>)> {
+    async fn send(
+        &self,
+        chain: &Chain,
+        envelope: &RecordBatch,
+        places: &[usize],
+    ) -> Result<(), (Error, Vec<RowId>)> {
         let (rows, offsets) = (Rows::new(envelope), batch::offsets(envelope));
         let (mut receipts, mut failure) = (Vec::with_capacity(offsets.len()), None);
         let mut id: RowId = (-1, 0);
-        for (row, offset) in offsets.iter().enumerate() {
+        for (row, (offset, place)) in offsets.iter().zip(places).enumerate() {
             id = if id.0 == *offset { (*offset, id.1 + 1) } else { (*offset, 0) };
             if !self.stored.is_empty() && self.stored.contains(&(chain.clone(), id)) {
                 continue;
             }
-            match self.submit(&rows, row).await {
+            match self.submit(&rows, row, *place).await {
                 Ok(receipt) => receipts.push((id, receipt)),
                 Err(error) => {
                     failure = Some(error);
@@ -123,8 +134,8 @@ impl ClusterSink {
         failure.map_or(Ok(()), |error| Err((error, stored)))
     }
 
-    async fn submit(&self, rows: &Rows<'_>, row: usize) -> Result<Receipt, Error> {
-        let (topic, queue) = self.queue(text(rows.route, row), text(rows.keys, row), row)?;
+    async fn submit(&self, rows: &Rows<'_>, row: usize, place: usize) -> Result<Receipt, Error> {
+        let (topic, queue) = self.queue(text(rows.route, row), place)?;
         let mut message = Message::new(topic, rows.body(row).to_vec());
         for (name, value) in rows.properties(row) {
             message = message.property(name, value)?;
@@ -222,7 +233,8 @@ impl TransactTask for ClusterSink {
     ) -> Result<(), TaskError> {
         let rows = Rows::new(&slice.envelope);
         self.find_routed(chain, &rows, slice.envelope.num_rows())?;
-        match self.runtime.block_on(self.send(chain, &slice.envelope)) {
+        let places = self.places(chain, &rows, slice.envelope.num_rows())?;
+        match self.runtime.block_on(self.send(chain, &slice.envelope, &places)) {
             Ok(()) => {
                 let is_done = |at: &(Chain, RowId)| at.0 == *chain && at.1.0 < slice.range.end;
                 self.stored.retain(|at| !is_done(at));

@@ -13,6 +13,7 @@ pub mod delta;
 mod disk;
 pub mod estimate;
 pub mod files;
+pub mod kafka;
 pub mod location;
 mod name;
 pub mod objects;
@@ -36,7 +37,7 @@ use ::arrow::datatypes::{Schema, SchemaRef};
 use serde::Deserialize;
 use sluice_client::ClientSettings;
 use sluice_connect::batch::{COLUMNS, ROUTE};
-use sluice_connect::config::Document;
+use sluice_connect::config::{Delivery, Document};
 use sluice_connect::target::Target;
 use sluice_connect::task::{Needs, TaskError};
 use sluice_protocol::id::TopicName;
@@ -47,6 +48,7 @@ use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
 use cluster::ClusterSink;
 use files::FileSink;
+use kafka::KafkaConfig;
 use location::Location;
 use objects::StoreConfig;
 use parquet::ParquetConfig;
@@ -65,6 +67,8 @@ pub enum SinkConfig {
     Parquet(ParquetConfig),
     /// Arrow IPC files in a folder or an object store.
     Arrow(ArrowConfig),
+    /// A topic of a Kafka cluster.
+    Kafka(KafkaConfig),
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// Standard output.
@@ -73,10 +77,14 @@ pub enum SinkConfig {
 
 /// What a build without the feature says of sink `delta`.
 pub(crate) const WITHOUT_DELTA: &str =
-    "this build of sluice has no Delta Lake: build it with `cargo install --path cli --features delta`";
+    "this build of sluice has no Delta Lake: build it with `--features delta`";
 
 /// A problem of some key below `sink`, by its path.
-pub type KeyProblem = (Vec<&'static str>, String);
+pub type KeyProblem = (Vec<String>, String);
+
+fn at(path: &[&str]) -> Vec<String> {
+    path.iter().map(|&key| key.to_owned()).collect()
+}
 
 impl SinkConfig {
     /// The topic that the sink writes, if it writes one: its cluster, unless it is the embedded broker's, and its
@@ -84,7 +92,7 @@ impl SinkConfig {
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Stdout(_) => None,
+            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
     }
 
@@ -93,7 +101,7 @@ impl SinkConfig {
         match self {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.path),
             Self::Arrow(config) => Some(&config.path),
-            Self::Topic(_) | Self::Stdout(_) => None,
+            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
     }
 
@@ -102,7 +110,7 @@ impl SinkConfig {
         match self {
             Self::Parquet(config) | Self::Delta(config) => config.store.as_ref(),
             Self::Arrow(config) => config.store.as_ref(),
-            Self::Topic(_) | Self::Stdout(_) => None,
+            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
     }
 
@@ -110,7 +118,7 @@ impl SinkConfig {
         match self {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.rotate),
             Self::Arrow(config) => Some(&config.rotate),
-            Self::Topic(_) | Self::Stdout(_) => None,
+            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
     }
 
@@ -119,7 +127,7 @@ impl SinkConfig {
         match self {
             Self::Stdout(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) => true,
+            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Kafka(_) => true,
         }
     }
 
@@ -128,7 +136,7 @@ impl SinkConfig {
             Self::Parquet(config) => ("parquet", &config.partition),
             Self::Arrow(config) => ("arrow", &config.partition),
             Self::Delta(config) => ("delta", &config.partition),
-            Self::Topic(_) | Self::Stdout(_) => ("", &[]),
+            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => ("", &[]),
         }
     }
 
@@ -140,23 +148,29 @@ impl SinkConfig {
         output: Option<&Schema>,
         properties: Option<&[String]>,
     ) -> Vec<KeyProblem> {
+        if let Self::Kafka(config) = self {
+            let below = |(path, message): KeyProblem| {
+                (std::iter::once("kafka".to_owned()).chain(path).collect(), message)
+            };
+            return config.problems().into_iter().map(below).collect();
+        }
         if let Self::Topic(config) = self {
-            let name = TopicName::new(&config.name).err().map(|e| (vec!["topic", "name"], e.to_string()));
+            let name = TopicName::new(&config.name).err().map(|e| (at(&["topic", "name"]), e.to_string()));
             let queues = !(1..=topic::QUEUES_MAX).contains(&config.queues);
             let queues = queues.then(|| {
                 (
-                    vec!["topic", "queues"],
+                    at(&["topic", "queues"]),
                     format!("{} queues, expected 1 to {}", config.queues, topic::QUEUES_MAX),
                 )
             });
             let cluster = config.cluster.as_deref().and_then(|c| ClientSettings::new(c).check().err());
-            let cluster = cluster.map(|e| (vec!["topic", "cluster"], e.to_string()));
+            let cluster = cluster.map(|e| (at(&["topic", "cluster"]), e.to_string()));
             let access = config.access.problem_beside(config.cluster.as_deref());
-            let access = access.map(|m| (vec!["topic", "access"], m));
+            let access = access.map(|m| (at(&["topic", "access"]), m));
             return name.into_iter().chain(cluster).chain(queues).chain(access).collect();
         }
         let (kind, entries) = self.partition();
-        let at = vec![kind, "partition"];
+        let at = at(&[kind, "partition"]);
         let partition = match Partition::new(entries) {
             Ok(partition) => partition,
             Err(error) => return vec![(at, error.to_string())],
@@ -165,7 +179,7 @@ impl SinkConfig {
         if let Self::Delta(_) = self
             && !cfg!(feature = "delta")
         {
-            found.push((vec![kind], WITHOUT_DELTA.to_owned()));
+            found.push((vec![kind.to_owned()], WITHOUT_DELTA.to_owned()));
         }
         for column in partition.columns() {
             match column {
@@ -200,7 +214,7 @@ impl SinkConfig {
             Some(Location::Folder(_)) if self.store().is_some() => {
                 let message =
                     "`store` is for an object store, and the path is a folder: write s3://bucket/prefix";
-                found.push((vec![kind, "store"], message.to_owned()));
+                found.push((at(&[kind, "store"]), message.to_owned()));
             }
             Some(Location::Bucket { .. }) => {
                 let bytes = self.rotate().map_or(0, |rotate| rotate.bytes.as_u64());
@@ -209,7 +223,7 @@ impl SinkConfig {
                         "an object store takes a file in one put of at most 5 GiB: expected at most {}",
                         ByteSize::b(objects::ROTATE_BYTES_MAX)
                     );
-                    found.push((vec![kind, "rotate", "bytes"], message));
+                    found.push((at(&[kind, "rotate", "bytes"]), message));
                 }
             }
             _ => {}
@@ -221,13 +235,13 @@ impl SinkConfig {
     pub fn takes_route(&self) -> bool {
         let partition = Partition::new(self.partition().1);
         let columns = partition.iter().flat_map(Partition::columns);
-        matches!(self, Self::Topic(_))
+        matches!(self, Self::Topic(_) | Self::Kafka(_))
             || columns.into_iter().any(|c| matches!(c, PartitionColumn::Envelope(name) if name == ROUTE))
     }
 
     /// What a source must give. With `decoded` a file holds the decoded columns, else the envelope.
     pub fn needs(&self, decoded: bool) -> Needs {
-        if let Self::Topic(_) = self {
+        if let Self::Topic(_) | Self::Kafka(_) = self {
             return TopicSink::needs();
         }
         let mut needs = Needs::default();
@@ -249,11 +263,13 @@ impl SinkConfig {
         needs
     }
 
-    /// Makes the sink's task. `store` is asked for only by sinks that need the embedded broker.
+    /// Makes the sink's task. `store` is asked for only by sinks that need the embedded broker; `delivery` matters to
+    /// those that can do either.
     pub fn open<E: From<TaskError>>(
         &self,
         store: impl FnOnce() -> Result<Store, E>,
         clock: &Clock,
+        delivery: Delivery,
     ) -> Result<Target, E> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         Ok(match self {
@@ -262,7 +278,15 @@ impl SinkConfig {
             }
             Self::Topic(config) => {
                 let sink = TopicSink::new(&config.name, config.queues, store()?, Arc::clone(clock))?;
-                Target::Transact(Box::new(sink))
+                Target::Transact(Box::new(sink.with_queue_by(config.queue)))
+            }
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => Target::Transact(Box::new(kafka::KafkaSink::new(config, delivery)?)),
+            #[cfg(not(feature = "kafka"))]
+            Self::Kafka(_) => {
+                let _ = delivery;
+                let message = "this program was built without Kafka: build it with `--features kafka`";
+                return Err(TaskError::new(sluice_connect::task::Class::Config, message).into());
             }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
@@ -314,6 +338,7 @@ impl SinkConfig {
                 format!("topic {name} of cluster {cluster}")
             }
             Self::Topic(config) => format!("topic {}", config.name),
+            Self::Kafka(config) => format!("topic {} of Kafka at {}", config.topic, config.bootstrap),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),

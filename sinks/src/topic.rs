@@ -31,6 +31,46 @@ pub struct TopicConfig {
     /// Queues of a topic that is made; rows with equal keys go to one queue.
     #[serde(default = "one")]
     pub queues: u32,
+    /// Which queue a row goes to.
+    #[serde(default)]
+    pub queue: QueueBy,
+}
+
+/// Which queue of a topic a row goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueBy {
+    /// Equal keys meet in one; rows without keys are spread.
+    #[default]
+    Key,
+    /// That of the number of the source's queue.
+    Source,
+}
+
+impl QueueBy {
+    /// The place of a row's queue among `count` of them.
+    pub(crate) fn place(
+        self,
+        chain: &Chain,
+        key: Option<&str>,
+        row: usize,
+        count: usize,
+    ) -> Result<usize, TaskError> {
+        match (self, key) {
+            (Self::Key, Some(key)) => Ok(crc32fast::hash(key.as_bytes()) as usize % count.max(1)),
+            (Self::Key, None) => Ok(row % count.max(1)),
+            (Self::Source, _) => {
+                let place = usize::try_from(chain.queue).ok().filter(|place| *place < count);
+                place.ok_or_else(|| {
+                    let message = format!(
+                        "{chain}: the topic has {count} queues, so none has the number of the source's queue: give it \
+                         more, or leave out `queue: source`"
+                    );
+                    TaskError::new(Class::Config, message)
+                })
+            }
+        }
+    }
 }
 
 impl TopicConfig {
@@ -57,6 +97,7 @@ pub struct TopicSink {
     queues: Vec<QueueId>,
     /// Queues of a topic that is made.
     queues_made: u32,
+    queue_by: QueueBy,
     /// Topics that a step has sent rows to.
     routed: BTreeMap<String, (TopicName, Vec<QueueId>)>,
     clock: Clock,
@@ -67,8 +108,23 @@ impl TopicSink {
     /// Opens the topic, made with `queues` queues if there is none.
     pub fn new(name: &str, queues: u32, store: Store, clock: Clock) -> Result<Self, TaskError> {
         let (topic, all) = made(&store, name, queues)?;
-        let routed = BTreeMap::new();
-        Ok(Self { store, topic, queues: all, queues_made: queues, routed, clock, properties: Vec::new() })
+        let (routed, queue_by) = (BTreeMap::new(), QueueBy::Key);
+        Ok(Self {
+            store,
+            topic,
+            queues: all,
+            queues_made: queues,
+            queue_by,
+            routed,
+            clock,
+            properties: Vec::new(),
+        })
+    }
+
+    /// Rows go to queues by this.
+    #[must_use]
+    pub fn with_queue_by(self, queue_by: QueueBy) -> Self {
+        Self { queue_by, ..self }
     }
 
     /// Makes the topics that rows are sent to, but the sink's own.
@@ -108,13 +164,14 @@ impl TopicSink {
             let message = Message {
                 body: rows.body(row),
                 properties: &self.properties,
-                born_timestamp_ms: rows.born.filter(|b| b.is_valid(row)).map_or(now, |b| b.value(row)),
+                born_timestamp_ms: rows.born(row).unwrap_or(now),
                 ..Message::default()
             };
             let routed = text(rows.route, row).and_then(|name| self.routed.get(name));
             let (topic, queues) =
                 routed.map_or((&self.topic, &self.queues), |(topic, queues)| (topic, queues));
-            let queue = queue(queues, text(rows.keys, row), row);
+            let place = self.queue_by.place(chain, text(rows.keys, row), row, queues.len())?;
+            let queue = queues.get(place).copied().unwrap_or_default();
             batch
                 .push(topic, queue, &message)
                 .map_err(|e| failed(format!("row {row} does not fit a message"), e))?;
@@ -129,12 +186,6 @@ fn made(store: &Store, name: &str, queues: u32) -> Result<(TopicName, Vec<QueueI
     let made =
         store.create_topic(&topic, queues).map_err(|e| failed(format!("cannot make topic {topic}"), e))?;
     Ok((topic, QueueId::all(made.queues).collect()))
-}
-
-/// Equal keys meet in one queue; rows without keys are spread.
-fn queue(queues: &[QueueId], key: Option<&str>, row: usize) -> QueueId {
-    let number = key.map_or(row, |k| crc32fast::hash(k.as_bytes()) as usize);
-    queues.get(number % queues.len().max(1)).copied().unwrap_or_default()
 }
 
 /// Topics that a step may send rows to in one run, at most: a value that is new in each row would make as many.
@@ -191,14 +242,39 @@ impl<'a> Rows<'a> {
         self.bodies.filter(|b| b.is_valid(row)).map_or(&[], |b| b.value(row))
     }
 
-    /// The message's properties, without those that are empty, which are the same as none.
-    pub(crate) fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+    #[cfg(feature = "kafka")]
+    pub(crate) fn has_no_body(&self, row: usize) -> bool {
+        self.bodies.is_some_and(|bodies| bodies.is_null(row))
+    }
+
+    #[cfg(feature = "kafka")]
+    pub(crate) fn tag(&self, row: usize) -> Option<&'a str> {
+        text(self.tags, row)
+    }
+
+    #[cfg(feature = "kafka")]
+    pub(crate) fn id(&self, row: usize) -> Option<&'a str> {
+        text(self.ids, row)
+    }
+
+    /// When the message was made, in ms since 1970-01-01 UTC, if that is known.
+    pub(crate) fn born(&self, row: usize) -> Option<i64> {
+        self.born.filter(|born| born.is_valid(row)).map(|born| born.value(row))
+    }
+
+    /// The properties that have no column of their own.
+    pub(crate) fn own_properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let map = self.properties.filter(|(map, ..)| map.is_valid(row));
-        let own = map.into_iter().flat_map(move |(map, names, values)| {
+        map.into_iter().flat_map(move |(map, names, values)| {
             let offsets = map.value_offsets();
             let place = |offset: i32| usize::try_from(offset).unwrap_or(0);
             (place(offsets[row])..place(offsets[row + 1])).map(move |i| (names.value(i), values.value(i)))
-        });
+        })
+    }
+
+    /// The message's properties, without those that are empty, which are the same as none.
+    pub(crate) fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let own = self.own_properties(row);
         let known = [(TAGS, self.tags), (UNIQ_KEY, self.ids), (KEYS, self.keys)];
         let known = known.into_iter().filter_map(move |(name, column)| Some((name, text(column, row)?)));
         own.chain(known).filter(|(_, value)| !value.is_empty())

@@ -180,7 +180,7 @@ fn two_workers_killed_anywhere_leave_every_row_of_a_table_once() {
 
 #[cfg(feature = "delta")]
 #[test]
-#[ignore = "takes minutes; `cargo test -p sluice-sinks --features delta --test workers -- --ignored`"]
+#[ignore = "takes minutes; `cargo test --workspace --test workers -- --ignored`"]
 fn two_workers_killed_anywhere_leave_every_row_of_a_table_once_by_2000_seeds() {
     race(100..2100, &[Kind::Parquet], table_sink);
 }
@@ -197,7 +197,7 @@ fn table_sink(_: Kind, target: &Path, partition: &[&str], disk: Arc<dyn Disk>) -
 }
 
 #[test]
-#[ignore = "takes a minute; `cargo test -p sluice-sinks --test workers -- --ignored`"]
+#[ignore = "takes a minute; `cargo test --workspace --test workers -- --ignored`"]
 fn two_workers_killed_anywhere_leave_every_row_once_by_3000_seeds() {
     race(400..3400, &KINDS, file_sink);
 }

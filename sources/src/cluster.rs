@@ -20,7 +20,8 @@ use sluice_protocol::id::GroupName;
 use tokio::runtime::Runtime;
 
 use self::mark::Mark;
-use self::prefetch::{Arrivals, Prefetch};
+use self::prefetch::Prefetch;
+use crate::arrivals::Arrivals;
 use crate::topic::{Begin, TopicConfig, Until, slice};
 
 /// RocketMQ's brokers show messages a while after they acknowledged them.

@@ -3,11 +3,13 @@
 //!
 //! Decoding, steps and counting belong to the runtime.
 
+mod arrivals;
 mod cluster;
 mod envelope;
 pub mod file;
 mod filtered;
 pub mod generate;
+pub mod kafka;
 pub mod registry;
 pub mod topic;
 mod unconfirmed;
@@ -24,6 +26,7 @@ use sluice_store::Store;
 use cluster::ClusterSource;
 use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
+use kafka::KafkaConfig;
 use topic::{TopicConfig, TopicSource};
 
 /// Settings of one source; its key names it.
@@ -34,6 +37,8 @@ pub enum SourceConfig {
     File(FileConfig),
     /// A topic of the embedded broker or of a cluster.
     Topic(TopicConfig),
+    /// Topics of a Kafka cluster.
+    Kafka(KafkaConfig),
     /// Made-up rows.
     Generate(GenerateConfig),
 }
@@ -42,14 +47,22 @@ pub enum SourceConfig {
 pub type Feeders = Vec<Arc<Progress>>;
 
 /// A problem of some key below `source`, by its path.
-pub type KeyProblem = (Vec<&'static str>, String);
+pub type KeyProblem = (Vec<String>, String);
 
 impl SourceConfig {
     /// What is wrong with the settings, as far as it shows without opening anything.
     pub fn problems(&self) -> Vec<KeyProblem> {
-        let at = |path: &[&'static str], error: &dyn std::fmt::Display| (path.to_vec(), error.to_string());
+        let at = |path: &[&str], error: &dyn std::fmt::Display| {
+            (path.iter().map(|&key| key.to_owned()).collect(), error.to_string())
+        };
         match self {
             Self::File(config) => config.problem().iter().map(|(key, m)| at(&["file", key], m)).collect(),
+            Self::Kafka(config) => {
+                let below = |(path, message): KeyProblem| {
+                    (std::iter::once("kafka".to_owned()).chain(path).collect(), message)
+                };
+                config.problems().into_iter().map(below).collect()
+            }
             Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
@@ -69,7 +82,7 @@ impl SourceConfig {
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
-            Self::File(_) | Self::Generate(_) => None,
+            Self::File(_) | Self::Generate(_) | Self::Kafka(_) => None,
         }
     }
 
@@ -78,7 +91,7 @@ impl SourceConfig {
         match self {
             Self::File(config) => Some(config.properties.clone()),
             Self::Generate(_) => Some(generate::PROPERTIES.map(|(name, _)| name.to_owned()).to_vec()),
-            Self::Topic(_) => None,
+            Self::Topic(_) | Self::Kafka(_) => None,
         }
     }
 
@@ -97,6 +110,13 @@ impl SourceConfig {
                 Some(cluster) => Box::new(ClusterSource::new(config, cluster, pipeline, feeders)?),
                 None => Box::new(TopicSource::new(config, pipeline, store()?, feeders)?),
             },
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => Box::new(kafka::KafkaSource::new(config, pipeline)?),
+            #[cfg(not(feature = "kafka"))]
+            Self::Kafka(_) => {
+                let message = "this program was built without Kafka: build it with `--features kafka`";
+                return Err(TaskError::new(sluice_connect::task::Class::Config, message).into());
+            }
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))
             }

@@ -248,7 +248,11 @@ impl Life<'_> {
             SinkConfig::Parquet(config) => {
                 Target::Files(Box::new(FileSink::parquet(config, self.lake.clone())?))
             }
-            other => other.open(|| Ok::<_, TaskError>(self.store.clone()), &self.world.clock.clock())?,
+            other => other.open(
+                || Ok::<_, TaskError>(self.store.clone()),
+                &self.world.clock.clock(),
+                document.delivery,
+            )?,
         };
         let (steps, needs) = Steps::new(document, &document.sink.needs(document.makes_columns()))?;
         let name = document.name.as_str();

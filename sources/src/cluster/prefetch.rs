@@ -1,7 +1,7 @@
 //! Pulls one queue ahead of its reader, within a bound of bytes.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,32 +15,10 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::arrivals::Arrivals;
+
 /// The wait after a pull that found nothing at once, although the broker could have held it.
 const PAUSE_EMPTY: Duration = Duration::from_millis(20);
-
-/// Wakes the reader of all queues.
-#[derive(Debug, Default)]
-pub(super) struct Arrivals {
-    count: Mutex<u64>,
-    changed: Condvar,
-}
-
-impl Arrivals {
-    pub(super) fn seen(&self) -> u64 {
-        *lock(&self.count)
-    }
-
-    fn add(&self) {
-        *lock(&self.count) += 1;
-        self.changed.notify_all();
-    }
-
-    /// Waits until something arrived after `seen`.
-    pub(super) fn wait(&self, seen: u64, timeout: Duration) {
-        let unchanged = |count: &mut u64| *count == seen;
-        drop(self.changed.wait_timeout_while(lock(&self.count), timeout, unchanged));
-    }
-}
 
 /// What one pull brought.
 struct Pull {

@@ -1,0 +1,446 @@
+//! A Kafka record as a message and back, so that both round trips are exact.
+//!
+//! | record | message |
+//! |---|---|
+//! | key: UTF-8, not empty | the keys (`KEYS`), or the property that `key` names |
+//! | key: empty, or other bytes | property `kafka.key`: `base64:` and the bytes in base64 |
+//! | key: null | no keys |
+//! | header with a plain name and UTF-8 value | property of that name |
+//! | headers beyond that, or in an order that properties do not say | property `kafka.headers`, see below |
+//! | header `rocketmq.TAGS`, `rocketmq.UNIQ_KEY` | the tag; the unique id |
+//! | value | body |
+//! | value: null (a tombstone) | null body; property `kafka.tombstone`: `true` |
+//! | topic, partition, offset | property `kafka.origin`: `topic/partition/offset` |
+//! | header `rocketmq.origin`: `topic/queue/offset` | the message that a record was made of |
+//!
+//! `kafka.headers` is a JSON array of all headers in their order: `"name"` is the header that the property of that
+//! name stands for, `["name"]` one with a null value, `["name", "…"]` one with the value in base64. Doubled headers
+//! stand there, and names and values that no property can have. A property has the last value of its header.
+//!
+//! A plain name is not empty, holds no byte below 3, is none of those above, and none that RocketMQ's clients and
+//! brokers give a meaning ([`is_property_name`]). Properties of such names are theirs and come into no record.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY};
+
+use super::KeyPlace;
+
+/// Property: where a record came from, as `topic/partition/offset`.
+pub const ORIGIN: &str = "kafka.origin";
+/// Property: a key that is no text.
+pub const KEY: &str = "kafka.key";
+/// Property: all headers, where properties do not say them.
+pub const HEADERS: &str = "kafka.headers";
+/// Property: the value was null.
+pub const TOMBSTONE: &str = "kafka.tombstone";
+/// Header: where a message came from, as `topic/queue/offset`.
+pub const ROCKETMQ_ORIGIN: &str = "rocketmq.origin";
+/// Header: the tag.
+pub const ROCKETMQ_TAGS: &str = "rocketmq.TAGS";
+/// Header: the unique id.
+pub const ROCKETMQ_ID: &str = "rocketmq.UNIQ_KEY";
+
+const BASE64: &str = "base64:";
+
+/// Names that RocketMQ's clients and brokers give a meaning (`MessageConst` of `rocketmq-common`), sorted.
+const RESERVED: [&str; 53] = [
+    "1ST_POP_TIME",
+    "ARRIVE_TIME",
+    "BUYER_ID",
+    "CHECK_IMMUNITY_TIME_IN_SECONDS",
+    "CLUSTER",
+    "CONSUME_START_TIME",
+    "CORRECTION_FLAG",
+    "CORRELATION_ID",
+    "DELAY",
+    "DLQ_ORIGIN_MESSAGE_ID",
+    "DLQ_ORIGIN_TOPIC",
+    "DUP_INFO",
+    "EXTEND_UNIQ_INFO",
+    "INNER_BASE",
+    "INNER_MULTI_DISPATCH",
+    "INNER_MULTI_QUEUE_OFFSET",
+    "INNER_NUM",
+    "INSTANCE_ID",
+    "KEYS",
+    "MAX_OFFSET",
+    "MAX_RECONSUME_TIMES",
+    "MIN_OFFSET",
+    "MQ2_FLAG",
+    "MSG_REGION",
+    "MSG_TYPE",
+    "ORIGIN_MESSAGE_ID",
+    "PGROUP",
+    "POP_CK",
+    "POP_CK_OFFSET",
+    "PUSH_REPLY_TIME",
+    "REAL_QID",
+    "REAL_TOPIC",
+    "RECONSUME_TIME",
+    "REPLY_TO_CLIENT",
+    "RETRY_TOPIC",
+    "TAGS",
+    "TIMER_DELAY_MS",
+    "TIMER_DELAY_SEC",
+    "TIMER_DELIVER_MS",
+    "TIMER_DEL_UNIQKEY",
+    "TIMER_OUT_MS",
+    "TRACE_ON",
+    "TRANSACTION_CHECK_TIMES",
+    "TRANSFER_FLAG",
+    "TRAN_MSG",
+    "TRAN_PREPARED_QUEUE_OFFSET",
+    "TTL",
+    "UNIQ_KEY",
+    "WAIT",
+    "__SHARDINGKEY",
+    "__SLUICE_BATCH",
+    "__STARTDELIVERTIME",
+    "__transactionId__",
+];
+
+/// Whether a header of this name can be a property, and a property a header.
+pub fn is_property_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b > 2)
+        && RESERVED.binary_search(&name).is_err()
+        && !is_own(name)
+        && !matches!(name, ROCKETMQ_TAGS | ROCKETMQ_ID)
+}
+
+fn is_own(name: &str) -> bool {
+    matches!(name, ORIGIN | KEY | HEADERS | TOMBSTONE)
+}
+
+/// The text of bytes that a property can have as its value.
+fn plain(bytes: &[u8]) -> Option<&str> {
+    let fits = !bytes.is_empty() && bytes.iter().all(|b| !matches!(b, 0 | 2));
+    str::from_utf8(bytes).ok().filter(|_| fits)
+}
+
+/// A header of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its value; `None` is null.
+    pub value: Option<&'a [u8]>,
+}
+
+/// What a record becomes beside the body and the times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapped {
+    /// The business keys.
+    pub keys: Option<String>,
+    /// The tag.
+    pub tags: Option<String>,
+    /// The unique id.
+    pub message_id: Option<String>,
+    /// The other properties, each name once.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Mapped {
+    /// The value of a property.
+    pub fn property(&self, name: &str) -> Option<&str> {
+        self.properties.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    fn set(&mut self, name: &str, value: String) {
+        self.properties.push((name.to_owned(), value));
+    }
+}
+
+/// What stands for a header in a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Property,
+    Tag,
+    Id,
+    /// Nothing: it stands in [`HEADERS`] alone.
+    Nowhere,
+}
+
+fn stands(header: &Header<'_>, key_place: &KeyPlace) -> Stands {
+    match header {
+        Header { value: Some(value), .. } if plain(value).is_none() => Stands::Nowhere,
+        Header { value: None, .. } => Stands::Nowhere,
+        Header { name: ROCKETMQ_TAGS, .. } => Stands::Tag,
+        Header { name: ROCKETMQ_ID, .. } => Stands::Id,
+        Header { name, .. } if matches!(key_place, KeyPlace::Property(key) if key == name) => Stands::Nowhere,
+        Header { name, .. } if is_property_name(name) => Stands::Property,
+        Header { .. } => Stands::Nowhere,
+    }
+}
+
+/// The message that a record becomes. `origin` is `topic/partition/offset`.
+pub fn to_message(
+    key: Option<&[u8]>,
+    headers: &[Header<'_>],
+    is_tombstone: bool,
+    origin: &str,
+    key_place: &KeyPlace,
+) -> Mapped {
+    let mut mapped = Mapped::default();
+    // The last header of a name that can stand for it does.
+    let chosen: Vec<Stands> = headers
+        .iter()
+        .enumerate()
+        .map(|(at, header)| {
+            let stands_for = stands(header, key_place);
+            let again =
+                |later: &Header<'_>| later.name == header.name && stands(later, key_place) == stands_for;
+            if headers[at + 1..].iter().any(again) { Stands::Nowhere } else { stands_for }
+        })
+        .collect();
+    for (header, stands_for) in headers.iter().zip(&chosen) {
+        let value = header.value.and_then(plain).map(str::to_owned);
+        match (stands_for, value) {
+            (Stands::Property, Some(value)) => mapped.set(header.name, value),
+            (Stands::Tag, value) => mapped.tags = value,
+            (Stands::Id, value) => mapped.message_id = value,
+            _ => {}
+        }
+    }
+    // The order that they come back in without being told: properties, tag, id.
+    let rank = |stands_for: &Stands| match stands_for {
+        Stands::Property => 0,
+        Stands::Tag => 1,
+        Stands::Id => 2,
+        Stands::Nowhere => 3,
+    };
+    let is_told = chosen.iter().all(|s| *s != Stands::Nowhere) && chosen.is_sorted_by_key(rank);
+    if !is_told {
+        let all = headers.iter().zip(&chosen).map(|(header, stands_for)| match (stands_for, header.value) {
+            (Stands::Nowhere, None) => serde_json::json!([header.name]),
+            (Stands::Nowhere, Some(value)) => serde_json::json!([header.name, STANDARD.encode(value)]),
+            _ => serde_json::json!(header.name),
+        });
+        mapped.set(HEADERS, serde_json::Value::Array(all.collect()).to_string());
+    }
+    match (key.map(|key| (key, plain(key))), key_place) {
+        (None, _) => {}
+        (Some((_, Some(key))), KeyPlace::Keys) => mapped.keys = Some(key.to_owned()),
+        (Some((_, Some(key))), KeyPlace::Property(name)) => mapped.set(name, key.to_owned()),
+        (Some((key, None)), _) => mapped.set(KEY, format!("{BASE64}{}", STANDARD.encode(key))),
+    }
+    if is_tombstone {
+        mapped.set(TOMBSTONE, "true".to_owned());
+    }
+    mapped.set(ORIGIN, origin.to_owned());
+    mapped
+}
+
+/// A record beside its value and times.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The key; `None` is null.
+    pub key: Option<Vec<u8>>,
+    /// The headers in their order; a value of `None` is null.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// The value of a message without a body is null.
+    pub is_tombstone: bool,
+}
+
+/// What of a message makes a record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// The business keys.
+    pub keys: Option<&'a str>,
+    /// The tag.
+    pub tags: Option<&'a str>,
+    /// The unique id.
+    pub message_id: Option<&'a str>,
+}
+
+/// The record that a message becomes, or why it can be none. `origin` is `topic/queue/offset` of the message.
+pub fn to_record<'a>(
+    given: Given<'_>,
+    properties: impl Iterator<Item = (&'a str, &'a str)>,
+    origin: &str,
+    key_place: &KeyPlace,
+) -> Result<Record, String> {
+    let (mut record, mut named): (Record, Vec<(&str, Option<&str>)>) = Default::default();
+    let (mut key, mut layout, mut has_origin) = (None, None, false);
+    for (name, value) in properties {
+        match name {
+            ORIGIN => has_origin = true,
+            KEY => record.key = Some(decoded(value.strip_prefix(BASE64), KEY)?),
+            HEADERS => layout = Some(value),
+            TOMBSTONE => record.is_tombstone = value == "true",
+            KEYS | TAGS | UNIQ_KEY => {}
+            _ if matches!(key_place, KeyPlace::Property(key) if key == name) => key = Some(value),
+            _ if RESERVED.binary_search(&name).is_ok() => {}
+            _ => {
+                has_origin |= name == ROCKETMQ_ORIGIN;
+                named.push((name, Some(value)));
+            }
+        }
+    }
+    if *key_place == KeyPlace::Keys {
+        key = given.keys;
+    }
+    if let Some(key) = key {
+        record.key = Some(key.as_bytes().to_vec());
+    }
+    if !has_origin {
+        named.push((ROCKETMQ_ORIGIN, Some(origin)));
+    }
+    named.extend(given.tags.map(|tag| (ROCKETMQ_TAGS, Some(tag))));
+    named.extend(given.message_id.map(|id| (ROCKETMQ_ID, Some(id))));
+    let bytes = |text: &str| Some(text.as_bytes().to_vec());
+    if let Some(layout) = layout {
+        for entry in entries(layout)? {
+            match entry {
+                Entry::Named(name) => {
+                    // A step may have taken it away.
+                    let place = named.iter_mut().find(|(other, value)| *other == name && value.is_some());
+                    if let Some(value) = place.and_then(|(_, value)| value.take()) {
+                        record.headers.push((name, bytes(value)));
+                    }
+                }
+                Entry::Literal(name, value) => record.headers.push((name, value)),
+            }
+        }
+    }
+    let rest = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), bytes(value?))));
+    record.headers.extend(rest);
+    if record.headers.iter().any(|(name, _)| name.contains('\0')) {
+        return Err("a header's name holds a zero byte".to_owned());
+    }
+    Ok(record)
+}
+
+enum Entry {
+    Named(String),
+    Literal(String, Option<Vec<u8>>),
+}
+
+fn entries(layout: &str) -> Result<Vec<Entry>, String> {
+    let told = || format!("property `{HEADERS}` is no list of headers");
+    let values: Vec<serde_json::Value> = serde_json::from_str(layout).map_err(|_| told())?;
+    let entry = |value: &serde_json::Value| match value {
+        serde_json::Value::String(name) => Ok(Entry::Named(name.clone())),
+        serde_json::Value::Array(parts) => match parts.as_slice() {
+            [serde_json::Value::String(name)] => Ok(Entry::Literal(name.clone(), None)),
+            [serde_json::Value::String(name), serde_json::Value::String(value)] => {
+                Ok(Entry::Literal(name.clone(), Some(decoded(Some(value), HEADERS)?)))
+            }
+            _ => Err(told()),
+        },
+        _ => Err(told()),
+    };
+    values.iter().map(entry).collect()
+}
+
+fn decoded(text: Option<&str>, property: &str) -> Result<Vec<u8>, String> {
+    let told = || format!("property `{property}` holds no base64");
+    text.and_then(|text| STANDARD.decode(text).ok()).ok_or_else(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn borrowed(headers: &[(String, Option<Vec<u8>>)]) -> Vec<Header<'_>> {
+        headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect()
+    }
+
+    fn back(mapped: &Mapped, origin: &str, place: &KeyPlace) -> Record {
+        let given = Given {
+            keys: mapped.keys.as_deref(),
+            tags: mapped.tags.as_deref(),
+            message_id: mapped.message_id.as_deref(),
+        };
+        let properties = mapped.properties.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        to_record(given, properties, origin, place).unwrap()
+    }
+
+    fn names() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => prop::sample::select(vec!["a", "b", "trace-id", "rocketmq.origin", "rocketmq.TAGS", "rocketmq.UNIQ_KEY"]),
+            2 => prop::sample::select(vec!["", "TAGS", "KEYS", "DELAY", "__SLUICE_BATCH", "kafka.key", "kafka.headers", "kafka.origin", "kafka.tombstone", "id", "x\u{1}y"]),
+        ]
+        .prop_map(str::to_owned)
+    }
+
+    fn values() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof!["[a-zä ]{0,6}".prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..6),]
+    }
+
+    fn places() -> impl Strategy<Value = KeyPlace> {
+        prop_oneof![Just(KeyPlace::Keys), Just(KeyPlace::Property("id".to_owned()))]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn a_record_comes_back_as_it_was(
+            key in prop::option::of(values()),
+            headers in prop::collection::vec((names(), prop::option::of(values())), 0..7),
+            is_tombstone: bool,
+            place in places(),
+        ) {
+            let mapped = to_message(key.as_deref(), &borrowed(&headers), is_tombstone, "t/0/7", &place);
+            let record = back(&mapped, "unused/0/0", &place);
+            prop_assert_eq!(record, Record { key, headers, is_tombstone });
+            for (at, (name, value)) in mapped.properties.iter().enumerate() {
+                let mut encoded = Vec::new();
+                prop_assert!(sluice_protocol::message::push_property(&mut encoded, name, value).is_ok());
+                prop_assert!(!value.is_empty());
+                prop_assert!(!mapped.properties[..at].iter().any(|(other, _)| other == name), "{name} twice");
+            }
+        }
+
+        #[test]
+        fn a_message_comes_back_as_it_was_and_says_where_it_has_been(
+            keys in prop::option::of("[a-z]{1,4}( [a-z]{1,4})?"),
+            tags in prop::option::of("[a-zA-Z]{1,5}"),
+            message_id in prop::option::of("[0-9A-F]{32}"),
+            properties in prop::collection::btree_map("[a-zA-Z._]{1,3}", "[^\u{0}\u{2}]{1,6}", 0..5),
+        ) {
+            let properties: Vec<_> = properties.into_iter().filter(|(n, _)| is_property_name(n)).collect();
+            let message = Mapped { keys, tags, message_id, properties };
+            let record = back(&message, "orders@b/2/5", &KeyPlace::Keys);
+            let mut again = to_message(
+                record.key.as_deref(), &borrowed(&record.headers), record.is_tombstone, "t/0/7", &KeyPlace::Keys,
+            );
+            prop_assert_eq!(again.property(ROCKETMQ_ORIGIN), Some("orders@b/2/5"));
+            prop_assert_eq!(again.property(ORIGIN), Some("t/0/7"));
+            again.properties.retain(|(n, _)| ![ROCKETMQ_ORIGIN, ORIGIN].contains(&n.as_str()));
+            prop_assert_eq!(again, message);
+        }
+    }
+
+    #[test]
+    fn a_property_that_a_step_changed_or_took_is_so_in_the_record() {
+        let headers = [("a", Some(&b"1"[..])), ("a", Some(&b"2"[..])), ("b", None), ("c", Some(&b"3"[..]))];
+        let headers: Vec<Header<'_>> = headers.iter().map(|&(name, value)| Header { name, value }).collect();
+        let mut mapped = to_message(None, &headers, false, "t/0/0", &KeyPlace::Keys);
+        assert_eq!(mapped.property("a"), Some("2"));
+        assert_eq!(mapped.property(HEADERS), Some(r#"[["a","MQ=="],"a",["b"],"c"]"#));
+        mapped.properties.retain(|(name, _)| name != "c");
+        mapped.properties[0].1 = "new".to_owned();
+        let record = back(&mapped, "", &KeyPlace::Keys);
+        let names: Vec<&str> = record.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "a", "b"]);
+        assert_eq!(record.headers[1].1.as_deref(), Some(&b"new"[..]));
+    }
+
+    #[test]
+    fn properties_that_hold_no_headers_are_told() {
+        for (name, value) in [(HEADERS, "{}"), (HEADERS, r#"[["a","?"]]"#), (HEADERS, "[1]"), (KEY, "abc")] {
+            let made = to_record(Given::default(), [(name, value)].into_iter(), "", &KeyPlace::Keys);
+            assert!(made.unwrap_err().contains(name));
+        }
+    }
+
+    #[test]
+    fn reserved_names_are_sorted() {
+        assert!(RESERVED.is_sorted());
+    }
+}

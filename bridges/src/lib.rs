@@ -1,0 +1,4 @@
+//! What a source and a sink of one outside system share: the settings of its connection, and the mapping of its
+//! records to messages. Knows no task: those are in `sources` and `sinks`.
+
+pub mod kafka;

@@ -1,0 +1,566 @@
+//! The task of sink `kafka`: with positions one transactional producer a chain, else one idempotent one for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use sluice_bridges::kafka::client::{self, Context, Told, Wait, failed};
+use sluice_bridges::kafka::mapping::{self, Given, Record, to_record};
+use sluice_bridges::kafka::{KeyPlace, Side, topic_problem};
+use sluice_connect::batch;
+use sluice_connect::config::Delivery;
+use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
+
+use super::positions::{PARTITION, Positions, Standing, key};
+use super::{KafkaConfig, PartitionBy};
+use crate::topic::{Rows, check_routed, text};
+
+/// How long one act of a transaction may take; longer than a transaction may.
+const ACT_MAX: Duration = Duration::from_secs(40);
+/// How often an act is asked for again whose outcome is not known.
+const ACTS_MAX: usize = 3;
+/// After this brokers end the transaction of a producer that is gone.
+const TRANSACTION_MS: &str = "30000";
+/// What a record holds beside key, value and headers, in bytes, at most.
+const RECORD_OVERHEAD: usize = 512;
+/// How long the settings of a topic are asked for, which brokers may not tell.
+const POLICY_MAX: Duration = Duration::from_secs(2);
+/// How long a topic that was just made may stay unknown.
+const MADE_MAX: Duration = Duration::from_secs(15);
+
+/// Writes topics of a Kafka cluster.
+pub struct KafkaSink {
+    settings: KafkaConfig,
+    bytes_max: usize,
+    producers: ClientConfig,
+    asker: BaseConsumer<Context>,
+    /// Partitions of each topic that rows have gone to.
+    topics: BTreeMap<String, i32>,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Rows and position in one transaction.
+    Exact { positions: Box<Positions>, chains: BTreeMap<Chain, Open> },
+    /// Rows alone.
+    AtLeastOnce(BaseProducer<Deliveries>),
+}
+
+/// A chain that is written.
+struct Open {
+    producer: BaseProducer<Deliveries>,
+    next: i64,
+}
+
+/// What becomes of the records that were handed over.
+#[derive(Clone, Default)]
+struct Deliveries {
+    told: Arc<Told>,
+    failure: Arc<Mutex<Option<RDKafkaErrorCode>>>,
+}
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, Option<RDKafkaErrorCode>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        client::log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Context { told: Arc::clone(&self.told), ..Context::default() }.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let Err((error, _)) = result else { return };
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        // What was taken back because of another one's failure tells nothing; that a record can never be stored must
+        // not hide that the broker is away.
+        let rank = |code: RDKafkaErrorCode| match (code, client::class(code)) {
+            (RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight, _) => 0,
+            (_, Class::Record) => 1,
+            _ => 2,
+        };
+        let mut failure = self.lock();
+        if failure.is_none_or(|before| rank(before) < rank(code)) {
+            *failure = Some(code);
+        }
+    }
+}
+
+impl KafkaSink {
+    /// Connects, and makes the topics that may be made.
+    pub fn new(settings: &KafkaConfig, delivery: Delivery) -> Result<Self, TaskError> {
+        let KafkaConfig { bootstrap, properties, .. } = settings;
+        let mut producers = client::config(Side::Sink, bootstrap, properties);
+        let readers = reading(&producers, bootstrap);
+        let asker = client::asker(&readers)?;
+        let kind = if delivery == Delivery::ExactlyOnce {
+            make_positions(&asker, &producers, settings)?;
+            if producers.get("transaction.timeout.ms").is_none() {
+                producers.set("transaction.timeout.ms", TRANSACTION_MS);
+            }
+            let positions = Positions::new(&readers, &settings.positions)?;
+            Kind::Exact { positions: Box::new(positions), chains: BTreeMap::new() }
+        } else {
+            Kind::AtLeastOnce(producer(&producers)?)
+        };
+        let (settings, topics) = (settings.clone(), BTreeMap::new());
+        let mut sink =
+            Self { bytes_max: settings.message_bytes_max(), settings, producers, asker, topics, kind };
+        let topic = sink.settings.topic.clone();
+        sink.find(&topic)?;
+        Ok(sink)
+    }
+
+    /// The partitions of a topic, made if the settings say with how many.
+    fn find(&mut self, topic: &str) -> Result<i32, TaskError> {
+        if let Some(known) = self.topics.get(topic) {
+            return Ok(*known);
+        }
+        check_routed(self.topics.len().saturating_sub(1))?;
+        let known = client::topic(&self.asker, topic)?;
+        let partitions = match (known, self.settings.partitions) {
+            (Some(known), _) => known.partitions,
+            (None, Some(partitions)) => {
+                let new = NewTopic::new(topic, i32::from(partitions), TopicReplication::Fixed(-1));
+                make(&self.asker, &self.producers, &new)?
+            }
+            (None, None) => {
+                let message = format!(
+                    "no such topic: {topic} (asked at {}): make it, or write `partitions: N` and it is made with so many",
+                    self.settings.bootstrap
+                );
+                return Err(TaskError::new(Class::Config, message));
+            }
+        };
+        self.topics.insert(topic.to_owned(), partitions);
+        Ok(partitions)
+    }
+
+    /// Finds the topics that rows are sent to.
+    fn find_routed(&mut self, chain: &Chain, rows: &Rows<'_>, count: usize) -> Result<(), TaskError> {
+        let names: BTreeSet<&str> = (0..count).filter_map(|row| text(rows.route, row)).collect();
+        for name in names.into_iter().chain([self.settings.topic.clone().as_str()]) {
+            let partitions = self.find(name)?;
+            if self.settings.partition == PartitionBy::Source && chain.queue >= partitions {
+                let message = format!(
+                    "{chain}: topic {name} has {partitions} partitions, so none has the number of the source's queue: \
+                     add partitions, or leave out `partition: source`"
+                );
+                return Err(TaskError::new(Class::Config, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &str, error: KafkaError, told: &Told) -> TaskError {
+        failed(format!("Kafka at {}: {what}", self.settings.bootstrap), error, told)
+    }
+
+    /// Hands all rows over.
+    fn submit(
+        &self,
+        producer: &BaseProducer<Deliveries>,
+        chain: &Chain,
+        slice: &Slice,
+    ) -> Result<(), TaskError> {
+        let (rows, offsets) = (Rows::new(&slice.envelope), batch::offsets(&slice.envelope));
+        for (row, offset) in offsets.iter().enumerate() {
+            let origin = origin(chain, *offset);
+            let made = record(&rows, row, &origin, &self.settings.key).map_err(|reason| {
+                TaskError::new(
+                    Class::Fatal,
+                    format!("{chain}: row {offset} was taken for a record: {reason}"),
+                )
+            })?;
+            let mut out = BaseRecord::to(text(rows.route, row).unwrap_or(&self.settings.topic));
+            let body = rows.body(row);
+            out.payload = (!made.is_tombstone || !body.is_empty()).then_some(body);
+            out.key = made.key.as_deref();
+            out.timestamp = rows.born(row);
+            if self.settings.partition == PartitionBy::Source {
+                out.partition = Some(chain.queue);
+            }
+            let headers = made
+                .headers
+                .iter()
+                .fold(OwnedHeaders::new_with_capacity(made.headers.len()), |headers, (name, value)| {
+                    headers.insert(Header { key: name, value: value.as_ref() })
+                });
+            out.headers = Some(headers);
+            self.hand_over(producer, out)?;
+        }
+        Ok(())
+    }
+
+    fn hand_over(
+        &self,
+        producer: &BaseProducer<Deliveries>,
+        mut record: BaseRecord<'_, [u8], [u8]>,
+    ) -> Result<(), TaskError> {
+        let told = &producer.context().told;
+        let wait = Wait::begin(ACT_MAX);
+        loop {
+            match producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if !wait.is_over() =>
+                {
+                    record = back;
+                    producer.poll(Duration::from_millis(1));
+                }
+                Err((error, _)) => return Err(self.failed("cannot send records", error, told)),
+            }
+        }
+    }
+
+    /// Waits until brokers answered for all records.
+    fn await_all(&self, producer: &BaseProducer<Deliveries>) -> Result<(), TaskError> {
+        let told = &producer.context().told;
+        // Records have a time limit of their own, so this ends.
+        loop {
+            match producer.flush(Duration::ZERO) {
+                Ok(()) => break,
+                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {
+                    producer.poll(Duration::from_millis(1));
+                }
+                Err(error) => return Err(self.failed("cannot send records", error, told)),
+            }
+        }
+        match producer.context().lock().take() {
+            None => Ok(()),
+            Some(code) => {
+                let error = KafkaError::MessageProduction(code);
+                Err(self.failed("records were not stored", error, told))
+            }
+        }
+    }
+
+    /// A transaction of the rows and the position after them.
+    fn transact(
+        &self,
+        open: &Open,
+        chain: &Chain,
+        slice: Option<&Slice>,
+        standing: &Standing,
+    ) -> Result<(), TaskError> {
+        let producer = &open.producer;
+        let told = &producer.context().told;
+        *producer.context().lock() = None;
+        producer.begin_transaction().map_err(|e| self.failed("cannot begin a transaction", e, told))?;
+        let value = serde_json::to_vec(standing)
+            .map_err(|e| TaskError::new(Class::Fatal, "cannot write a position").because(e))?;
+        let key = key(chain);
+        let mut position = BaseRecord::to(&self.settings.positions);
+        (position.partition, position.key, position.payload) =
+            (Some(PARTITION), Some(key.as_bytes()), Some(&value[..]));
+        let sent = slice
+            .map_or(Ok(()), |slice| self.submit(producer, chain, slice))
+            .and_then(|()| self.hand_over(producer, position))
+            .and_then(|()| self.await_all(producer));
+        if let Err(error) = sent {
+            // The position did not move, whatever comes of this: an open transaction ends with the next producer.
+            if let Err(other) = producer.abort_transaction(ACT_MAX) {
+                tracing::warn!(task = %chain, error = %other, "a transaction could not be taken back");
+                let class = if error.class == Class::Record { Class::Retry } else { error.class };
+                return Err(TaskError { class, ..error });
+            }
+            return Err(error);
+        }
+        for _ in 1..ACTS_MAX {
+            match producer.commit_transaction(ACT_MAX) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() => {}
+                Err(error) => return Err(self.uncommitted(chain, error, told)),
+            }
+        }
+        producer.commit_transaction(ACT_MAX).map_err(|e| self.uncommitted(chain, e, told))
+    }
+
+    /// Whether it was committed after all is seen by the next run.
+    fn uncommitted(&self, chain: &Chain, error: KafkaError, told: &Told) -> TaskError {
+        let error = self.failed(&format!("{chain}: cannot commit a transaction"), error, told);
+        let class = if error.class == Class::Record { Class::Retry } else { error.class };
+        TaskError { class, ..error }
+    }
+
+    /// A chain's own producer, which shuts out all before it and takes back what they have in hand.
+    fn begin_chain(&self, key: &str) -> Result<BaseProducer<Deliveries>, TaskError> {
+        let mut config = self.producers.clone();
+        config.set("transactional.id", format!("sluice/{key}"));
+        let producer = producer(&config)?;
+        let told = &producer.context().told;
+        let what = format!("{key}: cannot begin transactions");
+        for _ in 1..ACTS_MAX {
+            match producer.init_transactions(ACT_MAX) {
+                Ok(()) => return Ok(producer),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && told.last().is_none() => {}
+                Err(error) => return Err(self.failed(&what, error, told)),
+            }
+        }
+        producer.init_transactions(ACT_MAX).map_err(|e| self.failed(&what, e, told))?;
+        Ok(producer)
+    }
+}
+
+/// Where a row came from, as `topic/queue/offset`.
+fn origin(chain: &Chain, offset: i64) -> String {
+    format!("{}/{}/{offset}", chain.topic, chain.queue)
+}
+
+fn record(rows: &Rows<'_>, row: usize, origin: &str, key_place: &KeyPlace) -> Result<Record, String> {
+    let given = Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.id(row) };
+    let mut record = to_record(given, rows.own_properties(row), origin, key_place)?;
+    record.is_tombstone |= rows.has_no_body(row);
+    Ok(record)
+}
+
+fn producer(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, TaskError> {
+    let context = Deliveries::default();
+    let told = Arc::clone(&context.told);
+    config.create_with_context(context).map_err(|e| failed("cannot make a Kafka client", e, &told))
+}
+
+/// The configuration of a consumer for the brokers of a producer: what is said of the connection holds for both.
+fn reading(producers: &ClientConfig, bootstrap: &str) -> ClientConfig {
+    let mut readers = client::config(Side::Source, bootstrap, &super::Properties::new());
+    for (key, _) in producers.config_map() {
+        let of_connection = ["ssl.", "sasl.", "security.", "socket.", "broker.", "client.", "reconnect."];
+        let said = producers.get(key).filter(|_| of_connection.iter().any(|prefix| key.starts_with(prefix)));
+        if let Some(value) = said {
+            readers.set(key, value);
+        }
+    }
+    readers
+}
+
+/// The topic of positions: one partition, compacted, since a position that is gone would store rows twice.
+fn make_positions(
+    asker: &BaseConsumer<Context>,
+    config: &ClientConfig,
+    settings: &KafkaConfig,
+) -> Result<(), TaskError> {
+    let topic = settings.positions.as_str();
+    if client::topic(asker, topic)?.is_none() {
+        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
+        make(asker, config, &new)?;
+    }
+    match policy(config, topic) {
+        Ok(Some(policy)) if policy != "compact" => {
+            let message = format!(
+                "topic {topic} holds positions and has `cleanup.policy={policy}`: they would be deleted, and rows stored twice. \
+                 Set it to `compact`, or name another topic by `positions`"
+            );
+            Err(TaskError::new(Class::Config, message))
+        }
+        Ok(_) => Ok(()),
+        // Who may not ask may write all the same.
+        Err(error) => {
+            tracing::warn!(topic, %error, "whether the topic of positions is compacted is not known");
+            Ok(())
+        }
+    }
+}
+
+fn admin(config: &ClientConfig) -> Result<(AdminClient<Context>, tokio::runtime::Runtime), TaskError> {
+    let context = Context::default();
+    let told = Arc::clone(&context.told);
+    let admin =
+        config.create_with_context(context).map_err(|e| failed("cannot make a Kafka client", e, &told))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok((admin, runtime.map_err(|e| TaskError::io("cannot start the runtime of a client", e))?))
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(client::ANSWER_MAX)).request_timeout(Some(client::ANSWER_MAX))
+}
+
+/// Makes a topic, and waits until it is known; how many partitions it has.
+fn make(asker: &BaseConsumer<Context>, config: &ClientConfig, new: &NewTopic<'_>) -> Result<i32, TaskError> {
+    let (admin, runtime) = admin(config)?;
+    let what = format!("cannot make topic {}", new.name);
+    let told = &admin.inner().context().told;
+    let results = runtime.block_on(admin.create_topics([new], &options()));
+    for result in results.map_err(|e| failed(what.clone(), e, told))? {
+        match result {
+            // Another worker was faster.
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => return Err(TaskError::new(client::class(code), what).because(code)),
+        }
+    }
+    let wait = Wait::begin(MADE_MAX);
+    loop {
+        match client::topic(asker, new.name) {
+            Ok(Some(topic)) if topic.partitions > 0 => return Ok(topic.partitions),
+            Err(error) if error.class != Class::Retry => return Err(error),
+            _ if wait.is_over() => {
+                let message = format!("topic {} was made and is not known yet", new.name);
+                return Err(TaskError::new(Class::Retry, message));
+            }
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// What becomes of the topic's old records, if brokers tell.
+fn policy(config: &ClientConfig, topic: &str) -> Result<Option<String>, TaskError> {
+    let (admin, runtime) = admin(config)?;
+    let what = format!("cannot ask for the settings of topic {topic}");
+    let options = AdminOptions::new().request_timeout(Some(POLICY_MAX));
+    let asked = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
+    let asked = asked.map_err(|e| failed(what.clone(), e, &admin.inner().context().told))?;
+    let Some(resource) = asked.into_iter().next() else { return Ok(None) };
+    let resource = resource.map_err(|code| TaskError::new(client::class(code), what).because(code))?;
+    Ok(resource.get("cleanup.policy").and_then(|entry| entry.value.clone()))
+}
+
+/// What a run finds at the brokers, for a person; makes nothing.
+pub fn check(settings: &KafkaConfig, delivery: Delivery) -> Result<String, TaskError> {
+    let KafkaConfig { bootstrap, topic, properties, .. } = settings;
+    let producers = client::config(Side::Sink, bootstrap, properties);
+    let asker = client::asker(&reading(&producers, bootstrap))?;
+    let known = client::topic(&asker, topic)?;
+    let there = match (known, settings.partitions) {
+        (Some(known), _) => format!("topic {topic} is there, with {} partitions", known.partitions),
+        (None, Some(partitions)) => {
+            format!("topic {topic} is made by the first run, with {partitions} partitions")
+        }
+        (None, None) => {
+            let message = format!("no such topic: {topic} (asked at {bootstrap})");
+            return Err(TaskError::new(Class::Config, message));
+        }
+    };
+    if delivery == Delivery::AtLeastOnce {
+        return Ok(format!("{there}: at_least_once"));
+    }
+    let positions = &settings.positions;
+    match client::topic(&asker, positions)? {
+        Some(_) => make_positions(&asker, &producers, settings)
+            .map(|()| format!("{there}; positions in topic {positions}: exactly_once")),
+        None => Ok(format!("{there}; topic {positions} is made for positions: exactly_once")),
+    }
+}
+
+impl TransactTask for KafkaSink {
+    fn position(&mut self, chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
+        if matches!(self.kind, Kind::AtLeastOnce(_)) {
+            return Ok(None);
+        }
+        // The order matters: what another worker has in hand is taken back before it is looked for.
+        let producer = self.begin_chain(&key(chain))?;
+        if let Kind::Exact { positions, .. } = &self.kind {
+            for other in positions.hiding(&chain.pipeline)? {
+                drop(self.begin_chain(&other)?);
+            }
+        }
+        let Kind::Exact { positions, chains } = &mut self.kind else { return Ok(None) };
+        let standing = positions.read(chain)?;
+        let next = standing.as_ref().map_or(0, |standing| standing.end);
+        chains.insert(chain.clone(), Open { producer, next });
+        Ok(standing.map(|standing| (standing.end, standing.incarnation)))
+    }
+
+    fn begin(&mut self, chain: &Chain, origin: i64, incarnation: &str) -> Result<(), TaskError> {
+        let Kind::Exact { chains, .. } = &self.kind else { return Ok(()) };
+        let standing = Standing { end: origin, incarnation: incarnation.to_owned(), fates: Fates::default() };
+        if let Some(open) = chains.get(chain) {
+            self.transact(open, chain, None, &standing)?;
+        }
+        if let Kind::Exact { chains, .. } = &mut self.kind
+            && let Some(open) = chains.get_mut(chain)
+        {
+            open.next = origin;
+        }
+        Ok(())
+    }
+
+    fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        let rows = Rows::new(&slice.envelope);
+        let unfit = |row: usize| {
+            if let Some(problem) = text(rows.route, row).and_then(topic_problem) {
+                return Some(format!("step `route`: {problem}"));
+            }
+            let (mut bytes, mut is_plain) = (rows.body(row).len() + RECORD_OVERHEAD, true);
+            for (name, value) in rows.own_properties(row) {
+                bytes += name.len() + value.len() + 10;
+                is_plain &= !matches!(name, mapping::HEADERS | mapping::KEY);
+            }
+            bytes += [text(rows.keys, row), rows.tag(row), rows.id(row)]
+                .into_iter()
+                .flatten()
+                .map(str::len)
+                .sum::<usize>();
+            if !is_plain && let Err(reason) = record(&rows, row, "", &self.settings.key) {
+                return Some(reason);
+            }
+            (bytes > self.bytes_max).then(|| {
+                format!(
+                    "a record of about {bytes} bytes exceeds the limit of {} bytes: raise `message.max.bytes` \
+                     in `properties`, and in the topic",
+                    self.bytes_max
+                )
+            })
+        };
+        (0..slice.envelope.num_rows()).filter_map(|row| Some((row, unfit(row)?))).collect()
+    }
+
+    fn commit(
+        &mut self,
+        chain: &Chain,
+        incarnation: &str,
+        slice: &Slice,
+        fates: &Fates,
+    ) -> Result<(), TaskError> {
+        let rows = Rows::new(&slice.envelope);
+        self.find_routed(chain, &rows, slice.envelope.num_rows())?;
+        match &self.kind {
+            Kind::AtLeastOnce(producer) => {
+                *producer.context().lock() = None;
+                // What was handed over is waited for also where the rest could not be.
+                let submitted = self.submit(producer, chain, slice);
+                let all = self.await_all(producer);
+                return submitted.and(all);
+            }
+            Kind::Exact { chains, .. } => {
+                let open = chains.get(chain).filter(|open| open.next == slice.range.start);
+                let open = open.ok_or_else(|| {
+                    let message = format!("{chain}: the position is not {}", slice.range.start);
+                    TaskError::new(Class::Fatal, message)
+                })?;
+                let standing =
+                    Standing { end: slice.range.end, incarnation: incarnation.to_owned(), fates: *fates };
+                self.transact(open, chain, Some(slice), &standing)?;
+            }
+        }
+        if let Kind::Exact { chains, .. } = &mut self.kind
+            && let Some(open) = chains.get_mut(chain)
+        {
+            open.next = slice.range.end;
+        }
+        Ok(())
+    }
+
+    /// What brokers answered for is on all replicas that count.
+    fn secure(&mut self) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    fn keeps_positions(&self) -> bool {
+        matches!(self.kind, Kind::Exact { .. })
+    }
+}

@@ -1,0 +1,96 @@
+//! Source `kafka`: topics of a Kafka cluster. A partition is a queue, and its offsets are the queue offsets; offsets
+//! that no consumer sees (of aborted transactions, of their marks, of what compaction took) count as absent.
+//!
+//! How a record becomes a message: `bridges/src/kafka/mapping.rs`.
+
+#[cfg(feature = "kafka")]
+mod columns;
+#[cfg(feature = "kafka")]
+mod mark;
+#[cfg(feature = "kafka")]
+mod task;
+
+use serde::Deserialize;
+use sluice_bridges::kafka::{KeyPlace, Properties, Side, problems, topic_problem};
+
+use crate::topic::{Begin, Until};
+
+#[cfg(feature = "kafka")]
+pub use task::KafkaSource;
+
+/// Settings of source `kafka`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Brokers to begin with, `host:port` with commas between.
+    pub bootstrap: String,
+    /// The topic.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Several topics instead; `^…` is a regular expression over their names.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// The consumer group whose offsets show how far the pipeline is; the pipeline's name if not said.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Where a pipeline begins that has no position yet.
+    #[serde(default)]
+    pub start: Begin,
+    /// When the pipeline ends.
+    #[serde(default)]
+    pub until: Until,
+    /// Where a record's key goes: `$keys`, or the name of a property.
+    #[serde(default)]
+    pub key: KeyPlace,
+    /// librdkafka's own properties: TLS, SASL, sizes.
+    #[serde(default)]
+    pub properties: Properties,
+    /// Whether other workers read the same topics as members of the group.
+    #[serde(skip)]
+    pub shared: bool,
+}
+
+impl KafkaConfig {
+    /// What is wrong with the settings, each by its path below `kafka`.
+    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+        let mut found = problems(Side::Source, &self.bootstrap, &self.properties);
+        let at = |key: &str| vec![key.to_owned()];
+        match &self.topic {
+            Some(_) if !self.topics.is_empty() => {
+                found.push((at("topics"), "beside `topic`: give one of them".to_owned()));
+            }
+            None if self.topics.is_empty() => {
+                found.push((
+                    Vec::new(),
+                    "a topic is missing: `topic: NAME`, or `topics: [NAME, \"^PATTERN\"]`".to_owned(),
+                ));
+            }
+            Some(topic) => found.extend(topic_problem(topic).map(|problem| (at("topic"), problem))),
+            None => {}
+        }
+        for (number, topic) in self.topics.iter().enumerate() {
+            let problem = match topic.strip_prefix('^') {
+                Some(_) => {
+                    regex::Regex::new(topic).err().map(|error| format!("no regular expression: {error}"))
+                }
+                None => topic_problem(topic),
+            };
+            let place = vec!["topics".to_owned(), format!("[{number}]")];
+            found.extend(problem.map(|problem| (place, problem)));
+        }
+        if self.group.as_deref() == Some("") {
+            found.push((at("group"), "the group has no name".to_owned()));
+        }
+        found
+    }
+
+    /// Whether the source reads a topic of these brokers.
+    pub fn reads(&self, bootstrap: &str, topic: &str) -> bool {
+        let named = self.topic.iter().chain(&self.topics);
+        let is_it = |name: &String| match name.strip_prefix('^') {
+            Some(_) => regex::Regex::new(name).is_ok_and(|pattern| pattern.is_match(topic)),
+            None => name == topic,
+        };
+        self.bootstrap == bootstrap && { named }.any(is_it)
+    }
+}

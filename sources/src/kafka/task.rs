@@ -1,0 +1,496 @@
+//! The task of source `kafka`: one consumer that is told its partitions, each with a queue of its own.
+//!
+//! The client reads ahead within a bound of bytes. It says when it has seen the end of a partition, and not which
+//! offset that is, so what lies between the last record and the end (marks of transactions) is accounted for in two
+//! steps: ask for the end, then read up to it once more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::Message;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use regex::Regex;
+use sluice_bridges::kafka::Side;
+use sluice_bridges::kafka::client::{
+    ANSWER_MAX, Context, Topic, Wait, asker, bounds, config, consumer, failed, is_passing, member, topic,
+    topics,
+};
+use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError};
+
+use super::KafkaConfig;
+use super::columns::Columns;
+use super::mark::Mark;
+use crate::arrivals::Arrivals;
+use crate::filtered::{batch_bytes, filtered};
+use crate::topic::{Begin, Until};
+
+/// How often partitions and topics are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a partition's end is asked for, for the lag.
+const END_INTERVAL: Duration = Duration::from_secs(2);
+/// What all partitions together read ahead, in KiB, about.
+const AHEAD_KIB_MAX: usize = 64 * 1024;
+/// Rows of one slice.
+const SLICE_ROWS_MAX: usize = 16_384;
+
+/// Reads topics of a Kafka cluster.
+pub struct KafkaSource {
+    settings: KafkaConfig,
+    group: String,
+    patterns: Vec<Regex>,
+    needs: Needs,
+    link: Option<Arc<Link>>,
+    queues: BTreeMap<(Arc<str>, i32), Open>,
+    listed: Vec<SourceQueue>,
+    looked: Option<Wait>,
+    arrivals: Arc<Arrivals>,
+    seen: u64,
+}
+
+/// The clients: one that reads on, and what makes one for a question.
+struct Link {
+    reader: Arc<BaseConsumer<Context>>,
+    /// Asks for topics, first records and ends.
+    asker: BaseConsumer<Context>,
+    /// Says which partitions are this worker's, where others share them.
+    member: Option<BaseConsumer<Context>>,
+    config: ClientConfig,
+    group: String,
+    bootstrap: String,
+}
+
+/// One partition.
+struct Open {
+    /// Its records, once it is read.
+    records: Option<PartitionQueue<Context>>,
+    /// The offset that the next record has at least, if the queue goes on there.
+    next: Option<i64>,
+    /// The client has seen the end since the last record.
+    at_end: bool,
+    /// The partition is being read up to here once more, after its end was asked for.
+    probed: Option<i64>,
+    /// The end as far as it is known.
+    end: i64,
+    asked: Option<Wait>,
+}
+
+impl KafkaSource {
+    /// `pipeline` names the group if the config does not.
+    pub fn new(settings: &KafkaConfig, pipeline: &str) -> Result<Self, TaskError> {
+        let patterns =
+            settings.topics.iter().filter(|name| name.starts_with('^')).map(|name| Regex::new(name));
+        let patterns = patterns.collect::<Result<_, _>>();
+        Ok(Self {
+            settings: settings.clone(),
+            group: settings.group.clone().unwrap_or_else(|| pipeline.to_owned()),
+            patterns: patterns
+                .map_err(|e| TaskError::new(Class::Config, "no regular expression").because(e))?,
+            needs: Needs::default(),
+            link: None,
+            queues: BTreeMap::new(),
+            listed: Vec::new(),
+            looked: None,
+            arrivals: Arc::default(),
+            seen: 0,
+        })
+    }
+
+    fn link(&self) -> Result<Arc<Link>, TaskError> {
+        self.link.clone().ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
+    }
+
+    /// The topics that the settings name and the brokers have.
+    fn topics(&self, asker: &BaseConsumer<Context>) -> Result<Vec<Topic>, TaskError> {
+        let mut found = Vec::new();
+        for name in
+            self.settings.topic.iter().chain(&self.settings.topics).filter(|name| !name.starts_with('^'))
+        {
+            let known = topic(asker, name)?;
+            found.push(known.ok_or_else(|| {
+                let message = format!("no such topic: {name} (asked at {})", self.settings.bootstrap);
+                TaskError::new(Class::Config, message)
+            })?);
+        }
+        if !self.patterns.is_empty() {
+            // Those that begin so are Kafka's own and ours.
+            let all = topics(asker, None)?.into_iter().filter(|topic| !topic.name.starts_with("__"));
+            for topic in all.filter(|topic| self.patterns.iter().any(|p| p.is_match(&topic.name))) {
+                if !found.contains(&topic) {
+                    found.push(topic);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds the partitions that are new, with where they begin.
+    fn look(&mut self) -> Result<(), TaskError> {
+        let link = self.link()?;
+        let mut new = Vec::new();
+        for topic in self.topics(&link.asker)? {
+            let name: Arc<str> = topic.name.into();
+            for partition in 0..topic.partitions {
+                if self.queues.contains_key(&(Arc::clone(&name), partition)) {
+                    continue;
+                }
+                let (first, end) = bounds(&link.asker, &name, partition)?;
+                new.push((Arc::clone(&name), partition, first, end));
+            }
+        }
+        // One that comes later holds nothing that was there at the start.
+        let latest = self.settings.start == Begin::Latest && self.looked.is_none();
+        let marks =
+            link.marks(&new.iter().map(|(name, id, first, _)| (&**name, *id, *first)).collect::<Vec<_>>())?;
+        for ((name, partition, first, end), mark) in new.into_iter().zip(marks) {
+            self.listed.push(SourceQueue {
+                topic: Arc::clone(&name),
+                queue: partition,
+                incarnation: mark.to_string(),
+                first,
+                origin: if latest { end } else { first },
+            });
+            let open = Open { records: None, next: None, at_end: false, probed: None, end, asked: None };
+            self.queues.insert((name, partition), open);
+        }
+        self.looked = Some(Wait::begin(LOOK_INTERVAL));
+        Ok(())
+    }
+
+    /// Takes what the clients say beside records.
+    fn serve(&self) -> Result<(), TaskError> {
+        let link = self.link()?;
+        // A member reads nothing; what it tells of brokers the reader tells as well.
+        while let Some(Err(_) | Ok(_)) = link.member.as_ref().and_then(|member| member.poll(Duration::ZERO)) {
+        }
+        loop {
+            match link.reader.poll(Duration::ZERO) {
+                None => return Ok(()),
+                // All records come in queues of their own.
+                Some(Ok(message)) => {
+                    let (topic, partition) = (message.topic(), message.partition());
+                    let message =
+                        format!("topic {topic} partition {partition}: a record went past its queue");
+                    return Err(TaskError::new(Class::Retry, message));
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(error)) if is_passing(&error) => {}
+                Some(Err(error)) => return Err(link.failed("cannot read on", error)),
+            }
+        }
+    }
+}
+
+impl Link {
+    fn failed(&self, what: &str, error: KafkaError) -> TaskError {
+        failed(format!("Kafka at {}: {what}", self.bootstrap), error, &self.reader.context().told)
+    }
+
+    /// The first record of each partition from an offset on, by a client of its own: the others are reading.
+    fn marks(&self, of: &[(&str, i32, i64)]) -> Result<Vec<Mark>, TaskError> {
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut config = self.config.clone();
+        // One record is enough.
+        config.set("fetch.message.max.bytes", "65536");
+        let consumer = Arc::new(consumer(&config, &self.group)?);
+        let told = &consumer.context().told;
+        let what = || format!("Kafka at {}: cannot read the first records", self.bootstrap);
+        let mut assignment = TopicPartitionList::new();
+        for (topic, partition, offset) in of {
+            let added = assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset));
+            added.map_err(|e| failed(what(), e, told))?;
+        }
+        let mut queues = Vec::new();
+        for (topic, partition, _) in of {
+            let queue = consumer.split_partition_queue(topic, *partition);
+            queues.push(queue.ok_or_else(|| TaskError::new(Class::Fatal, what()))?);
+        }
+        consumer.assign(&assignment).map_err(|e| failed(what(), e, told))?;
+        let wait = Wait::begin(ANSWER_MAX);
+        let mut marks = Vec::with_capacity(of.len());
+        for ((.., offset), queue) in of.iter().zip(&queues) {
+            marks.push(loop {
+                match queue.poll(Duration::from_millis(20)) {
+                    Some(Ok(message)) => break Mark::of(&message),
+                    Some(Err(KafkaError::PartitionEOF(_))) => break Mark::empty(*offset),
+                    Some(Err(error)) if !is_passing(&error) => return Err(failed(what(), error, told)),
+                    _ if wait.is_over() => {
+                        let error = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+                        return Err(failed(what(), error, told));
+                    }
+                    _ => {}
+                }
+                if let Some(Err(error)) = consumer.poll(Duration::ZERO)
+                    && !is_passing(&error)
+                {
+                    return Err(failed(what(), error, told));
+                }
+            });
+        }
+        Ok(marks)
+    }
+}
+
+impl Open {
+    /// Has the client read from an offset on.
+    fn begin(
+        &mut self,
+        link: &Link,
+        arrivals: &Arc<Arrivals>,
+        (topic, partition): (&str, i32),
+        offset: i64,
+    ) -> Result<(), TaskError> {
+        let what = format!("cannot read topic {topic} partition {partition} from {offset}");
+        self.next = None;
+        if self.records.is_some() {
+            link.reader
+                .seek(topic, partition, Offset::Offset(offset), ANSWER_MAX)
+                .map_err(|e| link.failed(&what, e))?;
+        } else {
+            // The queue first: then no record can take another way.
+            let queue = link.reader.split_partition_queue(topic, partition);
+            let mut queue = queue.ok_or_else(|| TaskError::new(Class::Fatal, what.clone()))?;
+            let arrivals = Arc::clone(arrivals);
+            queue.set_nonempty_callback(move || arrivals.add());
+            let mut assignment = TopicPartitionList::new();
+            let assigned = assignment
+                .add_partition_offset(topic, partition, Offset::Offset(offset))
+                .and_then(|()| link.reader.incremental_assign(&assignment));
+            assigned.map_err(|e| link.failed(&what, e))?;
+            self.records = Some(queue);
+        }
+        (self.next, self.at_end) = (Some(offset), false);
+        Ok(())
+    }
+}
+
+impl SourceTask for KafkaSource {
+    fn open(&mut self, needs: &Needs) -> Result<(), TaskError> {
+        self.needs = needs.clone();
+        let KafkaConfig { bootstrap, properties, .. } = &self.settings;
+        let mut config = config(Side::Source, bootstrap, properties);
+        let asker = asker(&config)?;
+        let partitions: i32 = self.topics(&asker)?.iter().map(|topic| topic.partitions).sum();
+        let each = AHEAD_KIB_MAX / usize::try_from(partitions.max(1)).unwrap_or(1);
+        config.set("queued.max.messages.kbytes", each.clamp(1024, 16 * 1024).to_string());
+        let reader = Arc::new(consumer(&config, &self.group)?);
+        let topics: Vec<&str> =
+            self.settings.topic.iter().chain(&self.settings.topics).map(String::as_str).collect();
+        let member = self.settings.shared.then(|| member(&config, &self.group, &topics)).transpose()?;
+        let (group, bootstrap) = (self.group.clone(), bootstrap.clone());
+        self.link = Some(Arc::new(Link { reader, asker, member, config, group, bootstrap }));
+        Ok(())
+    }
+
+    fn queues(&mut self) -> Result<Vec<SourceQueue>, TaskError> {
+        if self.looked.as_ref().is_none_or(Wait::is_over) {
+            self.look()?;
+        }
+        self.serve()?;
+        let link = self.link()?;
+        let Some(member) = &link.member else { return Ok(self.listed.clone()) };
+        let assigned = &member.context().assigned;
+        Ok(self.listed.iter().filter(|queue| assigned.has(&queue.topic, queue.queue)).cloned().collect())
+    }
+
+    fn read(&mut self, topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError> {
+        self.seen = self.arrivals.seen();
+        self.serve()?;
+        let link = self.link()?;
+        let unknown = || TaskError::new(Class::Fatal, format!("no such queue: {topic} {queue}"));
+        let open = self.queues.get_mut(&(Arc::from(topic), queue)).ok_or_else(unknown)?;
+        if open.next != Some(range.start) {
+            open.probed = None;
+            open.begin(&link, &self.arrivals, (topic, queue), range.start)?;
+        }
+        let records = open.records.as_ref().ok_or_else(unknown)?;
+        let what = format!("cannot read topic {topic} partition {queue} from {}", range.start);
+        let mut columns = Columns::new(&self.needs, &self.settings.key);
+        let (mut next, mut absent, mut goes_on) = (range.start, 0_i64, true);
+        while columns.len() < SLICE_ROWS_MAX && columns.bytes < bytes_max {
+            match records.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) => {
+                    let offset = message.offset();
+                    (open.at_end, open.probed) = (false, None);
+                    if offset < next {
+                        let message =
+                            format!("{what}: the record at {offset} came after those before {next}");
+                        return Err(TaskError::new(Class::Retry, message));
+                    }
+                    absent += offset.min(range.end) - next;
+                    next = offset.min(range.end);
+                    if offset >= range.end {
+                        // It comes again with the next range.
+                        goes_on = false;
+                        break;
+                    }
+                    columns
+                        .push(&message)
+                        .map_err(|e| TaskError::new(Class::Fatal, what.clone()).because(e))?;
+                    next = offset + 1;
+                    if next == range.end {
+                        break;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => open.at_end = true,
+                Some(Err(error)) if is_passing(&error) => {}
+                Some(Err(error)) => {
+                    open.next = None;
+                    return Err(link.failed(&what, out_of_range(error)));
+                }
+            }
+        }
+        if next == range.start && open.at_end {
+            let is_plan = range.end != i64::MAX;
+            if self.settings.until != Until::CaughtUp && !is_plan {
+                return Ok(Read::Idle);
+            }
+            match open.probed.take() {
+                // All that lay before the end was read, and nothing came.
+                Some(end) => {
+                    next = end.min(range.end);
+                    absent = next - range.start;
+                }
+                None => {
+                    open.end = bounds(&link.asker, topic, queue)?.1;
+                    if range.start >= open.end {
+                        return Ok(Read::Ended);
+                    }
+                    open.probed = Some(open.end);
+                    open.begin(&link, &self.arrivals, (topic, queue), range.start)?;
+                    return Ok(Read::Idle);
+                }
+            }
+        }
+        if next == range.start {
+            return Ok(Read::Idle);
+        }
+        open.next = goes_on.then_some(next);
+        open.end = open.end.max(next);
+        let range = Range { start: range.start, end: next };
+        let (envelope, rejects) =
+            columns.finish(topic, queue).map_err(|e| TaskError::new(Class::Fatal, what).because(e))?;
+        let bytes = batch_bytes(&envelope) + rejects.iter().map(|reject| reject.body.len()).sum::<usize>();
+        let absent = u64::try_from(absent).unwrap_or(0);
+        let (decoded, deduplicated) = (None, Vec::new());
+        let slice = Slice { range, envelope, decoded, filtered: 0, absent, deduplicated, rejects, bytes };
+        Ok(Read::Slice(match &self.needs.filter {
+            Some(filter) => filtered(slice, filter)?,
+            None => slice,
+        }))
+    }
+
+    fn release(&mut self, topic: &str, queue: i32) {
+        let (Some(link), Some(open)) = (&self.link, self.queues.get_mut(&(Arc::from(topic), queue))) else {
+            return;
+        };
+        (open.records, open.next) = (None, None);
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition(topic, queue);
+        if let Err(error) = link.reader.incremental_unassign(&assignment) {
+            tracing::warn!(topic, queue, %error, "a partition is read on although nobody wants it");
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.arrivals.wait(self.seen, timeout);
+        // A wait after which nothing is read must not end at once the next time.
+        self.seen = self.arrivals.seen();
+    }
+
+    fn end(&mut self, topic: &str, queue: i32) -> Option<i64> {
+        let link = self.link.clone()?;
+        let open = self.queues.get_mut(&(Arc::from(topic), queue))?;
+        if open.asked.as_ref().is_none_or(Wait::is_over) {
+            open.asked = Some(Wait::begin(END_INTERVAL));
+            // For display: what is not known now is asked again.
+            if let Ok((_, end)) = link.asker.fetch_watermarks(topic, queue, Duration::from_secs(1)) {
+                open.end = open.end.max(end);
+            }
+        }
+        Some(open.end)
+    }
+
+    fn confirmer(&self) -> Arc<dyn Confirm> {
+        Arc::new(Confirmer { link: self.link.clone() })
+    }
+}
+
+/// A position beyond what there is: the records are gone, or the topic is another one.
+fn out_of_range(error: KafkaError) -> KafkaError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AutoOffsetReset) => {
+            KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetOutOfRange)
+        }
+        _ => error,
+    }
+}
+
+/// Keeps the group's offsets at the brokers, for Kafka's own tools.
+struct Confirmer {
+    link: Option<Arc<Link>>,
+}
+
+impl Confirmer {
+    fn link(&self) -> Result<&Link, TaskError> {
+        self.link.as_deref().ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
+    }
+}
+
+impl Confirm for Confirmer {
+    /// What brokers show is on all replicas that count; nothing makes it more durable.
+    fn secure(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
+        Ok(())
+    }
+
+    fn confirm(&self, topic: &str, queue: i32, end: i64) -> Result<(), TaskError> {
+        let link = self.link()?;
+        let mut offsets = TopicPartitionList::new();
+        let committed = offsets
+            .add_partition_offset(topic, queue, Offset::Offset(end))
+            .and_then(|()| link.member.as_ref().unwrap_or(&link.reader).commit(&offsets, CommitMode::Async));
+        committed.map_err(|e| link.failed(&format!("cannot commit the offset of group {}", link.group), e))
+    }
+
+    fn same(&self, topic: &str, queue: i32, recorded: &str, current: &str) -> Result<bool, TaskError> {
+        if recorded == current {
+            return Ok(true);
+        }
+        let (Some(recorded), Some(current)) = (Mark::parse(recorded), Mark::parse(current)) else {
+            return Ok(false);
+        };
+        match recorded.is_of(&current) {
+            Some(known) => Ok(known),
+            None => {
+                let link = self.link()?;
+                // An offset beyond the end can not be read from.
+                if bounds(&link.asker, topic, queue)?.1 <= recorded.offset {
+                    return Ok(false);
+                }
+                let found = link.marks(&[(topic, queue, recorded.offset)])?;
+                Ok(found.first().is_some_and(|found| recorded.is_still(found)))
+            }
+        }
+    }
+
+    fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
+        let link = self.link()?;
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(topic, queue);
+        let committed = link.reader.committed_offsets(asked, ANSWER_MAX);
+        let committed = committed
+            .map_err(|e| link.failed(&format!("cannot ask for the offset of group {}", link.group), e))?;
+        let found = committed.find_partition(topic, queue).map(|partition| partition.offset());
+        Ok(match found {
+            Some(Offset::Offset(offset)) => Some(offset),
+            _ => None,
+        })
+    }
+}
