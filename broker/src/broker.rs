@@ -78,6 +78,8 @@ impl Broker {
             C::ACK_MESSAGE => return self.ack(request, turn).map(Some),
             C::BATCH_ACK_MESSAGE => return self.batch_ack(request, turn).map(Some),
             C::CHANGE_MESSAGE_INVISIBLETIME => return self.change_invisible_time(request, turn).map(Some),
+            C::PEEK_MESSAGE => self.peek(request)?,
+            C::POLLING_INFO => self.polling_info(request)?,
             C::NOTIFICATION => return self.notification(request, turn).map(Some),
             C::QUERY_ASSIGNMENT => return self.query_assignment(request, turn).map(Some),
             C::SET_MESSAGE_REQUEST_MODE => self.set_request_mode(request)?,
