@@ -164,7 +164,9 @@ final class Readers {
                 });
             } else {
                 c.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
-                    context.setDelayLevelWhenNextConsume(how(Differential.body(messages.get(0))).equals("after 1 s") ? 1 : 0);
+                    MessageExt first = messages.get(0);
+                    boolean longer = first.getReconsumeTimes() == 0 && how(Differential.body(first)).equals("as the broker says");
+                    context.setDelayLevelWhenNextConsume(longer ? 0 : 1);
                     return messages.stream().anyMatch(this::failsOn) ? ConsumeConcurrentlyStatus.RECONSUME_LATER : ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
                 });
             }
