@@ -99,6 +99,20 @@ fn what_is_not_acknowledged_in_time_comes_again_and_is_a_dead_letter_after_the_l
 }
 
 #[test]
+fn what_a_member_held_that_died_comes_to_another_when_its_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let (mut dies, mut lives) = (broker.client(), broker.client());
+    send(&mut dies, 0, &["m"]);
+    let begun = Instant::now();
+    assert_eq!(bodies(&pop(&mut dies, Ask { invisible: SHORT, ..ASK })), ["m"]);
+    drop(dies);
+    let again = pop(&mut lives, Ask { poll: SOON, ..ASK });
+    assert_eq!((bodies(&again), again[0].times), (vec!["m"], 1));
+    assert!(begun.elapsed() >= Duration::from_millis(SHORT.unsigned_abs()));
+}
+
+#[test]
 fn several_messages_are_acknowledged_together() {
     let dir = tempfile::tempdir().unwrap();
     for sync in [false, true] {
@@ -423,7 +437,10 @@ fn a_peek_shows_what_a_pop_would_bring_and_hands_nothing_out() {
     send(&mut client, 0, &["a", "b"]);
     send(&mut client, 1, &["c"]);
     for _ in 0..2 {
-        assert_eq!(peek(&mut client, -1, 32), (R::SUCCESS, texts(&[("a", 0), ("b", 0), ("c", 0)]), "3".to_owned()));
+        assert_eq!(
+            peek(&mut client, -1, 32),
+            (R::SUCCESS, texts(&[("a", 0), ("b", 0), ("c", 0)]), "3".to_owned())
+        );
     }
     assert_eq!(peek(&mut client, -1, 2), (R::SUCCESS, texts(&[("a", 0), ("b", 0)]), "3".to_owned()));
     assert_eq!(peek(&mut client, 1, 32), (R::SUCCESS, texts(&[("c", 0)]), "1".to_owned()));
@@ -461,12 +478,15 @@ fn pops_that_wait_are_counted_by_group_topic_and_queue() {
             assert!(Instant::now() < end, "{} wait at queue {queue}", waiting(client, queue));
         }
     };
-    let mut held: Vec<Client> = [-1, -1, 2].map(|queue| {
-        let mut other = broker.client();
-        let (bytes, _) = other.encode(C::POP_MESSAGE, header(Ask { queue, poll: SOON, ..ASK }).fields(), &[]);
-        other.write(&bytes);
-        other
-    }).into();
+    let mut held: Vec<Client> = [-1, -1, 2]
+        .map(|queue| {
+            let mut other = broker.client();
+            let (bytes, _) =
+                other.encode(C::POP_MESSAGE, header(Ask { queue, poll: SOON, ..ASK }).fields(), &[]);
+            other.write(&bytes);
+            other
+        })
+        .into();
     for (queue, count) in [(-1, 2), (2, 1), (0, 0)] {
         until(&mut client, queue, count);
     }

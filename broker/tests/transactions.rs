@@ -184,9 +184,11 @@ fn two_producers_of_a_group_that_are_asked_at_once_end_a_transaction_once() {
         let halves = clients.each_mut().map(|client| asked(client).0);
         assert_ne!(halves[0], halves[1]);
         let codes: Vec<R> = std::thread::scope(|scope| {
-            let answers = clients.iter_mut().zip(halves).zip(how).map(|((client, half), how)| {
-                scope.spawn(move || end(client, half, how).code)
-            });
+            let answers = clients
+                .iter_mut()
+                .zip(halves)
+                .zip(how)
+                .map(|((client, half), how)| scope.spawn(move || end(client, half, how).code));
             answers.collect::<Vec<_>>().into_iter().map(|answer| answer.join().unwrap()).collect()
         });
         let first = codes.iter().position(|code| *code == R::SUCCESS).unwrap();

@@ -345,7 +345,11 @@ async fn judge(client: &Client, known: &Shared) {
     }
     for (text, pops) in &known.popped {
         assert!(pops.is_told, "{text} was popped {:?} times before and is not consumed", pops.times);
-        assert!(pops.times.is_sorted(), "{text}: how often it came before, each time that it came: {:?}", pops.times);
+        assert!(
+            pops.times.is_sorted(),
+            "{text}: how often it came before, each time that it came: {:?}",
+            pops.times
+        );
     }
     let twice = counts(&later).values().filter(|count| **count > 1).count();
     println!(
@@ -368,7 +372,9 @@ fn a_broker_killed_under_a_mix_of_all_keeps_what_it_said() {
         let broker = Served::broker(dir.path(), &["--delay-levels", LEVELS]);
         runtime.block_on(async {
             let client = broker.client();
-            for (name, queues) in [("ordered", 3), ("later", 2), ("transactions", 2), ("retried", 2), ("popped", 2)] {
+            for (name, queues) in
+                [("ordered", 3), ("later", 2), ("transactions", 2), ("retried", 2), ("popped", 2)]
+            {
                 Admin::new(&client).create_topic(&topic(name), queues).await.unwrap();
             }
             let consumer = consume_what_fails(&client, &known).await.unwrap();

@@ -22,6 +22,7 @@ import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageRequestMode;
 import org.apache.rocketmq.remoting.protocol.RemotingCommand;
 import org.apache.rocketmq.remoting.protocol.RequestCode;
+import org.apache.rocketmq.remoting.protocol.ResponseCode;
 import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ChangeInvisibleTimeRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ExtraInfoUtil;
@@ -427,7 +428,8 @@ final class Pops {
         header.setMaxMsgNums(max);
         RemotingCommand answer = api().getRemotingClient().invokeSync(Probe.brokerAddr, RemotingCommand.createRequestCommand(RequestCode.PEEK_MESSAGE, header), 5_000);
         List<MessageExt> got = answer.getBody() == null ? List.of() : MessageDecoder.decodes(java.nio.ByteBuffer.wrap(answer.getBody()));
-        return "code " + answer.getCode() + " rest " + (answer.getExtFields() == null ? null : answer.getExtFields().get("restNum")) + " " + Probe.bodies(got);
+        boolean looked = answer.getCode() == ResponseCode.SUCCESS || answer.getCode() == ResponseCode.PULL_NOT_FOUND;
+        return "code " + answer.getCode() + (looked ? " rest " + answer.getExtFields().get("restNum") + " " + Probe.bodies(got) : "");
     }
 
     static void peek(Probe.Run run) throws Exception {
