@@ -15,9 +15,18 @@ use crate::broker::Broker;
 use crate::dispatch::{Answer, Request, Turn};
 use crate::lease::lock;
 use crate::outlet::Replies;
-use crate::pop::{Look, MESSAGES_MAX, Pop, Taken, hold_of, queue_of};
-use crate::pull::{ANSWER_BYTES_MAX, Wanted};
+use crate::pop::{Look, MESSAGES_MAX, Taken, hold_of, queue_of};
+use crate::pull::ANSWER_BYTES_MAX;
 use crate::reply::{Reply, no_topic};
+
+/// Who wants to be told when there is something to pop.
+struct Asks {
+    group: GroupName,
+    topic: TopicName,
+    /// None for all queues.
+    queue: Option<QueueId>,
+    order: bool,
+}
 
 /// What a peek shows.
 #[derive(Default)]
@@ -155,27 +164,16 @@ impl Broker {
     ) -> Result<Answer, Reply> {
         let asked = request::Notification::parse(&request.header.fields)?;
         let (group, topic) = (GroupName::new(asked.consumer_group)?, TopicName::new(asked.topic)?);
-        let (settings, access) = self.readable(&group, &topic)?;
+        let (_, access) = self.readable(&group, &topic)?;
         let queue = queue_of(&topic, access.read_queues, asked.queue_id)?;
-        let pop = Pop {
-            opaque: request.header.opaque,
-            kind: request.kind,
-            group,
-            topic,
-            queue,
-            messages_max: 1,
-            invisible_ms: 0,
-            wanted: Wanted::All,
-            from_end: false,
-            order: asked.order.unwrap_or(false),
-            retries_max: settings.retry_max_times,
-        };
+        let (kind, opaque) = (request.kind, request.header.opaque);
+        let asks = Asks { group, topic, queue, order: asked.order.unwrap_or(false) };
         let answer = |has_msg, polling_full| {
             let fields = response::Notification { has_msg, polling_full };
             Reply::fields(&fields.fields())
         };
         let hold = hold_of(asked.poll_time);
-        let seen = self.look(&pop)?;
+        let seen = self.look(&asks)?;
         if seen.is_answer() || hold.is_zero() {
             return Ok(answer(seen.is_answer(), false).into());
         }
@@ -184,15 +182,16 @@ impl Broker {
         tokio::spawn(async move {
             let _held = held;
             let deadline = Instant::now() + hold;
-            let look = || Look::of(broker.look(&pop));
-            let Some((found, _room)) = broker.wait(&pop, &outlet, deadline, look).await else { return };
+            let look = || Look::of(broker.look(&asks));
+            let place = (&asks.topic, asks.queue);
+            let Some((found, _room)) = broker.wait(place, &outlet, deadline, look).await else { return };
             let reply = match found {
                 Look::Found(_) => answer(true, false),
                 Look::Nothing(_) => answer(false, false),
                 Look::Failed(reply) => reply,
             };
             let mut replies = Replies::default();
-            replies.push(pop.kind, &reply.header(pop.opaque), &reply.body);
+            replies.push(kind, &reply.header(opaque), &reply.body);
             // A failed send has ended the connection; nobody is left to be told.
             let _ = outlet.send(replies).await;
         });
@@ -200,21 +199,22 @@ impl Broker {
     }
 
     /// Whether there is something to pop: counted, and nothing handed out.
-    fn look(&self, pop: &Pop) -> Result<Taken, Reply> {
-        let known = self.store.topic(&pop.topic).ok_or_else(|| no_topic(&pop.topic))?;
+    fn look(&self, asks: &Asks) -> Result<Taken, Reply> {
+        let known = self.store.topic(&asks.topic).ok_or_else(|| no_topic(&asks.topic))?;
         let mut seen = self.nothing()?;
         let all = QueueId::all(known.access.read_queues);
-        for queue in all.filter(|queue| pop.queue.is_none_or(|only| only == *queue)) {
-            let Some((first, end)) = self.store.offsets(&pop.topic, queue) else { continue };
-            let held = self.held.known(&pop.group, &pop.topic, queue);
+        for queue in all.filter(|queue| asks.queue.is_none_or(|only| only == *queue)) {
+            let Some((first, end)) = self.store.offsets(&asks.topic, queue) else { continue };
+            let held = self.held.known(&asks.group, &asks.topic, queue);
             let held = held.as_deref().map(lock);
             let next = held.as_ref().and_then(|held| held.next).map(QueueOffset::new);
-            let next =
-                next.or_else(|| self.store.committed_offset(&pop.group, &pop.topic, queue)).unwrap_or(first);
+            let next = next
+                .or_else(|| self.store.committed_offset(&asks.group, &asks.topic, queue))
+                .unwrap_or(first);
             let due =
-                held.as_ref().and_then(|held| if pop.order { held.last_due() } else { held.first_due() });
+                held.as_ref().and_then(|held| if asks.order { held.last_due() } else { held.first_due() });
             let over = due.is_some_and(|due| due <= seen.now);
-            let blocked = pop.order && due.is_some() && !over;
+            let blocked = asks.order && due.is_some() && !over;
             seen.messages += usize::from(over || next < end && !blocked);
             seen.wake = seen.wake.into_iter().chain(due).min();
         }

@@ -38,19 +38,19 @@ pub(crate) const ENDED_MAX: usize = 1000;
 
 /// A pop with everything that its answer depends on.
 #[derive(Clone)]
-pub(crate) struct Pop {
-    pub(crate) opaque: i32,
-    pub(crate) kind: HeaderKind,
-    pub(crate) group: GroupName,
-    pub(crate) topic: TopicName,
+struct Pop {
+    opaque: i32,
+    kind: HeaderKind,
+    group: GroupName,
+    topic: TopicName,
     /// None for all queues.
-    pub(crate) queue: Option<QueueId>,
+    queue: Option<QueueId>,
     messages_max: usize,
     invisible_ms: i64,
     wanted: Wanted,
     /// Whether a group that was never here starts at the end.
     from_end: bool,
-    pub(crate) order: bool,
+    order: bool,
     /// How often a message comes again before it is a dead letter.
     retries_max: i32,
 }
@@ -122,7 +122,8 @@ impl Broker {
             let mut replies = Replies::default();
             let deadline = Instant::now() + hold;
             let look = || Look::of(broker.take(&pop));
-            let Some((found, _room)) = broker.wait(&pop, &outlet, deadline, look).await else { return };
+            let place = (&pop.topic, pop.queue);
+            let Some((found, _room)) = broker.wait(place, &outlet, deadline, look).await else { return };
             match found {
                 Look::Found(taken) | Look::Nothing(taken) => taken.answer(&pop, &mut replies),
                 Look::Failed(reply) => replies.push(pop.kind, &reply.header(pop.opaque), &reply.body),
@@ -136,14 +137,14 @@ impl Broker {
     /// Looks until there is something, or the time is over; `None` if the connection ends.
     pub(crate) async fn wait(
         &self,
-        pop: &Pop,
+        (topic, queue): (&TopicName, Option<QueueId>),
         outlet: &Outlet,
         deadline: Instant,
         look: impl Fn() -> Look,
     ) -> Option<(Look, crate::outlet::Room)> {
-        let arrivals = match pop.queue {
-            Some(queue) => self.long_poll.arrivals(&pop.topic, queue),
-            None => self.long_poll.arrivals_of(&pop.topic),
+        let arrivals = match queue {
+            Some(queue) => self.long_poll.arrivals(topic, queue),
+            None => self.long_poll.arrivals_of(topic),
         };
         let mut closed = outlet.closed();
         loop {

@@ -353,12 +353,12 @@ final class Readers {
         }
         Map<String, Long> lag = new TreeMap<>();
         Differential.until(10_000, () -> {
-            lag.clear();
-            try {
-                Differential.admin.examineConsumeStats(name).getOffsetTable().forEach((queue, at) ->
-                    lag.merge(queue.getTopic().equals(lane.topic) ? "topic" : "retry", at.getBrokerOffset() - at.getConsumerOffset(), Long::sum));
-            } catch (Exception e) {
-                return false;
+            for (String topic : kind.equals("pop") ? List.of(lane.topic) : List.of(lane.topic, "%RETRY%" + name)) {
+                try {
+                    lag.put(topic.equals(lane.topic) ? "topic" : "retry topic", Differential.admin.examineConsumeStats(name, topic).computeTotalDiff());
+                } catch (Exception e) {
+                    return false;
+                }
             }
             return lag.values().stream().allMatch(count -> count == 0);
         });
