@@ -21,7 +21,7 @@ use crate::tail::Tail;
 use crate::view::View;
 use crate::{
     Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, LeaseChange, Leases, Read, Recovery,
-    Settings, Ticket, Topic, lock, repair, upkeep,
+    Settings, Ticket, Topic, With, lock, repair, upkeep,
 };
 
 /// An open store; clones are handles of the same one. The last one to go closes it, as [`Store::close`]
