@@ -88,7 +88,7 @@ impl Broker {
             C::END_TRANSACTION => return self.end_transaction(request, turn).map(Some),
             C::HEART_BEAT => self.heartbeat(request, turn.outlet, &mut turn.replies)?,
             C::UNREGISTER_CLIENT => self.unregister(request)?,
-            C::LOCK_BATCH_MQ => self.lock_queues(request)?,
+            C::LOCK_BATCH_MQ => self.lock_queues(request, turn.outlet.id)?,
             C::UNLOCK_BATCH_MQ => self.unlock_queues(request)?,
             C::GET_CONSUMER_LIST_BY_GROUP => self.consumer_list(request)?,
             C::CHECK_CLIENT_CONFIG => self.check_client(request)?,

@@ -174,6 +174,8 @@ fn a_held_pull_that_passed_over_messages_is_answered_long_before_its_time() {
     let held = pull_header("t", 0, 1, ("TAG", "A"), 60_000);
     let (bytes, _) = reader.encode(C::PULL_MESSAGE, held.fields(), &[]);
     reader.write(&bytes);
+    let ends = request::GetMaxOffset { topic: "t", queue_id: 0, committed: None };
+    assert_eq!(reader.call(C::GET_MAX_OFFSET, ends.fields(), &[]).field("offset"), "1");
     writer.send("t", 0, "no", &[("TAGS", "B")]);
     // The client waits for 20 s; what it commits then is behind the message.
     let answer = reader.read().unwrap();
