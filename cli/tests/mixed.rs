@@ -204,7 +204,7 @@ const HELD_MS: i64 = 200;
 /// Pops some messages and acknowledges them as often as they failed, by their number; gives how many came.
 async fn pop_some(client: &Client, known: &Shared) -> Result<usize, sluice_client::Error> {
     let route = client.route(&topic("popped")).await?;
-    let (name, broker) = route.brokers.first_key_value().unwrap();
+    let (name, broker) = route.brokers.iter().next().unwrap();
     let address = broker.master.as_ref().unwrap();
     let ask = request::PopMessage {
         consumer_group: "pop",

@@ -345,14 +345,10 @@ final class Readers {
         }
     }
 
-    /** Its dead letters, and how far it is. */
-    void conclude() throws Exception {
-        for (MessageExt m : Differential.read("%DLQ%" + name)) {
-            Set<String> names = new java.util.TreeSet<>(m.getProperties().keySet());
-            Differential.tell("dead", lane.number, name, Differential.body(m), m.getReconsumeTimes(), String.join(" ", names));
-        }
+    /** How many messages are not consumed, as its offsets say; waits for none. */
+    Map<String, Long> lag() throws Exception {
         Map<String, Long> lag = new TreeMap<>();
-        Differential.until(10_000, () -> {
+        Differential.until(20_000, () -> {
             for (String topic : kind.equals("pop") ? List.of(lane.topic) : List.of(lane.topic, "%RETRY%" + name)) {
                 try {
                     lag.put(topic.equals(lane.topic) ? "topic" : "retry topic", Differential.admin.examineConsumeStats(name, topic).computeTotalDiff());
@@ -362,6 +358,16 @@ final class Readers {
             }
             return lag.values().stream().allMatch(count -> count == 0);
         });
+        return lag;
+    }
+
+    /** Its dead letters, and how far it is. */
+    void conclude() throws Exception {
+        for (MessageExt m : Differential.read("%DLQ%" + name)) {
+            Set<String> names = new java.util.TreeSet<>(m.getProperties().keySet());
+            Differential.tell("dead", lane.number, name, Differential.body(m), m.getReconsumeTimes(), String.join(" ", names));
+        }
+        Map<String, Long> lag = lag();
         lag.forEach((topic, count) -> Differential.tell("lag", lane.number, name, topic, count));
     }
 }
