@@ -109,7 +109,7 @@ namesrv_access: {access_key: a, ca: ca.pem}
         [
             "broker.yaml:2:10: transaction_check.after: \"soon\" is no length of time such as 5m or 200ms: expected number at 0",
             "broker.yaml:3:10: transaction_check.every: 10ms is too often: 100ms is the least",
-            "broker.yaml:4:3: unknown key `time`; did you mean `times`?",
+            "broker.yaml:4:3: transaction_check: unknown key `time`; did you mean `times`?",
         ]
     );
     let accounts = problems(
