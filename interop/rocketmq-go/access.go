@@ -140,13 +140,13 @@ func accesses() {
 		if _, err := app.send("orders", message("orders", "retry", "r")); err != nil {
 			return "", err
 		}
-		err := app.consume("orders", prefix+"retry", 40*time.Second, func(m *primitive.MessageExt) consumer.ConsumeResult {
+		err := app.consume("orders", prefix+"retry", 90*time.Second, func(m *primitive.MessageExt) consumer.ConsumeResult {
 			if m.GetTags() == "retry" && times.Add(1) == 1 {
 				return consumer.ConsumeRetryLater
 			}
 			return consumer.ConsumeSuccess
 		}, func() bool { return times.Load() >= 2 })
-		return map[int32]string{2: "twice"}[times.Load()], err
+		return map[int32]string{1: "once", 2: "twice"}[times.Load()], err
 	})
 	observeAccess("app: in order", func() (string, error) {
 		var messages []*primitive.Message
