@@ -147,7 +147,12 @@ fn memory() -> Finding {
     let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_bytes(&text));
     let Some(available) = available else {
         let found = "/proc/meminfo tells nothing".to_owned();
-        return Finding::not(what, Verdict::Unknown, found, format!("have {} free", ByteSize::b(MEMORY_WANTED)));
+        return Finding::not(
+            what,
+            Verdict::Unknown,
+            found,
+            format!("have {} free", ByteSize::b(MEMORY_WANTED)),
+        );
     };
     let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
         .iter()
@@ -218,7 +223,12 @@ fn disk(data_dir: &Path) -> Vec<Finding> {
             });
             if told.files_available() < 10_000 && told.files() > 0 {
                 let found = format!("{} names of files free for {shown}", told.files_available());
-                findings.push(Finding::not(what, Verdict::Warning, found, "each queue has a file of its own: make room"));
+                findings.push(Finding::not(
+                    what,
+                    Verdict::Warning,
+                    found,
+                    "each queue has a file of its own: make room",
+                ));
             }
         }
         Err(error) => {
@@ -297,7 +307,12 @@ fn address(listen: SocketAddr, advertise: Option<&str>) -> Finding {
                 "give one by --advertise that they can reach",
             ),
             Ok(addr) => Finding::ok(what, format!("{advertise} is {addr} from here")),
-            Err(error) => Finding::not(what, Verdict::Bad, format!("{error:#}"), "give one by --advertise that has an address"),
+            Err(error) => Finding::not(
+                what,
+                Verdict::Bad,
+                format!("{error:#}"),
+                "give one by --advertise that has an address",
+            ),
         };
     }
     if listen.ip().is_loopback() {
@@ -310,8 +325,13 @@ fn address(listen: SocketAddr, advertise: Option<&str>) -> Finding {
         Some(ip) => Finding::not(
             what,
             Verdict::Warning,
-            format!("clients are told the one by which they reach the name server; the way out of this machine is {ip}"),
-            format!("in a container or behind NAT, give --advertise with one that they can reach, for example {ip}:{}", listen.port()),
+            format!(
+                "clients are told the one by which they reach the name server; the way out of this machine is {ip}"
+            ),
+            format!(
+                "in a container or behind NAT, give --advertise with one that they can reach, for example {ip}:{}",
+                listen.port()
+            ),
         ),
         None => Finding::not(
             what,
