@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arrow::array::BooleanArray;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -13,7 +14,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use sluice_bridges::kafka::client::{self, Context, Told, Wait, failed};
 use sluice_bridges::kafka::mapping::{self, Given, Record, to_record};
-use sluice_bridges::kafka::{KeyPlace, Side, topic_problem};
+use sluice_bridges::kafka::{Side, topic_problem};
 use sluice_connect::batch;
 use sluice_connect::config::Delivery;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
@@ -41,6 +42,8 @@ pub struct KafkaSink {
     bytes_max: usize,
     producers: ClientConfig,
     asker: BaseConsumer<Context>,
+    /// The id of the cluster.
+    cluster: Option<String>,
     /// Partitions of each topic that rows have gone to.
     topics: BTreeMap<String, i32>,
     kind: Kind,
@@ -120,10 +123,11 @@ impl KafkaSink {
             Kind::AtLeastOnce(producer(&producers)?)
         };
         let (settings, topics) = (settings.clone(), BTreeMap::new());
-        let mut sink =
-            Self { bytes_max: settings.message_bytes_max(), settings, producers, asker, topics, kind };
+        let bytes_max = settings.message_bytes_max();
+        let mut sink = Self { bytes_max, settings, producers, asker, cluster: None, topics, kind };
         let topic = sink.settings.topic.clone();
         sink.find(&topic)?;
+        sink.cluster = client::cluster_id(&sink.asker);
         Ok(sink)
     }
 
@@ -156,7 +160,12 @@ impl KafkaSink {
     fn find_routed(&mut self, chain: &Chain, rows: &Rows<'_>, count: usize) -> Result<(), TaskError> {
         let names: BTreeSet<&str> = (0..count).filter_map(|row| text(rows.route, row)).collect();
         for name in names.into_iter().chain([self.settings.topic.clone().as_str()]) {
-            let partitions = self.find(name)?;
+            let mut partitions = self.find(name)?;
+            if self.settings.partition == PartitionBy::Source && chain.queue >= partitions {
+                // Some may have been added since.
+                self.topics.remove(name);
+                partitions = self.find(name)?;
+            }
             if self.settings.partition == PartitionBy::Source && chain.queue >= partitions {
                 let message = format!(
                     "{chain}: topic {name} has {partitions} partitions, so none has the number of the source's queue: \
@@ -182,7 +191,7 @@ impl KafkaSink {
         let (rows, offsets) = (Rows::new(&slice.envelope), batch::offsets(&slice.envelope));
         for (row, offset) in offsets.iter().enumerate() {
             let origin = origin(chain, *offset);
-            let made = record(&rows, row, &origin, &self.settings.key).map_err(|reason| {
+            let made = record(&rows, row, &origin, &self.settings).map_err(|reason| {
                 TaskError::new(
                     Class::Fatal,
                     format!("{chain}: row {offset} was taken for a record: {reason}"),
@@ -323,10 +332,15 @@ fn origin(chain: &Chain, offset: i64) -> String {
     format!("{}/{}/{offset}", chain.topic, chain.queue)
 }
 
-fn record(rows: &Rows<'_>, row: usize, origin: &str, key_place: &KeyPlace) -> Result<Record, String> {
-    let given = Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.id(row) };
-    let mut record = to_record(given, rows.own_properties(row), origin, key_place)?;
+fn record(rows: &Rows<'_>, row: usize, origin: &str, settings: &KafkaConfig) -> Result<Record, String> {
+    let given = Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.message_id(row) };
+    let mut record = to_record(given, rows.own_properties(row), origin, &settings.key)?;
     record.is_tombstone |= rows.has_no_body(row);
+    if settings.copies {
+        let place = rows.own_properties(row).find(|(name, _)| *name == mapping::ORIGIN);
+        let header = |(name, value): (&str, &str)| (name.to_owned(), Some(value.as_bytes().to_vec()));
+        record.headers.extend(place.map(header));
+    }
     Ok(record)
 }
 
@@ -500,12 +514,12 @@ impl TransactTask for KafkaSink {
                 bytes += name.len() + value.len() + 10;
                 is_plain &= !matches!(name, mapping::HEADERS | mapping::KEY);
             }
-            bytes += [text(rows.keys, row), rows.tag(row), rows.id(row)]
+            bytes += [text(rows.keys, row), rows.tag(row), rows.message_id(row)]
                 .into_iter()
                 .flatten()
                 .map(str::len)
                 .sum::<usize>();
-            if !is_plain && let Err(reason) = record(&rows, row, "", &self.settings.key) {
+            if !is_plain && let Err(reason) = record(&rows, row, "", &self.settings) {
                 return Some(reason);
             }
             (bytes > self.bytes_max).then(|| {
@@ -517,6 +531,17 @@ impl TransactTask for KafkaSink {
             })
         };
         (0..slice.envelope.num_rows()).filter_map(|row| Some((row, unfit(row)?))).collect()
+    }
+
+    /// Without the rows that have been in the topic before.
+    fn kept(&mut self, slice: &Slice) -> Result<Option<BooleanArray>, TaskError> {
+        let Some(cluster) = &self.cluster else { return Ok(None) };
+        let rows = Rows::new(&slice.envelope);
+        let is_new = |row: usize| {
+            let topic = text(rows.route, row).unwrap_or(&self.settings.topic);
+            !mapping::has_been_in(rows.own_properties(row), topic, cluster)
+        };
+        Ok(Some((0..slice.envelope.num_rows()).map(|row| Some(is_new(row))).collect()))
     }
 
     fn commit(
