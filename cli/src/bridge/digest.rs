@@ -62,9 +62,9 @@ impl Parts {
         let id = if *has_key { id.to_be_bytes() } else { [0; 16] };
         hash([
             Some(&id[..]),
-            Some(&value.to_be_bytes()),
-            Some(&headers.to_be_bytes()),
-            Some(&time_ms.to_be_bytes()),
+            Some(&value.to_be_bytes()[..]),
+            Some(&headers.to_be_bytes()[..]),
+            Some(&time_ms.to_be_bytes()[..]),
         ])
     }
 
@@ -176,7 +176,7 @@ pub(crate) fn digest(side: &Side, compared: &Compared, mut tick: impl FnMut()) -
 
 /// The digest of a key's messages up to one.
 fn chained(before: u128, parts: &Parts) -> u128 {
-    hash([Some(&before.to_be_bytes()[..]), Some(&parts.whole().to_be_bytes())])
+    hash([Some(&before.to_be_bytes()[..]), Some(&parts.whole().to_be_bytes()[..])])
 }
 
 /// A key, or a message without one, whose messages differ.

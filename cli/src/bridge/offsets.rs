@@ -73,7 +73,7 @@ struct Translation {
 fn queue_at(side: &Side, seen: &Seen<'_>) -> Option<(usize, i64)> {
     // The last place is the latest.
     let places = seen.places.iter().rev().filter_map(|place| Place::parse(place));
-    places.filter_map(|place| Some((side.queue_of(&place)?, place.offset))).next()
+    { places }.find_map(|place| Some((side.queue_of(&place)?, place.offset)))
 }
 
 fn translate(from: &Side, to: &Side, committed: &[Option<i64>], tick: impl Fn()) -> Result<Translation> {
@@ -217,7 +217,8 @@ pub(crate) fn run(arguments: &OffsetsArguments) -> Result<ExitCode> {
                 Ok(next) => (next.to_string(), notes.join("; ")),
                 Err(reason) => ("-".to_owned(), format!("not translated: {reason}")),
             };
-            writeln!(out, "{}", format!("{queue:32}  {next:>12}  {end:>12}  {notes}").trim_end())?;
+            let line = format!("{queue:32}  {next:>12}  {end:>12}  {notes}");
+            writeln!(out, "{}", line.trim_end())?;
         }
         warnings.iter().try_for_each(|warning| writeln!(out, "note: {warning}"))?;
         let all = plural(offsets.len(), "queue");

@@ -287,7 +287,7 @@ impl Side {
             Reached::RocketMq(brokers) => {
                 let committed = |queue| {
                     let reader = brokers.reader(group, queue)?;
-                    Ok(brokers.runtime.block_on(reader.committed())?)
+                    anyhow::Ok(brokers.runtime.block_on(reader.committed())?)
                 };
                 (0..self.queues.len()).map(committed).collect()
             }
@@ -348,7 +348,7 @@ fn kafka(bootstrap: &str, topic: &str, properties: &Properties) -> Result<(Reach
     }
     let opened = KafkaTopic::open(bootstrap, topic, properties)?;
     let queues = (0..opened.partitions())
-        .map(|id| Ok(SideQueue::with_bounds(topic, id, opened.bounds(id)?)))
+        .map(|id| anyhow::Ok(SideQueue::with_bounds(topic, id, opened.bounds(id)?)))
         .collect::<Result<_>>()?;
     Ok((Reached::Kafka(opened), queues))
 }
@@ -375,7 +375,7 @@ fn brokers(namesrv: &str, topic: &str, access: &AccessArguments) -> Result<(Reac
         let ends =
             async { anyhow::Ok((reader.offset(Start::First).await?, reader.offset(Start::Last).await?)) };
         let name = format!("{topic}@{}", queue.broker);
-        Ok(SideQueue::with_bounds(&name, queue.id.get(), opened.runtime.block_on(ends)?))
+        anyhow::Ok(SideQueue::with_bounds(&name, queue.id.get(), opened.runtime.block_on(ends)?))
     };
     let found = opened.queues.iter().enumerate().map(|(number, queue)| bounds(number, queue));
     let found = found.collect::<Result<_>>()?;

@@ -387,7 +387,13 @@ impl SourceTask for KafkaSource {
                 Some(Err(error)) if is_passing(&error) => {}
                 Some(Err(error)) => {
                     open.next = None;
-                    return Err(link.failed(&what, out_of_range(error)));
+                    let unknown = error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotImplemented);
+                    let why = if unknown {
+                        ": records are compressed by a codec that is not known here"
+                    } else {
+                        ""
+                    };
+                    return Err(link.failed(&format!("{what}{why}"), out_of_range(error)));
                 }
             }
         }
