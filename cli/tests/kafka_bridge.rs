@@ -234,6 +234,29 @@ fn two_kafkas_bridged_both_ways_send_nothing_back() {
     assert_eq!(is_same(&one, &sides.0, &sides.1, &["--any-order", "--times"]), 140);
 }
 
+#[test]
+fn a_topic_between_two_kafkas_sends_each_row_on_once() {
+    let (one, other) = (Kafka::new(&[("orders", 3)]), Kafka::new(&[("orders", 2)]));
+    one.send("orders", &records(60));
+    other.send("orders", &records(40));
+    let both = |number: usize, kafka: &Kafka| {
+        let bootstrap = kafka.bootstrap();
+        format!(
+            "name: in-{number}\nsource:\n  kafka: {{bootstrap: '{bootstrap}', topic: orders, until: caught_up}}\n\
+             sink:\n  topic: {{name: orders}}\n---\nname: out-{number}\n\
+             source:\n  topic: {{name: orders, group: g{number}, until: caught_up}}\n\
+             sink:\n  kafka: {{bootstrap: '{bootstrap}', topic: orders}}\n"
+        )
+    };
+    let config = format!("{}---\n{}", both(1, &one), both(2, &other));
+    assert!(settle(&one, &config) <= 4);
+    let here = "store:sluice-data/orders";
+    for kafka in [&one, &other] {
+        let there = format!("kafka:{}/orders", kafka.bootstrap());
+        assert_eq!(is_same(&one, &there, here, &["--any-order", "--times"]), 100);
+    }
+}
+
 fn commit(kafka: &Kafka, group: &str, offsets: &[i64]) {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", kafka.bootstrap())

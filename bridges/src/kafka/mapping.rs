@@ -13,8 +13,8 @@
 //! | topic, partition, offset | property `kafka.origin`: `topic/partition/offset@cluster`, with the cluster's id ([`Place`]) |
 //! | header `rocketmq.origin`: `topic/queue/offset` | the message that a record was made of |
 //!
-//! A record that was copied from another Kafka topic has header `kafka.origin`, and nothing else that the first one had
-//! not.
+//! A record that was copied from another Kafka topic has header `kafka.origin`; one that comes from another Kafka cluster by way
+//! of a topic of ours both of these headers.
 //!
 //! `kafka.headers` is a JSON array of all headers in their order: `"name"` is the header that the property of that
 //! name stands for, `["name"]` one with a null value, `["name", "…"]` one with the value in base64. Doubled headers

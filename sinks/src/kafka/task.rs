@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use sluice_bridges::kafka::client::{self, Context, Told, Wait, failed};
-use sluice_bridges::kafka::mapping::{self, Given, Record, to_record};
+use sluice_bridges::kafka::mapping::{self, Given, Place, Record, to_record};
 use sluice_bridges::kafka::{Side, topic_problem};
 use sluice_connect::batch;
 use sluice_connect::config::Delivery;
@@ -181,6 +181,30 @@ impl KafkaSink {
         failed(format!("Kafka at {}: {what}", self.settings.bootstrap), error, told)
     }
 
+    /// The record of a row. Its headers say where it was, unless it comes back to the cluster that it is from: then it is
+    /// what it was there.
+    fn record(&self, rows: &Rows<'_>, row: usize, origin: &str) -> Result<Record, String> {
+        let given =
+            Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.message_id(row) };
+        let mut record = to_record(given, rows.own_properties(row), origin, &self.settings.key)?;
+        record.is_tombstone |= rows.has_no_body(row);
+        let place = rows.own_properties(row).find(|(name, _)| *name == mapping::ORIGIN);
+        let Some((_, place)) = place else { return Ok(record) };
+        let comes_back = Place::parse(place).is_some_and(|place| place.cluster == self.cluster.as_deref());
+        let mut add = |name: &str, value: &str| {
+            record.headers.push((name.to_owned(), Some(value.as_bytes().to_vec())));
+        };
+        match (self.settings.copies, comes_back) {
+            (true, _) => add(mapping::ORIGIN, place),
+            (false, false) => {
+                add(mapping::ORIGIN, place);
+                add(mapping::ROCKETMQ_ORIGIN, origin);
+            }
+            (false, true) => {}
+        }
+        Ok(record)
+    }
+
     /// Hands all rows over.
     fn submit(
         &self,
@@ -191,7 +215,7 @@ impl KafkaSink {
         let (rows, offsets) = (Rows::new(&slice.envelope), batch::offsets(&slice.envelope));
         for (row, offset) in offsets.iter().enumerate() {
             let origin = origin(chain, *offset);
-            let made = record(&rows, row, &origin, &self.settings).map_err(|reason| {
+            let made = self.record(&rows, row, &origin).map_err(|reason| {
                 TaskError::new(
                     Class::Fatal,
                     format!("{chain}: row {offset} was taken for a record: {reason}"),
@@ -330,18 +354,6 @@ impl KafkaSink {
 /// Where a row came from, as `topic/queue/offset`.
 fn origin(chain: &Chain, offset: i64) -> String {
     format!("{}/{}/{offset}", chain.topic, chain.queue)
-}
-
-fn record(rows: &Rows<'_>, row: usize, origin: &str, settings: &KafkaConfig) -> Result<Record, String> {
-    let given = Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.message_id(row) };
-    let mut record = to_record(given, rows.own_properties(row), origin, &settings.key)?;
-    record.is_tombstone |= rows.has_no_body(row);
-    if settings.copies {
-        let place = rows.own_properties(row).find(|(name, _)| *name == mapping::ORIGIN);
-        let header = |(name, value): (&str, &str)| (name.to_owned(), Some(value.as_bytes().to_vec()));
-        record.headers.extend(place.map(header));
-    }
-    Ok(record)
 }
 
 fn producer(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, TaskError> {
@@ -519,7 +531,7 @@ impl TransactTask for KafkaSink {
                 .flatten()
                 .map(str::len)
                 .sum::<usize>();
-            if !is_plain && let Err(reason) = record(&rows, row, "", &self.settings) {
+            if !is_plain && let Err(reason) = self.record(&rows, row, "") {
                 return Some(reason);
             }
             (bytes > self.bytes_max).then(|| {
