@@ -127,14 +127,15 @@ class Sluice:
         return subprocess.Popen([self.sluice, "run", "pipeline.yaml", "--json"], cwd=self.folder, stdout=log, stderr=log, env={**os.environ, **variables})
 
     def run(self, config: str, **variables: str) -> list[dict]:
-        """Runs it to its end; what it says of each pipeline."""
+        """Runs it to its end; what it says of each pipeline. One that can not even begin is `refused`."""
         (self.folder / "pipeline.yaml").write_text(config)
         out = subprocess.run([self.sluice, "run", "pipeline.yaml", "--json"], cwd=self.folder, capture_output=True, text=True, timeout=240,
                              env={**os.environ, **variables})
-        try:
+        if out.stdout:
             return json.loads(out.stdout)["pipelines"]
-        except ValueError:
-            raise AssertionError(out.stdout + out.stderr) from None
+        told = [line for line in out.stderr.splitlines() if line.startswith("sluice: pipeline ")]
+        assert told, out.stderr
+        return [{"state": "refused", "error": told[-1]}]
 
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         out = subprocess.run([self.sluice, *arguments], cwd=self.folder, capture_output=True, text=True)

@@ -201,7 +201,12 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) = error.rdkafka_error_code().filter(|code| *code != RDKafkaErrorCode::PartitionEOF)
         {
-            tracing::warn!(%error, reason, "a Kafka client told of trouble");
+            // That all are down is told again and again.
+            if code == RDKafkaErrorCode::AllBrokersDown {
+                tracing::debug!(%error, reason, "a Kafka client told of trouble");
+            } else {
+                tracing::warn!(%error, reason, "a Kafka client told of trouble");
+            }
             self.told.add(code, reason);
         }
     }

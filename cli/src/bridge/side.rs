@@ -11,11 +11,14 @@ use sluice_bridges::kafka::mapping::{Given, ORIGIN, Place, Record, bare, to_reco
 #[cfg(feature = "kafka")]
 use sluice_bridges::kafka::topic::KafkaTopic;
 use sluice_bridges::kafka::{KeyPlace, Properties};
-use sluice_client::{Client, Filter, Queue, QueueReader, ReaderSettings, Start, TopicName};
+use sluice_client::{Admin, Client, Filter, Queue, QueueReader, ReaderSettings, Start, TopicName};
+use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::compression;
+use sluice_protocol::fields::Fields;
 use sluice_protocol::id::{QueueId, QueueOffset};
 use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY, sys_flag};
 use sluice_protocol::record::records;
+use sluice_protocol::topic::SubscriptionGroupConfig;
 use sluice_store::Store;
 use tokio::runtime::Runtime;
 
@@ -26,6 +29,9 @@ use crate::network::TAIL_GROUP;
 const READ_BYTES: usize = 1 << 20;
 /// What one pull asks for.
 const PULL_MESSAGES_MAX: i32 = 4096;
+
+/// What brokers say of a group that never was there.
+const UNKNOWN_GROUP: ResponseCode = ResponseCode::SUBSCRIPTION_GROUP_NOT_EXIST;
 
 /// Where a side is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -305,15 +311,23 @@ impl Side {
                 Ok(topic.commit(group, &offsets)?)
             }
             Reached::RocketMq(brokers) => brokers.runtime.block_on(async {
-                let admin = sluice_client::Admin::new(&brokers.client);
-                if let Some(members) = admin.group_members(group).await?.values().next() {
-                    let id = members.connection_set.first().map_or("", |member| member.client_id.as_str());
+                let admin = Admin::new(&brokers.client);
+                let members = admin.group_members(group).await?;
+                if let Some(member) = members.values().find_map(|members| members.connection_set.first()) {
                     bail!(
-                        "group {group} has members, such as {id}: end them first, they would commit theirs"
+                        "group {group} has members, such as {}: end them first, they would commit theirs",
+                        member.client_id
                     );
                 }
                 for (queue, offset) in offsets {
-                    brokers.reader(group, *queue)?.commit(*offset).await?;
+                    let reader = brokers.reader(group, *queue)?;
+                    match reader.commit(*offset).await {
+                        Err(error) if error.response_code() == Some(UNKNOWN_GROUP) => {
+                            make_group(&brokers.client, group).await?;
+                            reader.commit(*offset).await?;
+                        }
+                        committed => committed?,
+                    }
                 }
                 Ok(())
             }),
@@ -327,6 +341,17 @@ impl Side {
             self.address
         )
     }
+}
+
+/// Makes a group with the settings that its first client would give it: it may never have been at these brokers.
+async fn make_group(client: &Client, group: &str) -> Result<()> {
+    let settings =
+        SubscriptionGroupConfig { group_name: group.to_owned(), ..SubscriptionGroupConfig::default() };
+    let (code, body) = (RequestCode::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP, settings.encode());
+    for address in Admin::new(client).masters().await? {
+        client.ask(&address, code, Fields::new(), &body, group).await?;
+    }
+    Ok(())
 }
 
 /// An error of either kind, on its way through a reader.
