@@ -81,6 +81,12 @@ class Kafka:
 
     def make(self, topic: str, partitions: int, **config: str) -> None:
         self.admin.create_topics([NewTopic(topic, partitions, self.nodes, config=config)])[topic].result(30)
+        until(f"topic {topic}", lambda: self.has(topic, partitions))
+
+    def has(self, topic: str, partitions: int) -> bool:
+        """Whether brokers tell clients of a topic and of who leads its partitions."""
+        known = self.admin.list_topics(topic, timeout=10).topics[topic]
+        return known.error is None and len(known.partitions) == partitions and all(part.leader > 0 for part in known.partitions.values())
 
     def delete(self, topic: str) -> None:
         self.admin.delete_topics([topic])[topic].result(30)
@@ -144,7 +150,9 @@ class Sluice:
 
     def verify(self, between: str, and_: str, *more: str) -> int:
         """Both sides hold the same; how many messages."""
-        found = json.loads(self.command("bridge", "verify", "--between", between, "--and", and_, "--json", *more, check=False).stdout)
+        out = self.command("bridge", "verify", "--between", between, "--and", and_, "--json", *more, check=False)
+        assert out.stdout, out.stderr
+        found = json.loads(out.stdout)
         assert found["same"], json.dumps(found, indent=1)
         return found["and"]["messages"]
 

@@ -82,8 +82,9 @@ struct Open {
     /// The end as far as it is known.
     end: i64,
     asked: Option<Wait>,
-    /// A record that was read last.
+    /// A record that was read last, and the one that is compared next: by then the last one may be another topic's.
     last: Option<Mark>,
+    compared: Option<Mark>,
 }
 
 impl KafkaSource {
@@ -162,8 +163,16 @@ impl KafkaSource {
                 first,
                 origin: if latest { end } else { first },
             });
-            let open =
-                Open { records: None, next: None, at_end: false, probed: None, end, asked: None, last: None };
+            let open = Open {
+                records: None,
+                next: None,
+                at_end: false,
+                probed: None,
+                end,
+                asked: None,
+                last: None,
+                compared: None,
+            };
             self.queues.insert((name, partition), open);
         }
         self.looked = Some(Wait::begin(LOOK_INTERVAL));
@@ -176,10 +185,10 @@ impl KafkaSource {
 
     /// Reads the records again that were read last: clients go on in a topic that was deleted and made again as if
     /// nothing had happened.
-    fn compare(&self, link: &Link) -> Result<(), TaskError> {
+    fn compare(&mut self, link: &Link) -> Result<(), TaskError> {
         let (mut places, mut marks) = (Vec::new(), Vec::new());
         for ((topic, partition), open) in &self.queues {
-            let Some(mark) = open.last.as_ref().filter(|_| open.records.is_some()) else { continue };
+            let Some(mark) = open.compared.as_ref().filter(|_| open.records.is_some()) else { continue };
             let (first, end) = bounds(&link.asker, topic, *partition)?;
             if end <= mark.offset {
                 return Err(made_again(topic, *partition, mark.offset));
@@ -195,10 +204,12 @@ impl KafkaSource {
             Err(error) if is_out_of_range(&error) => return Ok(()),
             found => found?,
         };
-        match marks.iter().zip(&found).zip(&places).find(|((mark, found), _)| !mark.is_still(found)) {
-            Some((_, (topic, partition, offset))) => Err(made_again(topic, *partition, *offset)),
-            None => Ok(()),
+        let mut all = marks.iter().zip(&found).zip(&places);
+        if let Some((_, (topic, partition, offset))) = all.find(|((mark, found), _)| !mark.is_still(found)) {
+            return Err(made_again(topic, *partition, *offset));
         }
+        self.queues.values_mut().for_each(|open| open.compared = open.last);
+        Ok(())
     }
 
     /// Takes what the clients say beside records.
@@ -366,7 +377,9 @@ impl SourceTask for KafkaSource {
                         return Err(TaskError::new(Class::Retry, message));
                     }
                     if columns.len() == 0 {
-                        open.last = Some(Mark::of(&message));
+                        let mark = Mark::of(&message);
+                        open.last = Some(mark);
+                        open.compared.get_or_insert(mark);
                     }
                     absent += offset.min(range.end) - next;
                     next = offset.min(range.end);
