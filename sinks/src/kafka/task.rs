@@ -307,6 +307,7 @@ impl KafkaSink {
             .and_then(|()| self.hand_over(producer, position))
             .and_then(|()| self.await_all(producer));
         if let Err(error) = sent {
+            let error = self.cause(producer, error);
             // The position did not move, whatever comes of this: an open transaction ends with the next producer.
             if let Err(other) = producer.abort_transaction(ACT_MAX) {
                 tracing::warn!(task = %chain, error = %other, "a transaction could not be taken back");
@@ -323,6 +324,23 @@ impl KafkaSink {
             }
         }
         producer.commit_transaction(ACT_MAX).map_err(|e| self.uncommitted(chain, e, told))
+    }
+
+    /// Why a transaction failed whose records were taken back because of it.
+    fn cause(&self, producer: &BaseProducer<Deliveries>, error: TaskError) -> TaskError {
+        let code = error.source.as_ref().and_then(|cause| cause.downcast_ref::<KafkaError>());
+        let code = code.and_then(KafkaError::rdkafka_error_code);
+        if !matches!(code, Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) {
+            return error;
+        }
+        // Its state lets none begin, and is told with the reason.
+        match producer.begin_transaction() {
+            Err(KafkaError::Transaction(why)) if why.txn_requires_abort() => {
+                let told = &producer.context().told;
+                self.failed("records were not stored", KafkaError::Transaction(why), told)
+            }
+            _ => error,
+        }
     }
 
     /// Whether it was committed after all is seen by the next run.
