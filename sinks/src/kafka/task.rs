@@ -369,6 +369,19 @@ impl KafkaSink {
     }
 }
 
+impl KafkaSink {
+    /// Takes another producer for a chain: one whose records were refused has lost their numbers, and can send no more.
+    fn renew(&mut self, chain: &Chain, next: i64) -> Result<(), TaskError> {
+        // Whoever may have taken the chain over meanwhile is shut out by this, so the position says whose it is.
+        match self.position(chain)? {
+            Some((end, _)) if end == next => Ok(()),
+            _ => {
+                Err(TaskError::new(Class::Retry, format!("{chain}: another worker has moved on from {next}")))
+            }
+        }
+    }
+}
+
 /// Where a row came from, as `topic/queue/offset`.
 fn origin(chain: &Chain, offset: i64) -> String {
     format!("{}/{}/{offset}", chain.topic, chain.queue)
@@ -599,7 +612,12 @@ impl TransactTask for KafkaSink {
                 })?;
                 let standing =
                     Standing { end: slice.range.end, incarnation: incarnation.to_owned(), fates: *fates };
-                self.transact(open, chain, Some(slice), &standing)?;
+                if let Err(error) = self.transact(open, chain, Some(slice), &standing) {
+                    if error.class == Class::Record {
+                        self.renew(chain, slice.range.start)?;
+                    }
+                    return Err(error);
+                }
             }
         }
         if let Kind::Exact { chains, .. } = &mut self.kind
