@@ -123,7 +123,7 @@ impl Digest {
 
 /// The range that a place lies in.
 pub(crate) fn range_of(place: u64, ranges: u32) -> usize {
-    usize::try_from(u128::from(place) * u128::from(ranges) >> 64).unwrap_or(0)
+    usize::try_from((u128::from(place) * u128::from(ranges)) >> 64).unwrap_or(0)
 }
 
 /// What is known of a key: the digest of its messages, and where they are.
