@@ -6,7 +6,8 @@ Sluice: `sluice run`, topic of the embedded broker to Parquet, exactly once. Kaf
 a standalone worker with `iceberg-kafka-connect` and its file ("hadoop") catalog, which also ends in Parquet with zstd,
 two tasks for two partitions. Topics are filled before. Counted are the rows a second of the whole process, from its start
 until all rows are committed; for Kafka Connect also without the time that its worker takes to start. It is asked to commit every
-second (`--commit`), so that little is lost in waiting for the last commit. Memory is the peak of the process, of Kafka
+second (`--commit`), and its worker to look up as often (a task without new records waits for `offset.flush.interval.ms`, a
+minute if not said), so that little is lost in waiting for the last commit. Memory is the peak of the process, of Kafka
 Connect that of the worker alone, with the 2 GiB of heap that its own scripts give it. Needs a JDK 17,
 Maven and SLUICE, or cargo.
 """
@@ -148,6 +149,7 @@ key.converter=org.apache.kafka.connect.storage.StringConverter
 value.converter=org.apache.kafka.connect.json.JsonConverter
 value.converter.schemas.enable=false
 offset.storage.file.filename={folder}/offsets
+offset.flush.interval.ms=1000
 listeners=http://127.0.0.1:{rest}
 plugin.discovery=service_load
 consumer.auto.offset.reset=earliest
