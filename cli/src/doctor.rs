@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +17,7 @@ use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 use sluice_broker::NAME_SERVER_PORT;
 
+use crate::broker::resolve;
 use crate::show::plural;
 
 /// Open files that a broker with a thousand clients and their queues wants.
@@ -119,11 +120,6 @@ pub(crate) fn run(arguments: &DoctorArguments) -> Result<ExitCode> {
         }
     }
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn resolve(addr: &str) -> Result<SocketAddr> {
-    let mut found = addr.to_socket_addrs().with_context(|| format!("{addr} is no address"))?;
-    found.next().with_context(|| format!("{addr} is no address"))
 }
 
 fn open_files() -> Finding {
