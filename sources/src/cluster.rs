@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use self::mark::Mark;
 use self::prefetch::Prefetch;
 use crate::arrivals::Arrivals;
+use crate::opened;
 use crate::topic::{Begin, TopicConfig, Until, slice};
 
 /// RocketMQ's brokers show messages a while after they acknowledged them.
@@ -108,7 +109,7 @@ impl ClusterSource {
     }
 
     fn link(&self) -> Result<&Arc<Link>, TaskError> {
-        self.link.as_ref().ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
+        opened(self.link.as_ref())
     }
 
     /// Adds the queues that are new, with where they begin.
@@ -355,12 +356,6 @@ struct Confirmer {
     link: Option<Arc<Link>>,
 }
 
-impl Confirmer {
-    fn link(&self) -> Result<&Link, TaskError> {
-        self.link.as_deref().ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
-    }
-}
-
 impl Confirm for Confirmer {
     /// A broker can not be told to flush: one that loses what it had not flushed blocks the pipeline, because the
     /// queue then ends before the pipeline's position.
@@ -369,7 +364,7 @@ impl Confirm for Confirmer {
     }
 
     fn confirm(&self, topic: &str, queue: i32, end: i64) -> Result<(), TaskError> {
-        let link = self.link()?;
+        let link = opened(self.link.as_ref())?;
         let committed = link.runtime.block_on(link.reader_of(topic, queue)?.commit(end));
         committed.map_err(|e| link.error(&format!("cannot commit the offset of group {}", link.group), e))
     }
@@ -384,14 +379,14 @@ impl Confirm for Confirmer {
         match recorded.is_of(&current) {
             Some(known) => Ok(known),
             None => {
-                let link = self.link()?;
+                let link = opened(self.link.as_ref())?;
                 Ok(link.mark(&link.reader_of(topic, queue)?, recorded.offset)? == recorded)
             }
         }
     }
 
     fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
-        let link = self.link()?;
+        let link = opened(self.link.as_ref())?;
         let committed = link.runtime.block_on(link.reader_of(topic, queue)?.committed());
         committed.map_err(|e| link.error(&format!("cannot ask for the offset of group {}", link.group), e))
     }

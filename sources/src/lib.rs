@@ -19,7 +19,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use sluice_client::ClientSettings;
 use sluice_connect::progress::{Progress, Stop};
-use sluice_connect::task::{SourceTask, TaskError};
+use sluice_connect::task::{Class, SourceTask, TaskError};
 use sluice_protocol::id::{GroupName, TopicName};
 use sluice_store::Store;
 
@@ -28,6 +28,11 @@ use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
 use kafka::KafkaConfig;
 use topic::{TopicConfig, TopicSource};
+
+/// What a source holds of its brokers once it is open.
+fn opened<L>(link: Option<&Arc<L>>) -> Result<&Arc<L>, TaskError> {
+    link.ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
+}
 
 /// Settings of one source; its key names it.
 #[derive(Clone, Debug, Deserialize)]

@@ -27,6 +27,7 @@ use super::columns::Columns;
 use super::mark::Mark;
 use crate::arrivals::Arrivals;
 use crate::filtered::{batch_bytes, filtered};
+use crate::opened;
 use crate::topic::{Begin, Until};
 
 /// How often partitions and topics are looked for.
@@ -110,7 +111,7 @@ impl KafkaSource {
     }
 
     fn link(&self) -> Result<Arc<Link>, TaskError> {
-        self.link.clone().ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
+        opened(self.link.as_ref()).cloned()
     }
 
     /// The topics that the settings name and the brokers have.
@@ -517,12 +518,6 @@ struct Confirmer {
     link: Option<Arc<Link>>,
 }
 
-impl Confirmer {
-    fn link(&self) -> Result<&Link, TaskError> {
-        self.link.as_deref().ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
-    }
-}
-
 impl Confirm for Confirmer {
     /// What brokers show is on all replicas that count; nothing makes it more durable.
     fn secure(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
@@ -530,7 +525,7 @@ impl Confirm for Confirmer {
     }
 
     fn confirm(&self, topic: &str, queue: i32, end: i64) -> Result<(), TaskError> {
-        let link = self.link()?;
+        let link = opened(self.link.as_ref())?;
         let mut offsets = TopicPartitionList::new();
         let committed = offsets
             .add_partition_offset(topic, queue, Offset::Offset(end))
@@ -548,7 +543,7 @@ impl Confirm for Confirmer {
         match recorded.is_of(&current) {
             Some(known) => Ok(known),
             None => {
-                let link = self.link()?;
+                let link = opened(self.link.as_ref())?;
                 // An offset beyond the end can not be read from.
                 if bounds(&link.asker, topic, queue)?.1 <= recorded.offset {
                     return Ok(false);
@@ -560,7 +555,7 @@ impl Confirm for Confirmer {
     }
 
     fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
-        let link = self.link()?;
+        let link = opened(self.link.as_ref())?;
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, queue);
         let committed = link.reader.committed_offsets(asked, ANSWER_MAX);
