@@ -10,6 +10,7 @@ pub mod mapping;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -206,7 +207,8 @@ fn address_problem(address: &str) -> Option<String> {
 }
 
 /// Where the key of a record stands in a message.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub enum KeyPlace {
     /// In `KEYS`, the business keys.
