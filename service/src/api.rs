@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::Shared;
-use crate::fault::{self, ErrorMessage};
+use crate::fault::ErrorMessage;
 
 /// One method of one path.
 pub(crate) struct Route {
@@ -143,8 +143,6 @@ impl Api {
             },
             "security": [{}, {"token": []}],
         });
-        let router =
-            self.router.fallback(fault::no_path).method_not_allowed_fallback(fault::no_method);
-        (router, document)
+        (self.router, document)
     }
 }

@@ -122,10 +122,7 @@ pub fn metrics(render: Render) -> Router {
             response
         }
     };
-    Router::new()
-        .route("/metrics", axum::routing::get(get))
-        .fallback(fault::no_path)
-        .method_not_allowed_fallback(fault::no_method)
+    Router::new().route("/metrics", axum::routing::get(get))
 }
 
 impl Service {

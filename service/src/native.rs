@@ -2,6 +2,7 @@
 //! with them; the page, and the document of all paths.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -12,6 +13,8 @@ use hyper::header::{ETAG, HeaderMap, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::api::{Api, Route};
 use crate::command::{Command, Condition, Outcome, Pipeline, Version, Wanted};
@@ -24,6 +27,9 @@ type Of = State<Shared>;
 
 /// Rows of a preview, dead letters of an answer and messages of a tap, at most.
 const ROWS_MAX: u64 = 10_000;
+
+/// How often a tap asks whether its reader has taken something.
+const READER_AGAIN: Duration = Duration::from_millis(10);
 
 pub(crate) fn routes(api: &mut Api) {
     let tool = |path, what| Route::post(path, what).takes_yaml().gives::<Value>(200);
@@ -199,20 +205,31 @@ async fn tap(State(service): Of, In(name): In<String>, query: Query) -> Answer {
         let event = |kind: &str, value: &Value| format!("event: {kind}\ndata: {value}\n\n");
         let mut tell = |value: Value| match value {
             // Nothing came: is the reader still there?
-            Value::Null => send.blocking_send(": nothing\n\n".to_owned()).is_ok(),
-            value => send.blocking_send(event("message", &value)).is_ok(),
+            Value::Null => give(&send, ": nothing\n\n".to_owned()),
+            value => give(&send, event("message", &value)),
         };
         let ended = match (tools.tap)(given, &mut tell) {
             Ok(()) => event("end", &Value::Object(serde_json::Map::new())),
             Err(fault) => event("error", &serde_json::json!({"error_code": fault.status, "message": fault.message})),
         };
-        // The reader may be gone.
-        let _ = send.blocking_send(ended);
+        give(&send, ended);
         drop(room);
     });
     let events = futures::stream::poll_fn(move |context| events.poll_recv(context).map(|text| text.map(Ok::<_, Infallible>)));
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     Ok((headers, Body::from_stream(events)).into_response())
+}
+
+/// Gives an event to its reader; `false` if that one is gone. Waits without a runtime, for the tool has one of its own.
+fn give(send: &Sender<String>, mut event: String) -> bool {
+    loop {
+        match send.try_send(event) {
+            Ok(()) => return true,
+            Err(TrySendError::Closed(_)) => return false,
+            Err(TrySendError::Full(refused)) => event = refused,
+        }
+        std::thread::sleep(READER_AGAIN);
+    }
 }
 
 async fn openapi(State(service): Of) -> Answer {

@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower_service::Service as _;
 
+use crate::fault;
 use crate::guard::{self, Guard};
 
 /// Connections at a time; others wait to be accepted.
@@ -50,6 +51,8 @@ pub async fn serve(addr: SocketAddr, router: Router, guard: Guard) -> Result<Soc
     let listener = TcpListener::bind(addr).await.map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
     let router = router
+        .fallback(fault::no_path)
+        .method_not_allowed_fallback(fault::no_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::pass));
     tokio::spawn(accept(listener, router));

@@ -86,7 +86,7 @@ pub(super) fn tools(cluster: Option<&str>) -> Tools {
         }),
         loggers: Box::new(|set| {
             if let Some((name, level)) = set {
-                loggers::set(&name, &level).map_err(|error| Fault::bad(causes(&error)))?;
+                loggers::set(&name, &level).map_err(|error| Fault::unknown(causes(&error)))?;
             }
             Ok(loggers::levels())
         }),
