@@ -153,7 +153,11 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
             // Before anything is counted.
             let counted = PrometheusBuilder::new().install_recorder().context("cannot count")?;
             let router = sluice_service::metrics(Arc::new(move || counted.render()));
-            Some(runtime.block_on(sluice_service::serve(resolve(addr)?, router, sluice_service::Guard::none()))?)
+            Some(runtime.block_on(sluice_service::serve(
+                resolve(addr)?,
+                router,
+                sluice_service::Guard::none(),
+            ))?)
         }
         None => None,
     };

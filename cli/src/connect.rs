@@ -129,7 +129,17 @@ struct Pipeline {
 impl Pipeline {
     fn new(parsed: Arc<ParsedPipeline>, origin: Origin, wanted: Wanted) -> Self {
         let (progress, assignment) = (Arc::default(), Arc::default());
-        Self { parsed, origin, wanted, stop: None, progress, assignment, again: false, gone: false, error: None }
+        Self {
+            parsed,
+            origin,
+            wanted,
+            stop: None,
+            progress,
+            assignment,
+            again: false,
+            gone: false,
+            error: None,
+        }
     }
 }
 
@@ -224,8 +234,11 @@ impl Worker {
         let counts = self.counts.clone();
         let render: Render = Arc::new(move || counts.render());
         if let Some(addr) = &arguments.metrics {
-            let served =
-                sluice_service::serve(resolve(addr)?, sluice_service::metrics(Arc::clone(&render)), Guard::none());
+            let served = sluice_service::serve(
+                resolve(addr)?,
+                sluice_service::metrics(Arc::clone(&render)),
+                Guard::none(),
+            );
             let addr = self.runtime.block_on(served)?;
             self.say(&format!("metrics http://{addr}/metrics"), &serde_json::json!({ "metrics": addr }))?;
         }
@@ -243,7 +256,10 @@ impl Worker {
             let tools = tools::tools(arguments.cluster.as_deref());
             let router = sluice_service::router(commands, tools, about, render);
             let addr = self.runtime.block_on(sluice_service::serve(addr, router, guard))?;
-            self.say(&format!("REST http://{addr}, page http://{addr}/ui"), &serde_json::json!({ "rest": addr }))?;
+            self.say(
+                &format!("REST http://{addr}, page http://{addr}/ui"),
+                &serde_json::json!({ "rest": addr }),
+            )?;
         }
         Ok(())
     }

@@ -89,13 +89,14 @@ pub(crate) fn explain_json(expression: &str, dialect: &str) -> Result<serde_json
         .map_err(|_| anyhow::anyhow!("dialect `{dialect}`: expected sluice or rocketmq"))?;
     let filter = parse(expression, dialect.into())?;
     let explain = filter.explain(&data_type);
-    let note = |span: &std::ops::Range<usize>, text: &str| {
-        serde_json::json!({"at": filter.text().get(span.clone()).unwrap_or_default(), "text": text})
-    };
+    let note = |span: &std::ops::Range<usize>, text: &str| serde_json::json!({"at": filter.text().get(span.clone()).unwrap_or_default(), "text": text});
     let notices = explain.notices.iter().map(|notice| note(&notice.span, &notice.text));
     let warnings = explain.warnings.iter().map(|warning| note(&warning.span, &warning.text));
     let tree = explain.tree.iter().map(|line| serde_json::json!({"depth": line.depth, "text": line.text}));
-    let types = explain.types.iter().map(|(name, counts_as)| serde_json::json!({"name": name.to_string(), "type": counts_as}));
+    let types = explain
+        .types
+        .iter()
+        .map(|(name, counts_as)| serde_json::json!({"name": name.to_string(), "type": counts_as}));
     let pushed = match filter.split() {
         (Some(_), None) => "all",
         (Some(_), Some(_)) => "part",

@@ -69,7 +69,9 @@ pub(crate) fn set(name: &str, level: &str) -> Result<()> {
         bail!("invalid log level '{level}': expected one of {}", LEVELS.join(", "));
     }
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':') {
-        bail!("{name:?} is no logger: expected {ROOT}, or the path of a module such as sluice_connect::worker");
+        bail!(
+            "{name:?} is no logger: expected {ROOT}, or the path of a module such as sluice_connect::worker"
+        );
     }
     let mut set = lock(loggers);
     let mut wanted = set.clone();
@@ -77,7 +79,8 @@ pub(crate) fn set(name: &str, level: &str) -> Result<()> {
     // The last one that says something of a logger counts.
     let mut text = loggers.first.clone();
     for (name, (level, _)) in &wanted {
-        let directive = if name == ROOT { level.to_lowercase() } else { format!("{name}={}", level.to_lowercase()) };
+        let directive =
+            if name == ROOT { level.to_lowercase() } else { format!("{name}={}", level.to_lowercase()) };
         text = format!("{text},{directive}");
     }
     (loggers.reload)(EnvFilter::try_new(&text)?)?;

@@ -11,8 +11,8 @@ use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sluice_client::{
-    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId, Producer,
-    ProducerSettings, Queue, Record, Start, TopicName,
+    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
+    Producer, ProducerSettings, Queue, Record, Start, TopicName,
 };
 use sluice_filters::{Dialect, Filter, Name};
 use sluice_sources::topic::{Asked, passes};

@@ -108,7 +108,10 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.split_once(": ").filter(|(key, _)| *key == name)).map(|(_, v)| v)
+        self.head
+            .lines()
+            .find_map(|line| line.split_once(": ").filter(|(key, _)| *key == name))
+            .map(|(_, v)| v)
     }
 }
 
@@ -127,7 +130,11 @@ impl Worker {
         let _ = stream.read_to_end(&mut bytes);
         let text = String::from_utf8(bytes).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {text:?}"));
-        let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunked(body) } else { body.to_owned() };
+        let body = if head.to_lowercase().contains("transfer-encoding: chunked") {
+            unchunked(body)
+        } else {
+            body.to_owned()
+        };
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Answer { status, head: head.to_lowercase(), body }
     }
@@ -199,12 +206,19 @@ fn a_pipeline_is_made_rests_goes_on_changes_and_goes() {
     assert_eq!(worker.get("/connectors/lake/tasks/1/status").json()["state"], "RUNNING");
     assert_eq!(worker.get("/connectors/lake/topics").json(), json!({"lake": {"topics": ["t"]}}));
     let offsets = worker.get("/connectors/lake/offsets").json();
-    let ends: i64 = offsets["offsets"].as_array().unwrap().iter().map(|o| o["offset"]["kafka_offset"].as_i64().unwrap()).sum();
+    let ends: i64 = offsets["offsets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| o["offset"]["kafka_offset"].as_i64().unwrap())
+        .sum();
     assert_eq!(ends, 10, "{offsets}");
 
     worker.done("PUT", "/connectors/lake/pause", 202);
     assert_eq!(worker.state("lake"), "PAUSED");
-    until("its run has ended", || worker.get("/connectors/lake/status").json()["sluice"]["state"] == "stopped");
+    until("its run has ended", || {
+        worker.get("/connectors/lake/status").json()["sluice"]["state"] == "stopped"
+    });
     place.send(10..15);
     worker.done("PUT", "/connectors/lake/resume", 202);
     until("new rows are written", || worker.written("lake") == 5);
@@ -219,7 +233,11 @@ fn a_pipeline_is_made_rests_goes_on_changes_and_goes() {
     let moved = json!({"offsets": []});
     worker.refused("PATCH", "/connectors/lake/offsets", &moved, 400, "never moved");
 
-    let changed = worker.json("PATCH", "/connectors/lake/config", &json!({"sink.parquet.rotate.age": "2s", "where": "a = 1"}));
+    let changed = worker.json(
+        "PATCH",
+        "/connectors/lake/config",
+        &json!({"sink.parquet.rotate.age": "2s", "where": "a = 1"}),
+    );
     assert_eq!(changed.status, 200, "{}", changed.body);
     let config = worker.get("/connectors/lake/config").json();
     assert_eq!((&config["where"], &config["sink.parquet.rotate.age"]), (&json!("a = 1"), &json!("2s")));
@@ -265,9 +283,12 @@ fn of_two_writers_of_one_document_one_is_told() {
     let worker = place.kept();
     let text = |age: &str| {
         let lake = place.path("lake");
-        format!("# kept as it is\nname: lake\nsource: {{topic: {{name: t}}}}\nsink: {{parquet: {{path: {lake}, rotate: {{age: {age}}}}}}}\n")
+        format!(
+            "# kept as it is\nname: lake\nsource: {{topic: {{name: t}}}}\nsink: {{parquet: {{path: {lake}, rotate: {{age: {age}}}}}}}\n"
+        )
     };
-    let put = |headers: &[(&str, &str)], age: &str| worker.send("PUT", "/v1/pipelines/lake", headers, &text(age));
+    let put =
+        |headers: &[(&str, &str)], age: &str| worker.send("PUT", "/v1/pipelines/lake", headers, &text(age));
     assert_eq!(put(&[("If-Match", "\"1\"")], "1s").status, 412, "there is none");
     let first = put(&[("If-None-Match", "*")], "1s");
     assert_eq!((first.status, first.header("etag")), (201, Some("\"1\"")), "{}", first.body);
@@ -299,10 +320,19 @@ fn of_two_writers_of_one_document_one_is_told() {
 #[test]
 fn what_a_file_says_is_changed_in_the_file() {
     let place = Place::new();
-    let text = format!("name: lake\nsource: {{topic: {{name: t}}}}\nsink: {{parquet: {{path: {}}}}}\n", place.path("lake"));
+    let text = format!(
+        "name: lake\nsource: {{topic: {{name: t}}}}\nsink: {{parquet: {{path: {}}}}}\n",
+        place.path("lake")
+    );
     fs::write(place.path("lake.yaml"), text).unwrap();
     let worker = place.worker(&[&place.path("lake.yaml")]);
-    worker.refused("PUT", "/connectors/lake/config", &place.settings("lake"), 409, "lake.yaml: change it there");
+    worker.refused(
+        "PUT",
+        "/connectors/lake/config",
+        &place.settings("lake"),
+        409,
+        "lake.yaml: change it there",
+    );
     worker.refused("DELETE", "/connectors/lake", &json!(null), 409, "lake.yaml");
     let other = json!({"name": "other", "config": place.settings("other")});
     worker.refused("POST", "/connectors", &other, 409, "start it with --pipelines DIR");
@@ -326,7 +356,10 @@ fn what_is_wrong_is_told_by_its_key() {
     let wrong = worker.json("PUT", path, &config).json();
     let errors = |key: &str| -> String {
         let all = wrong["configs"].as_array().unwrap();
-        all.iter().filter(|one| one["value"]["name"] == key).map(|one| one["value"]["errors"].to_string()).collect()
+        all.iter()
+            .filter(|one| one["value"]["name"] == key)
+            .map(|one| one["value"]["errors"].to_string())
+            .collect()
     };
     for (key, told) in [
         ("sink.parquet.codec", "zippy"),
@@ -340,9 +373,18 @@ fn what_is_wrong_is_told_by_its_key() {
     let made = json!({"name": "lake", "config": config});
     worker.refused("POST", "/connectors", &made, 400, "contains the following 4 error(s)");
     let plugins = worker.get("/connector-plugins").json();
-    assert!(plugins.as_array().unwrap().iter().any(|one| one["class"] == "parquet" && one["type"] == "sink"), "{plugins}");
+    assert!(
+        plugins.as_array().unwrap().iter().any(|one| one["class"] == "parquet" && one["type"] == "sink"),
+        "{plugins}"
+    );
     let settings = worker.get("/connector-plugins/parquet/config").json();
-    let row = settings.as_array().unwrap().iter().find(|one| one["name"] == "sink.parquet.row_group.rows").unwrap().clone();
+    let row = settings
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == "sink.parquet.row_group.rows")
+        .unwrap()
+        .clone();
     assert_eq!(row["type"], "LONG", "{row}");
     assert!(row["documentation"].as_str().unwrap().contains("Rows"), "{row}");
     worker.refused("GET", "/connector-plugins/parkett/config", &json!(null), 404, "parquet");
@@ -352,7 +394,9 @@ fn what_is_wrong_is_told_by_its_key() {
 fn requests_that_can_not_be_meant_are_refused_each_with_its_reason() {
     let place = Place::new();
     let worker = place.kept();
-    let refused = |method: &str, path: &str, body: &Value, status: u16, told: &str| worker.refused(method, path, body, status, told);
+    let refused = |method: &str, path: &str, body: &Value, status: u16, told: &str| {
+        worker.refused(method, path, body, status, told)
+    };
     refused("GET", "/nowhere", &json!(null), 404, "Not Found");
     refused("DELETE", "/connectors", &json!(null), 405, "Not Allowed");
     refused("GET", "/connectors/x/pause", &json!(null), 405, "Not Allowed");
@@ -362,12 +406,24 @@ fn requests_that_can_not_be_meant_are_refused_each_with_its_reason() {
     refused("POST", "/connectors", &json!([1]), 400, "not right");
     refused("POST", "/connectors", &json!({"name": "x"}), 400, "config");
     refused("POST", "/connectors", &json!({"name": "x", "config": {"a": [1]}}), 400, "a: expected text");
-    refused("POST", "/connectors", &json!({"name": "X Y", "config": place.settings("x")}), 400, "no pipeline name");
+    refused(
+        "POST",
+        "/connectors",
+        &json!({"name": "X Y", "config": place.settings("x")}),
+        400,
+        "no pipeline name",
+    );
     refused("POST", "/connectors", &json!({"name": "x", "config": {"name": "y"}}), 400, "doesn't match");
     let mut config = place.settings("x");
     config["connector.class"] = "kafka".into();
     refused("PUT", "/connectors/x/config", &config, 400, "sink.kafka");
-    refused("PUT", "/connectors/x/config", &json!({"sink": "a", "sink.topic.name": "b"}), 400, "below `sink`");
+    refused(
+        "PUT",
+        "/connectors/x/config",
+        &json!({"sink": "a", "sink.topic.name": "b"}),
+        400,
+        "below `sink`",
+    );
     refused("PUT", "/admin/loggers/root", &json!({"level": "LOUD"}), 404, "LOUD");
     refused("POST", "/v1/filters:explain", &json!({"expression": "a >"}), 400, "a >");
     let text = worker.send("POST", "/connectors", &[("Content-Type", "text/plain")], "{}");
@@ -376,7 +432,12 @@ fn requests_that_can_not_be_meant_are_refused_each_with_its_reason() {
     assert_eq!(broken.status, 400, "{}", broken.body);
     let huge = worker.send("PUT", "/v1/pipelines/x", &[], &"x".repeat(8 * 1024 * 1024));
     assert_eq!(huge.status, 413, "{}", huge.body);
-    let page = worker.send("POST", "/connectors", &[("Origin", "http://evil.example"), ("Content-Type", "application/json")], "{}");
+    let page = worker.send(
+        "POST",
+        "/connectors",
+        &[("Origin", "http://evil.example"), ("Content-Type", "application/json")],
+        "{}",
+    );
     assert_eq!(page.status, 403, "{}", page.body);
     assert_eq!(worker.get("/connectors").json(), json!([]), "nothing of it was done");
 }
@@ -391,8 +452,13 @@ fn the_native_paths_do_what_the_command_line_does() {
     );
     let post = |path: &str, body: &str| worker.send("POST", path, &[], body);
     assert_eq!(post("/v1/pipelines:lint", &text).json()["problems"], json!([]));
-    let problem = post("/v1/pipelines:lint", &text.replace("age: 1s", "age: soon")).json()["problems"][0].clone();
-    assert_eq!((&problem["line"], &problem["key"]), (&json!(5), &json!("sink.parquet.rotate.age")), "{problem}");
+    let problem =
+        post("/v1/pipelines:lint", &text.replace("age: 1s", "age: soon")).json()["problems"][0].clone();
+    assert_eq!(
+        (&problem["line"], &problem["key"]),
+        (&json!(5), &json!("sink.parquet.rotate.age")),
+        "{problem}"
+    );
     assert_eq!(post("/v1/pipelines:test", &text).json()["ok"], true);
     let checked = post("/v1/pipelines:check", &text);
     assert_eq!(checked.json()["ok"], true, "{}", checked.body);
@@ -405,10 +471,16 @@ fn the_native_paths_do_what_the_command_line_does() {
     worker.refused("GET", "/v1/pipelines/lake/dead-letters", &json!(null), 404, "no dead letters");
     let explained = post_json(&worker, "/v1/filters:explain", &json!({"expression": "a = 1 AND b = 'x'"}));
     assert_eq!(explained["pushed_down"], "all", "{explained}");
-    assert_eq!(worker.json("PUT", "/admin/loggers/sluice_connect", &json!({"level": "debug"})).json(), json!(["sluice_connect"]));
+    assert_eq!(
+        worker.json("PUT", "/admin/loggers/sluice_connect", &json!({"level": "debug"})).json(),
+        json!(["sluice_connect"])
+    );
     assert_eq!(worker.get("/admin/loggers/sluice_connect").json()["level"], "DEBUG");
     let (head, metrics) = served::get(&worker.addr, "/metrics");
-    assert!(head.starts_with("HTTP/1.1 200 ") && metrics.contains("sluice_connect_rows_written_total{pipeline=\"lake\"} 3"));
+    assert!(
+        head.starts_with("HTTP/1.1 200 ")
+            && metrics.contains("sluice_connect_rows_written_total{pipeline=\"lake\"} 3")
+    );
     let document = worker.get("/openapi.json").json();
     assert!(document["paths"]["/connectors/{name}/config"]["patch"].is_object(), "{document}");
     assert_eq!(worker.get("/health").json()["status"], "healthy");
@@ -427,7 +499,10 @@ fn a_tap_shows_messages_as_they_come() {
     let config = json!({"name": "lake", "config": place.settings("lake"), "initial_state": "PAUSED"});
     assert_eq!(worker.json("POST", "/connectors", &config).status, 201);
     let mut stream = TcpStream::connect(&worker.addr).unwrap();
-    let head = format!("GET /v1/pipelines/lake/tap?limit=1&where=kind%20%3D%20%27b%27 HTTP/1.1\r\nHost: {}\r\n\r\n", worker.addr);
+    let head = format!(
+        "GET /v1/pipelines/lake/tap?limit=1&where=kind%20%3D%20%27b%27 HTTP/1.1\r\nHost: {}\r\n\r\n",
+        worker.addr
+    );
     stream.write_all(head.as_bytes()).unwrap();
     let mut events = BufReader::new(stream).lines();
     // The first comment says that it listens.
@@ -435,7 +510,17 @@ fn a_tap_shows_messages_as_they_come() {
     for kind in ["a", "b"] {
         fs::write(place.path("one"), format!("{{\"kind\": \"{kind}\"}}\n")).unwrap();
         let property = format!("kind={kind}");
-        sluice(&["topic", "send", "t", "--namesrv", &place.names, "--file", &place.path("one"), "--prop", &property]);
+        sluice(&[
+            "topic",
+            "send",
+            "t",
+            "--namesrv",
+            &place.names,
+            "--file",
+            &place.path("one"),
+            "--prop",
+            &property,
+        ]);
     }
     let event = loop {
         let line = events.next().unwrap().unwrap();
@@ -451,7 +536,11 @@ fn a_tap_shows_messages_as_they_come() {
 fn where_others_reach_it_a_token_is_needed() {
     let place = Place::new();
     let refused = |arguments: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_sluice")).args(["connect", "--cluster", &place.names]).args(arguments).output().unwrap();
+        let out = Command::new(env!("CARGO_BIN_EXE_sluice"))
+            .args(["connect", "--cluster", &place.names])
+            .args(arguments)
+            .output()
+            .unwrap();
         assert_eq!(out.status.code(), Some(1));
         String::from_utf8(out.stderr).unwrap()
     };
@@ -464,6 +553,12 @@ fn where_others_reach_it_a_token_is_needed() {
     assert_eq!(worker.get("/connectors").status, 401);
     assert_eq!(worker.get("/metrics").status, 401);
     assert_eq!(worker.get("/health").status, 200);
-    assert_eq!(worker.send("GET", "/connectors", &[("Authorization", "Bearer 0123456789abcdeX")], "").status, 401);
-    assert_eq!(worker.send("GET", "/connectors", &[("Authorization", "Bearer 0123456789abcdef")], "").status, 200);
+    assert_eq!(
+        worker.send("GET", "/connectors", &[("Authorization", "Bearer 0123456789abcdeX")], "").status,
+        401
+    );
+    assert_eq!(
+        worker.send("GET", "/connectors", &[("Authorization", "Bearer 0123456789abcdef")], "").status,
+        200
+    );
 }

@@ -13,9 +13,7 @@ use crate::api::{Api, Route};
 use crate::command::{Command, Condition, Outcome, Pipeline, State as Doing, Wanted};
 use crate::fault::Fault;
 use crate::flat::{self, CLASS, Flat};
-use crate::shapes::{
-    ConnectorInfo, ConnectorStateInfo, CreateConnector, ServerInfo, TaskInfo, TaskState,
-};
+use crate::shapes::{ConnectorInfo, ConnectorStateInfo, CreateConnector, ServerInfo, TaskInfo, TaskState};
 use crate::take::{Answer, In, Json, Query, condition, empty, json};
 use crate::{Service, Shared};
 
@@ -38,8 +36,14 @@ pub(crate) fn routes(api: &mut Api) {
         create,
     );
     api.on(Route::get("/connectors/{name}", "A pipeline.").gives::<ConnectorInfo>(200), get);
-    api.on(Route::delete("/connectors/{name}", "Ends a pipeline; what it wrote stays.").gives_nothing(204), delete);
-    api.on(Route::get("/connectors/{name}/config", "Its settings, variables not expanded.").gives::<Flat>(200), config);
+    api.on(
+        Route::delete("/connectors/{name}", "Ends a pipeline; what it wrote stays.").gives_nothing(204),
+        delete,
+    );
+    api.on(
+        Route::get("/connectors/{name}/config", "Its settings, variables not expanded.").gives::<Flat>(200),
+        config,
+    );
     api.on(
         Route::put("/connectors/{name}/config", "Makes a pipeline (201) or replaces its settings (200).")
             .takes::<Map<String, Value>>()
@@ -54,9 +58,20 @@ pub(crate) fn routes(api: &mut Api) {
         patch_config,
     );
     api.on(Route::get("/connectors/{name}/status", "What it does.").gives::<ConnectorStateInfo>(200), status);
-    api.on(Route::get("/connectors/{name}/tasks", "Its tasks: the queues that are read here.").gives::<Vec<TaskInfo>>(200), tasks);
-    api.on(Route::get("/connectors/{name}/tasks/{task}/status", "What a task does.").gives::<TaskState>(200), task_status);
-    api.on(Route::post("/connectors/{name}/tasks/{task}/restart", "Begins the pipeline anew.").gives_nothing(204), restart_task);
+    api.on(
+        Route::get("/connectors/{name}/tasks", "Its tasks: the queues that are read here.")
+            .gives::<Vec<TaskInfo>>(200),
+        tasks,
+    );
+    api.on(
+        Route::get("/connectors/{name}/tasks/{task}/status", "What a task does.").gives::<TaskState>(200),
+        task_status,
+    );
+    api.on(
+        Route::post("/connectors/{name}/tasks/{task}/restart", "Begins the pipeline anew.")
+            .gives_nothing(204),
+        restart_task,
+    );
     api.on(
         Route::post("/connectors/{name}/restart", "Begins it anew.")
             .query("includeTasks", "boolean", "tasks begin anew with their pipeline, always")
@@ -68,15 +83,37 @@ pub(crate) fn routes(api: &mut Api) {
     api.on(Route::put("/connectors/{name}/pause", "Rests, until it is resumed.").gives_nothing(202), pause);
     api.on(Route::put("/connectors/{name}/resume", "Goes on.").gives_nothing(202), resume);
     api.on(Route::put("/connectors/{name}/stop", "Rests, without tasks.").gives_nothing(202), stop);
-    api.on(Route::get("/connectors/{name}/offsets", "Where its chains stand in the target.").gives::<Offsets>(200), offsets);
-    api.on(Route::patch("/connectors/{name}/offsets", "Refused: see the answer.").takes::<Value>().gives::<Value>(200), alter_offsets);
-    api.on(Route::delete("/connectors/{name}/offsets", "Refused: see the answer.").gives::<Value>(200), reset_offsets);
-    api.on(Route::get("/connectors/{name}/topics", "The topics that it reads and writes.").gives::<BTreeMap<String, Topics>>(200), topics);
-    api.on(Route::put("/connectors/{name}/topics/reset", "Does nothing: topics are those of its settings.").gives_nothing(202), reset_topics);
+    api.on(
+        Route::get("/connectors/{name}/offsets", "Where its chains stand in the target.")
+            .gives::<Offsets>(200),
+        offsets,
+    );
+    api.on(
+        Route::patch("/connectors/{name}/offsets", "Refused: see the answer.")
+            .takes::<Value>()
+            .gives::<Value>(200),
+        alter_offsets,
+    );
+    api.on(
+        Route::delete("/connectors/{name}/offsets", "Refused: see the answer.").gives::<Value>(200),
+        reset_offsets,
+    );
+    api.on(
+        Route::get("/connectors/{name}/topics", "The topics that it reads and writes.")
+            .gives::<BTreeMap<String, Topics>>(200),
+        topics,
+    );
+    api.on(
+        Route::put("/connectors/{name}/topics/reset", "Does nothing: topics are those of its settings.")
+            .gives_nothing(202),
+        reset_topics,
+    );
     api.on(Route::get("/admin/loggers", "Log levels.").gives::<BTreeMap<String, Level>>(200), loggers);
     api.on(Route::get("/admin/loggers/{logger}", "The level of a logger.").gives::<Level>(200), logger);
     api.on(
-        Route::put("/admin/loggers/{logger}", "Sets the level of a logger.").takes::<SetLevel>().gives::<Vec<String>>(200),
+        Route::put("/admin/loggers/{logger}", "Sets the level of a logger.")
+            .takes::<SetLevel>()
+            .gives::<Vec<String>>(200),
         set_logger,
     );
 }
@@ -124,7 +161,10 @@ async fn health(State(service): Of) -> Answer {
     service.list().await?;
     json(
         200,
-        &Health { status: "healthy", message: "Worker has completed startup and is ready to handle requests." },
+        &Health {
+            status: "healthy",
+            message: "Worker has completed startup and is ready to handle requests.",
+        },
     )
 }
 
@@ -218,7 +258,8 @@ fn check_class(class: Option<&String>, pipeline: &str) -> Result<(), Fault> {
     let flat = flat::flatten(pipeline).map_err(Fault::bad)?;
     let prefixes = [format!("sink.{class}"), format!("source.{class}")];
     let names = |prefix: &String| {
-        flat.keys().any(|key| key == prefix || key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')))
+        flat.keys()
+            .any(|key| key == prefix || key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')))
     };
     if prefixes.iter().any(names) {
         return Ok(());
@@ -248,7 +289,8 @@ impl Service {
 fn put_answer(outcome: &Outcome) -> Answer {
     let pipeline = &outcome.pipeline;
     let mut response = json(if outcome.created { 201 } else { 200 }, &pipeline.info()?)?;
-    if let (true, Ok(at)) = (outcome.created, HeaderValue::try_from(format!("/connectors/{}", pipeline.name))) {
+    if let (true, Ok(at)) = (outcome.created, HeaderValue::try_from(format!("/connectors/{}", pipeline.name)))
+    {
         response.headers_mut().insert(LOCATION, at);
     }
     if let Ok(tag) = HeaderValue::try_from(pipeline.tag()) {
@@ -338,7 +380,8 @@ async fn tasks(State(service): Of, In(name): In<String>) -> Answer {
 
 async fn task_status(State(service): Of, In((name, task)): In<(String, usize)>) -> Answer {
     let unknown = || Fault::unknown(format!("No status found for task {name}-{task}"));
-    let pipeline = service.get(&name).await.map_err(|fault| if fault.status == 404 { unknown() } else { fault })?;
+    let pipeline =
+        service.get(&name).await.map_err(|fault| if fault.status == 404 { unknown() } else { fault })?;
     json(200, &pipeline.task_state(task, &service.about.worker).ok_or_else(unknown)?)
 }
 

@@ -103,7 +103,9 @@ fn json(value: &Value) -> Json {
 fn read(text: &str) -> Result<Json, String> {
     if text.starts_with(['[', '{', '"']) {
         let node = tree::parse(&Text { text, lines_before: 0 });
-        return node.map(|node| json(&node.value)).map_err(|problem| format!("is read as YAML: {}", problem.message));
+        return node
+            .map(|node| json(&node.value))
+            .map_err(|problem| format!("is read as YAML: {}", problem.message));
     }
     let is_number = |n: &Json| n.is_number() && n.to_string() == text;
     Ok(match serde_json::from_str::<Json>(text) {
@@ -214,8 +216,10 @@ limits: {}
 
     #[test]
     fn numbers_that_are_texts_keep_their_quotes() {
-        let flat = flatten("name: a\nsink: {topic: {name: '123', key: 'true', tag: 007}}\nx: 'a: b'\n").unwrap();
-        let values = ["sink.topic.name", "sink.topic.key", "sink.topic.tag", "x"].map(|key| flat[key].as_str());
+        let flat =
+            flatten("name: a\nsink: {topic: {name: '123', key: 'true', tag: 007}}\nx: 'a: b'\n").unwrap();
+        let values =
+            ["sink.topic.name", "sink.topic.key", "sink.topic.tag", "x"].map(|key| flat[key].as_str());
         assert_eq!(values[..2], ["\"123\"", "\"true\""]);
         assert_eq!(values[3], "a: b");
         assert_eq!(flatten(&document(&flat).unwrap()).unwrap(), flat);

@@ -81,9 +81,8 @@ impl Guard {
             Some(Token(token)) => {
                 let shown = header(&AUTHORIZATION).and_then(Result::ok).and_then(|h| h.split_once(' '));
                 let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-                let is_right = shown.is_some_and(|(_, shown)| {
-                    bool::from(shown.trim().as_bytes().ct_eq(token.as_bytes()))
-                });
+                let is_right = shown
+                    .is_some_and(|(_, shown)| bool::from(shown.trim().as_bytes().ct_eq(token.as_bytes())));
                 (!is_right).then(|| Fault::new(401, "expected the header `Authorization: Bearer TOKEN`"))
             }
         }

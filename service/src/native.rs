@@ -33,16 +33,26 @@ const READER_AGAIN: Duration = Duration::from_millis(10);
 
 pub(crate) fn routes(api: &mut Api) {
     let tool = |path, what| Route::post(path, what).takes_yaml().gives::<Value>(200);
-    api.on(tool("/v1/pipelines:lint", "Every problem of documents, with line and column; opens nothing."), lint);
+    api.on(
+        tool("/v1/pipelines:lint", "Every problem of documents, with line and column; opens nothing."),
+        lint,
+    );
     api.on(tool("/v1/pipelines:check", "Connections, permissions and guarantees; stores no row."), check);
     api.on(tool("/v1/pipelines:test", "Runs the tests that the document holds."), test);
     api.on(
-        tool("/v1/pipelines:preview", "Its first rows, rejects, schema and files; writes nothing.")
-            .query("rows", "integer", "how many, 10 if not said"),
+        tool("/v1/pipelines:preview", "Its first rows, rejects, schema and files; writes nothing.").query(
+            "rows",
+            "integer",
+            "how many, 10 if not said",
+        ),
         preview,
     );
     api.on(Route::get("/v1/pipelines", "All pipelines.").gives::<Vec<Summary>>(200), list);
-    api.on(Route::get("/v1/pipelines/{name}", "Its document as written, variables not expanded.").gives_text(200, "application/yaml"), get);
+    api.on(
+        Route::get("/v1/pipelines/{name}", "Its document as written, variables not expanded.")
+            .gives_text(200, "application/yaml"),
+        get,
+    );
     api.on(
         Route::put("/v1/pipelines/{name}", "Makes a pipeline (201) or replaces its document (200); `If-Match` and `If-None-Match: *` are kept.")
             .takes_yaml()
@@ -50,8 +60,14 @@ pub(crate) fn routes(api: &mut Api) {
             .gives::<Summary>(201),
         put,
     );
-    api.on(Route::delete("/v1/pipelines/{name}", "Ends a pipeline; what it wrote stays.").gives_nothing(204), delete);
-    api.on(Route::get("/v1/pipelines/{name}/versions", "The documents that it had.").gives::<Vec<Version>>(200), versions);
+    api.on(
+        Route::delete("/v1/pipelines/{name}", "Ends a pipeline; what it wrote stays.").gives_nothing(204),
+        delete,
+    );
+    api.on(
+        Route::get("/v1/pipelines/{name}/versions", "The documents that it had.").gives::<Vec<Version>>(200),
+        versions,
+    );
     api.on(
         Route::post("/v1/pipelines/{name}/rollback", "Puts an earlier document again.")
             .query("version", "integer", "its number; the one before this if not said")
@@ -72,8 +88,17 @@ pub(crate) fn routes(api: &mut Api) {
             .gives::<Value>(200),
         dead_letters,
     );
-    api.on(Route::get("/v1/pipelines/{name}/audit", "Whether each offset has one fate in its target.").gives::<Value>(200), audit);
-    api.on(Route::post("/v1/filters:explain", "How an expression is read.").takes::<Explain>().gives::<Value>(200), explain);
+    api.on(
+        Route::get("/v1/pipelines/{name}/audit", "Whether each offset has one fate in its target.")
+            .gives::<Value>(200),
+        audit,
+    );
+    api.on(
+        Route::post("/v1/filters:explain", "How an expression is read.")
+            .takes::<Explain>()
+            .gives::<Value>(200),
+        explain,
+    );
     api.on(Route::get("/openapi.json", "This document.").gives::<Value>(200), openapi);
     api.on(Route::get("/ui", "A page that shows all this.").gives_text(200, "text/html"), page);
 }
@@ -171,14 +196,16 @@ async fn rollback(State(service): Of, In(name): In<String>, query: Query) -> Ans
     let wanted = query.number("version", now.saturating_sub(1).max(1), u64::MAX)?;
     let found = all.iter().find(|version| version.version == wanted);
     let text = found.and_then(|version| version.text.clone());
-    let text = text.ok_or_else(|| Fault::unknown(format!("pipeline {name} has no document of version {wanted}")))?;
+    let text =
+        text.ok_or_else(|| Fault::unknown(format!("pipeline {name} has no document of version {wanted}")))?;
     let condition = Condition::Tags(vec![format!("\"{now}\"")]);
     put_answer(&service.put(&name, text, condition, Wanted::Running).await?)
 }
 
 async fn dead_letters(State(service): Of, In(name): In<String>, query: Query) -> Answer {
     let pipeline = service.get(&name).await?;
-    let given = (pipeline.text, query.text("where").map(str::to_owned), query.number("limit", 100, ROWS_MAX)?);
+    let given =
+        (pipeline.text, query.text("where").map(str::to_owned), query.number("limit", 100, ROWS_MAX)?);
     json(200, &service.work(|tools| &tools.dead_letters, given).await?)
 }
 
@@ -195,7 +222,8 @@ async fn explain(State(service): Of, Json(asked): Json<Explain>) -> Answer {
 async fn tap(State(service): Of, In(name): In<String>, query: Query) -> Answer {
     let pipeline = service.get(&name).await?;
     let room = std::sync::Arc::clone(&service.taps).try_acquire_owned();
-    let room = room.map_err(|_| Fault::new(503, format!("{} taps are open, and no more are", crate::TAPS_MAX)))?;
+    let room =
+        room.map_err(|_| Fault::new(503, format!("{} taps are open, and no more are", crate::TAPS_MAX)))?;
     let limit = query.number("limit", u64::MAX, u64::MAX)?;
     let given = (pipeline.text, query.text("where").map(str::to_owned), limit);
     // What the reader does not take holds the tap up, and nothing else.
@@ -210,12 +238,16 @@ async fn tap(State(service): Of, In(name): In<String>, query: Query) -> Answer {
         };
         let ended = match (tools.tap)(given, &mut tell) {
             Ok(()) => event("end", &Value::Object(serde_json::Map::new())),
-            Err(fault) => event("error", &serde_json::json!({"error_code": fault.status, "message": fault.message})),
+            Err(fault) => {
+                event("error", &serde_json::json!({"error_code": fault.status, "message": fault.message}))
+            }
         };
         give(&send, ended);
         drop(room);
     });
-    let events = futures::stream::poll_fn(move |context| events.poll_recv(context).map(|text| text.map(Ok::<_, Infallible>)));
+    let events = futures::stream::poll_fn(move |context| {
+        events.poll_recv(context).map(|text| text.map(Ok::<_, Infallible>))
+    });
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     Ok((headers, Body::from_stream(events)).into_response())
 }

@@ -22,13 +22,17 @@ pub(crate) fn routes(api: &mut Api) {
         list,
     );
     api.on(
-        Route::get("/connector-plugins/{plugin}/config", "The settings of a kind.").gives::<Vec<Definition>>(200),
+        Route::get("/connector-plugins/{plugin}/config", "The settings of a kind.")
+            .gives::<Vec<Definition>>(200),
         config,
     );
     api.on(
-        Route::put("/connector-plugins/{plugin}/config/validate", "What is wrong with settings; opens nothing.")
-            .takes::<Map<String, Value>>()
-            .gives::<Validated>(200),
+        Route::put(
+            "/connector-plugins/{plugin}/config/validate",
+            "What is wrong with settings; opens nothing.",
+        )
+        .takes::<Map<String, Value>>()
+        .gives::<Validated>(200),
         validate,
     );
 }
@@ -130,14 +134,21 @@ fn definitions(document: &Value, kind: &Kind) -> Vec<Definition> {
     let half = if kind.is_source { "source" } else { "sink" };
     let prefix = format!("{half}.");
     let own = format!("{half}.{}", kind.class);
-    walk(document, document, "", true, &mut |name, definition| {
-        let is_other = name.starts_with(&prefix)
-            && name != own
-            && !name.strip_prefix(&own).is_some_and(|rest| rest.starts_with('.'));
-        if !is_other {
-            found.push(definition);
-        }
-    }, 0);
+    walk(
+        document,
+        document,
+        "",
+        true,
+        &mut |name, definition| {
+            let is_other = name.starts_with(&prefix)
+                && name != own
+                && !name.strip_prefix(&own).is_some_and(|rest| rest.starts_with('.'));
+            if !is_other {
+                found.push(definition);
+            }
+        },
+        0,
+    );
     for (order, definition) in found.iter_mut().enumerate() {
         definition.order = order + 1;
     }
@@ -169,7 +180,8 @@ fn walk(
         return;
     }
     let variants = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Value::as_array);
-    let mappings: Vec<&Value> = variants.into_iter().flatten().filter(|one| one.get("properties").is_some()).collect();
+    let mappings: Vec<&Value> =
+        variants.into_iter().flatten().filter(|one| one.get("properties").is_some()).collect();
     if !mappings.is_empty() && depth < DEPTH_MAX {
         for one in &mappings {
             // One of them: none is required.
@@ -205,9 +217,11 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> (&'a Value, String, Option
     for _ in 0..DEPTH_MAX {
         text = text.or_else(|| schema.get("description").and_then(Value::as_str));
         default = default.or_else(|| schema.get("default").filter(|value| !value.is_null()));
-        let referred = schema.get("$ref").and_then(Value::as_str).and_then(|to| root.pointer(to.strip_prefix('#')?));
+        let referred =
+            schema.get("$ref").and_then(Value::as_str).and_then(|to| root.pointer(to.strip_prefix('#')?));
         let is_null = |one: &&Value| one.get("type").is_some_and(|kind| kind == "null");
-        let optional = schema.get("anyOf").and_then(Value::as_array).filter(|all| all.iter().any(|one| is_null(&one)));
+        let optional =
+            schema.get("anyOf").and_then(Value::as_array).filter(|all| all.iter().any(|one| is_null(&one)));
         let some = optional.and_then(|all| all.iter().find(|one| !is_null(one)));
         match referred.or(some) {
             Some(next) => schema = next,
@@ -220,7 +234,9 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> (&'a Value, String, Option
 fn type_name(schema: &Value) -> &'static str {
     let kind = match &schema["type"] {
         Value::String(kind) => kind.as_str(),
-        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null").unwrap_or(""),
+        Value::Array(kinds) => {
+            kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null").unwrap_or("")
+        }
         _ => "",
     };
     match kind {
@@ -244,7 +260,10 @@ async fn validate(
         Some(class) if *class != plugin => {
             problems.push((CLASS.to_owned(), format!("{class} is not {plugin}, the kind that is asked for")));
         }
-        None => problems.push((CLASS.to_owned(), "Missing required configuration which has no default value.".to_owned())),
+        None => problems.push((
+            CLASS.to_owned(),
+            "Missing required configuration which has no default value.".to_owned(),
+        )),
         Some(_) => {}
     }
     match flat::document(&given) {
@@ -286,7 +305,8 @@ fn validated(
     let mut configs = Vec::new();
     let mut config = |name: &str, definition: Option<Definition>, errors: Vec<String>| {
         let value = given.get(name).cloned().or_else(|| definition.as_ref()?.default_value.clone());
-        let value = Given { name: name.to_owned(), value, recommended_values: Vec::new(), errors, visible: true };
+        let value =
+            Given { name: name.to_owned(), value, recommended_values: Vec::new(), errors, visible: true };
         configs.push(Config { definition, value });
     };
     for definition in definitions {
@@ -295,7 +315,9 @@ fn validated(
         }
         let name = definition.name.clone();
         let below = format!("{name}.");
-        let is_its = |(key, _): &(String, String)| *key == name || (key.starts_with(&below) && definition.kind == "LIST");
+        let is_its = |(key, _): &(String, String)| {
+            *key == name || (key.starts_with(&below) && definition.kind == "LIST")
+        };
         let (its, others) = problems.into_iter().partition(is_its);
         problems = others;
         let its: Vec<(String, String)> = its;
@@ -344,14 +366,20 @@ mod tests {
         let names: Vec<&str> = found.iter().map(|definition| definition.name.as_str()).collect();
         assert_eq!(names, ["connector.class", "tasks.max", "name", "sink.a.path", "sink.a.rows", "where"]);
         let rows = &found[4];
-        assert_eq!((rows.kind, rows.default_value.as_deref(), rows.documentation.as_str()), ("LONG", Some("5"), "Rows."));
+        assert_eq!(
+            (rows.kind, rows.default_value.as_deref(), rows.documentation.as_str()),
+            ("LONG", Some("5"), "Rows.")
+        );
         assert!(found[2].required && !found[5].required);
     }
 
     #[test]
     fn a_missing_key_is_the_one_that_is_missing() {
         assert_eq!(key_of("sink.parquet", "key `path` is missing"), "sink.parquet.path");
-        assert_eq!(key_of("sink.parquet", "unknown key `codek`; did you mean `codec`?"), "sink.parquet.codek");
+        assert_eq!(
+            key_of("sink.parquet", "unknown key `codek`; did you mean `codec`?"),
+            "sink.parquet.codek"
+        );
         assert_eq!(key_of("sink.parquet.codec", "expected …"), "sink.parquet.codec");
         assert_eq!(key_of("", "key `sink` is missing"), "sink");
     }

@@ -9,6 +9,9 @@ use crate::command::{Class, Origin, Pipeline, State, Wanted};
 use crate::fault::Fault;
 use crate::flat::{self, CLASS, Flat};
 
+/// The version of every kind of connector: that of the program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// `GET /`.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct ServerInfo {
@@ -60,6 +63,7 @@ pub(crate) struct ConnectorStateInfo {
 pub(crate) struct ConnectorState {
     pub(crate) state: State,
     pub(crate) worker_id: String,
+    pub(crate) version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) trace: Option<String>,
 }
@@ -69,6 +73,7 @@ pub(crate) struct TaskState {
     pub(crate) id: usize,
     pub(crate) state: State,
     pub(crate) worker_id: String,
+    pub(crate) version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) trace: Option<String>,
 }
@@ -139,8 +144,9 @@ impl Pipeline {
 
     /// The document as a flat map, with Connect's own keys.
     pub(crate) fn config(&self) -> Result<Flat, Fault> {
-        let mut flat = flat::flatten(&self.text)
-            .map_err(|error| Fault::new(500, format!("the document of {} can not be read: {error}", self.name)))?;
+        let mut flat = flat::flatten(&self.text).map_err(|error| {
+            Fault::new(500, format!("the document of {} can not be read: {error}", self.name))
+        })?;
         flat.insert(CLASS.to_owned(), self.kind.class.clone());
         Ok(flat)
     }
@@ -168,8 +174,13 @@ impl Pipeline {
     }
 
     pub(crate) fn task_state(&self, id: usize, worker: &str) -> Option<TaskState> {
-        (id < self.task_count())
-            .then(|| TaskState { id, state: self.state, worker_id: worker.to_owned(), trace: self.trace() })
+        (id < self.task_count()).then(|| TaskState {
+            id,
+            state: self.state,
+            worker_id: worker.to_owned(),
+            version: VERSION,
+            trace: self.trace(),
+        })
     }
 
     pub(crate) fn status(&self, worker: &str) -> ConnectorStateInfo {
@@ -178,6 +189,7 @@ impl Pipeline {
             connector: ConnectorState {
                 state: self.state,
                 worker_id: worker.to_owned(),
+                version: VERSION,
                 trace: self.trace(),
             },
             tasks: (0..self.task_count()).filter_map(|id| self.task_state(id, worker)).collect(),

@@ -6,13 +6,13 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use hyper::StatusCode;
-use serde::de::DeserializeOwned;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::command::Condition;
 use crate::Fault;
+use crate::command::Condition;
 
 /// How long a body may take to come.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
@@ -97,7 +97,10 @@ impl<S: Send + Sync> FromRequest<S> for Text {
         let bytes = bytes.map_err(|rejected| {
             let status = rejected.status().as_u16();
             match status {
-                413 => Fault::new(413, format!("the body is over the limit of {} bytes", crate::server::BODY_BYTES_MAX)),
+                413 => Fault::new(
+                    413,
+                    format!("the body is over the limit of {} bytes", crate::server::BODY_BYTES_MAX),
+                ),
                 _ => Fault::new(status, rejected.body_text()),
             }
         })?;
@@ -119,7 +122,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             return Err(Fault::new(415, format!("the body is {kind}, expected application/json")));
         }
         let Text(text) = Text::from_request(request, state).await?;
-        serde_json::from_str(&text).map(Self).map_err(|error| Fault::bad(format!("the body is not right: {error}")))
+        serde_json::from_str(&text)
+            .map(Self)
+            .map_err(|error| Fault::bad(format!("the body is not right: {error}")))
     }
 }
 

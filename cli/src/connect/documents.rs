@@ -76,7 +76,8 @@ impl Documents {
     /// Puts a version if none stands there; without a text the pipeline is deleted.
     pub(super) fn put(&self, name: &str, version: u64, text: Option<&str>) -> Result<Put> {
         let folder = self.folder(name);
-        let failed = || format!("cannot write version {version} of pipeline {name} into {}", folder.display());
+        let failed =
+            || format!("cannot write version {version} of pipeline {name} into {}", folder.display());
         fs::create_dir_all(&folder).with_context(failed)?;
         sync(&self.dir).with_context(failed)?;
         let temp = temporary(&folder, text.unwrap_or("")).with_context(failed)?;
@@ -101,7 +102,9 @@ impl Documents {
         match fs::read_to_string(&path) {
             Ok(text) if text.trim() == "PAUSED" => Ok(Wanted::Paused),
             Ok(text) if text.trim() == "STOPPED" => Ok(Wanted::Stopped),
-            Ok(text) => anyhow::bail!("{} holds {:?}, expected PAUSED or STOPPED", path.display(), text.trim()),
+            Ok(text) => {
+                anyhow::bail!("{} holds {:?}, expected PAUSED or STOPPED", path.display(), text.trim())
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Wanted::Running),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -189,7 +192,10 @@ mod tests {
         assert!(matches!(documents.put("a", 3, None).unwrap(), Put::Done));
         assert!(documents.all().unwrap().is_empty());
         let versions = documents.versions("a").unwrap();
-        assert_eq!(versions.iter().map(|v| v.text.as_deref()).collect::<Vec<_>>(), [Some("name: a\n"), Some("name: a2\n"), None]);
+        assert_eq!(
+            versions.iter().map(|v| v.text.as_deref()).collect::<Vec<_>>(),
+            [Some("name: a\n"), Some("name: a2\n"), None]
+        );
         assert_eq!(documents.newest("a").unwrap(), 3);
     }
 

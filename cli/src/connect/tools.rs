@@ -30,7 +30,8 @@ pub(super) fn about(cluster: Option<&str>, addr: SocketAddr) -> Result<About> {
     // Files and made-up rows are for `sluice run`; of topics the sink is the connector.
     let elsewhere = ["file", "generate"];
     let sources = names("SourceConfig").into_iter();
-    let sources = sources.filter(|name| !elsewhere.contains(&name.as_str()) && !TOPICS.contains(&name.as_str()));
+    let sources =
+        sources.filter(|name| !elsewhere.contains(&name.as_str()) && !TOPICS.contains(&name.as_str()));
     let kind = |is_source| move |class| Kind { is_source, class };
     let mut kinds: Vec<Kind> = names("SinkConfig").into_iter().map(kind(false)).collect();
     kinds.extend(sources.map(kind(true)));
@@ -67,7 +68,9 @@ pub(super) fn tools(cluster: Option<&str>) -> Tools {
             preview::preview_apart(&in_preview(&text)?, rows).map_err(|error| failed(&error))
         }),
         audit: Box::new(move |text: String| audited(&in_audit(&text)?)),
-        dead_letters: Box::new(move |(text, filter, limit)| dead_letters(&in_dead(&text)?, filter.as_deref(), limit)),
+        dead_letters: Box::new(move |(text, filter, limit)| {
+            dead_letters(&in_dead(&text)?, filter.as_deref(), limit)
+        }),
         explain: Box::new(|(expression, dialect)| {
             filter::explain_json(&expression, &dialect).map_err(|error| Fault::bad(causes(&error)))
         }),
@@ -82,7 +85,8 @@ pub(super) fn tools(cluster: Option<&str>) -> Tools {
                     each(message) && left > 0
                 }
             };
-            network::tap(settings, &namesrv, topic, filter.as_deref(), &mut take).map_err(|error| failed(&error))
+            network::tap(settings, &namesrv, topic, filter.as_deref(), &mut take)
+                .map_err(|error| failed(&error))
         }),
         loggers: Box::new(|set| {
             if let Some((name, level)) = set {
@@ -101,10 +105,14 @@ fn failed(error: &anyhow::Error) -> Fault {
 fn audited(parsed: &ParsedPipeline) -> Result<Value, Fault> {
     let sink = &parsed.document.sink;
     let Some(location) = sink.location() else {
-        return Err(Fault::new(501, "the target has no plans to prove anything from: it is no folder, bucket or table"));
+        return Err(Fault::new(
+            501,
+            "the target has no plans to prove anything from: it is no folder, bucket or table",
+        ));
     };
     let found = (|| -> Result<Value> {
-        let place = place::open(location, sink.store(), Arc::new(RealDisk)).context("cannot open the target")?;
+        let place =
+            place::open(location, sink.store(), Arc::new(RealDisk)).context("cannot open the target")?;
         Ok(audit::json(&sluice_sinks::audit::audit(place.as_ref())?))
     })();
     found.map_err(|error| failed(&error))
@@ -113,7 +121,10 @@ fn audited(parsed: &ParsedPipeline) -> Result<Value, Fault> {
 /// The topic of RocketMQ's protocol that a document reads, and the way to it.
 fn topic_of(parsed: &ParsedPipeline) -> Result<(String, ClientSettings, &str), Fault> {
     let SourceConfig::Topic(config) = &parsed.document.source else {
-        return Err(Fault::new(501, "messages of this source can not be shown yet: only those of `source.topic`"));
+        return Err(Fault::new(
+            501,
+            "messages of this source can not be shown yet: only those of `source.topic`",
+        ));
     };
     let namesrv = config.cluster.clone().unwrap_or_default();
     let access: Access = config.access.clone();
