@@ -227,7 +227,7 @@ fn a_pipeline_is_made_rests_goes_on_changes_and_goes() {
     assert_eq!((told.status, &told.json()["name"]), (202, &json!("lake")));
     until("it runs again", || worker.state("lake") == "RUNNING");
     worker.refused("DELETE", "/connectors/lake/offsets", &json!(null), 400, "must be in the STOPPED state");
-    worker.done("PUT", "/connectors/lake/stop", 202);
+    worker.done("PUT", "/connectors/lake/stop", 204);
     until("it is stopped", || worker.state("lake") == "STOPPED");
     assert_eq!(worker.get("/connectors/lake/tasks").json(), json!([]));
     let moved = json!({"offsets": []});

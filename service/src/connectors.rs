@@ -82,7 +82,7 @@ pub(crate) fn routes(api: &mut Api) {
     );
     api.on(Route::put("/connectors/{name}/pause", "Rests, until it is resumed.").gives_nothing(202), pause);
     api.on(Route::put("/connectors/{name}/resume", "Goes on.").gives_nothing(202), resume);
-    api.on(Route::put("/connectors/{name}/stop", "Rests, without tasks.").gives_nothing(202), stop);
+    api.on(Route::put("/connectors/{name}/stop", "Rests, without tasks.").gives_nothing(204), stop);
     api.on(
         Route::get("/connectors/{name}/offsets", "Where its chains stand in the target.")
             .gives::<Offsets>(200),
@@ -189,7 +189,8 @@ impl Service {
 
     async fn want(&self, name: String, wanted: Wanted) -> Answer {
         self.ask(|reply| Command::Want { name, wanted, reply }).await?;
-        empty(StatusCode::ACCEPTED)
+        // As Connect does: it has another status for this one.
+        empty(if wanted == Wanted::Stopped { StatusCode::NO_CONTENT } else { StatusCode::ACCEPTED })
     }
 }
 
