@@ -107,7 +107,10 @@ fn read(text: &str) -> Result<Json, String> {
             .map(|node| json(&node.value))
             .map_err(|problem| format!("is read as YAML: {}", problem.message));
     }
-    let is_number = |n: &Json| n.is_number() && n.to_string() == text;
+    let is_number = |n: &Json| {
+        let written = n.to_string();
+        n.is_number() && written == text
+    };
     Ok(match serde_json::from_str::<Json>(text) {
         Ok(value) if value.is_boolean() || value.is_null() || is_number(&value) => value,
         _ => Json::String(text.to_owned()),
