@@ -39,6 +39,9 @@ pub struct KafkaConfig {
     #[serde(default)]
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub properties: Properties,
+    /// Whether rows are records of Kafka's as they came: then header `kafka.origin` says which.
+    #[serde(skip)]
+    pub copies: bool,
 }
 
 /// Which partition a row goes to.

@@ -22,6 +22,7 @@ pub mod partition;
 pub mod place;
 mod plain;
 mod records;
+mod returning;
 pub mod rotate;
 pub mod stdout;
 mod table_log;
