@@ -12,6 +12,7 @@ pub mod topic;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -208,7 +209,8 @@ fn address_problem(address: &str) -> Option<String> {
 }
 
 /// Where the key of a record stands in a message.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub enum KeyPlace {
     /// In `KEYS`, the business keys.

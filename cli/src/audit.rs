@@ -28,14 +28,17 @@ pub(crate) fn run(arguments: &AuditArguments) -> Result<ExitCode> {
     let found = audit(place.as_ref())?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
-        let Audit { chains, problems } = &found;
-        let document =
-            serde_json::json!({"proven": found.is_proven(), "chains": chains, "problems": problems});
-        writeln!(out, "{document}")?;
+        writeln!(out, "{}", json(&found))?;
     } else {
         show(&found, &mut out)?;
     }
     Ok(if found.is_proven() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What was found, as JSON.
+pub(crate) fn json(found: &Audit) -> serde_json::Value {
+    let Audit { chains, problems } = found;
+    serde_json::json!({"proven": found.is_proven(), "chains": chains, "problems": problems})
 }
 
 fn show(found: &Audit, out: &mut impl Write) -> Result<()> {

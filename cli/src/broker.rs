@@ -26,7 +26,7 @@ use sluice_store::{Flush, Retention, Store};
 use self::accounts::AclSettings;
 use self::guard::{Guard, TlsFiles};
 use self::settings::{BrokerSettings, DelayLevels, FlushMode, HostPort, NameServers};
-use crate::{load, metrics};
+use crate::load;
 
 /// Length of a new store's segments, in bytes: RocketMQ's, so that the store can change hands.
 const SEGMENT_BYTES: u64 = 1 << 30;
@@ -152,8 +152,12 @@ fn serve(arguments: BrokerSettings, config: Option<&Path>, json: bool) -> Result
         Some(HostPort(addr)) => {
             // Before anything is counted.
             let counted = PrometheusBuilder::new().install_recorder().context("cannot count")?;
-            let render = Arc::new(move || counted.render());
-            Some(runtime.block_on(metrics::serve(resolve(addr)?, render))?)
+            let router = sluice_service::metrics(Arc::new(move || counted.render()));
+            Some(runtime.block_on(sluice_service::serve(
+                resolve(addr)?,
+                router,
+                sluice_service::Guard::none(),
+            ))?)
         }
         None => None,
     };

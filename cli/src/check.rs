@@ -2,7 +2,7 @@
 //! target, and whether the target keeps what `delivery` promises. Stores no row.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -61,24 +61,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode> {
         memory: Memory::new(0),
         apart: cluster.map(|c| Apart { cluster: Some(c.to_owned()) }),
     };
-    let mut tried = Vec::new();
-    for (parsed, _) in &all {
-        let source = check_source(parsed, &all, &arguments.store.data_dir, &shared).map(|()| {
-            let fed = !crate::build::feeders(&all, parsed).is_empty();
-            if fed { "written by a pipeline of these files" } else { "there, and can be read" }.to_owned()
-        });
-        let parts = [
-            ("source", Some(source)),
-            ("decode", decode(parsed)),
-            ("sink", Some(sink(parsed, &shared))),
-            ("dead letters", dead_letters(parsed, &shared).transpose()),
-        ];
-        for (part, result) in parts.into_iter().filter_map(|(part, result)| Some((part, result?))) {
-            let ok = result.is_ok();
-            let message = result.unwrap_or_else(|error| causes(&error));
-            tried.push(Tried { pipeline: parsed.document.name.to_string(), part, ok, message });
-        }
-    }
+    let tried = try_all(&all, &arguments.store.data_dir, &shared);
     let failed = tried.iter().filter(|one| !one.ok).count();
     let mut out = std::io::stdout().lock();
     if arguments.json {
@@ -94,6 +77,42 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode> {
         }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `sluice check --json` of a document that is to run apart.
+pub(crate) fn check_apart(parsed: ParsedPipeline) -> serde_json::Value {
+    let clock = crate::clock();
+    let shared = Shared {
+        embedded: Embedded::new(PathBuf::new(), None, clock.clone()),
+        clock,
+        stop: Arc::default(),
+        memory: Memory::new(0),
+        apart: Some(Apart { cluster: None }),
+    };
+    let tried = try_all(&[(parsed, Arc::default())], Path::new(""), &shared);
+    serde_json::json!({"ok": tried.iter().all(|one| one.ok), "tried": tried})
+}
+
+fn try_all(all: &[One], data_dir: &Path, shared: &Shared) -> Vec<Tried> {
+    let mut tried = Vec::new();
+    for (parsed, _) in all {
+        let source = check_source(parsed, all, data_dir, shared).map(|()| {
+            let fed = !crate::build::feeders(all, parsed).is_empty();
+            if fed { "written by a pipeline of these files" } else { "there, and can be read" }.to_owned()
+        });
+        let parts = [
+            ("source", Some(source)),
+            ("decode", decode(parsed)),
+            ("sink", Some(sink(parsed, shared))),
+            ("dead letters", dead_letters(parsed, shared).transpose()),
+        ];
+        for (part, result) in parts.into_iter().filter_map(|(part, result)| Some((part, result?))) {
+            let ok = result.is_ok();
+            let message = result.unwrap_or_else(|error| causes(&error));
+            tried.push(Tried { pipeline: parsed.document.name.to_string(), part, ok, message });
+        }
+    }
+    tried
 }
 
 /// What holds of the topic of dead letters, if there is one.

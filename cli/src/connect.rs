@@ -4,8 +4,11 @@
 //! Who runs what is agreed on by nobody: each worker computes it from who is there. The chain of plans in the target
 //! is the fence, so a worker that is wrong works in vain and doubles nothing.
 
+mod asked;
 mod counts;
+mod documents;
 mod membership;
+mod tools;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -24,23 +27,24 @@ use sluice_connect::config::Span;
 use sluice_connect::memory::Memory;
 use sluice_connect::pipeline::Scope;
 use sluice_connect::progress::{Progress, Stop};
-use sluice_connect::task::{Class, TaskError};
+use sluice_connect::task::{Class as TaskClass, TaskError};
 use sluice_connect::worker;
+use sluice_service::{Class, Command, Commands, Guard, Origin, Render, Token, Wanted};
 use sluice_sources::SourceConfig;
 use tokio::runtime::{Builder, Runtime};
 
 use self::counts::Counts;
-use self::membership::{Membership, Wanted};
+use self::documents::Documents;
+use self::membership::Membership;
 use crate::broker::resolve;
 use crate::build::{self, Apart, Embedded, Shared};
 use crate::load::{self, ParsedPipeline};
-use crate::metrics;
 use crate::show::count;
 
 #[derive(clap::Args)]
 pub(crate) struct ConnectArguments {
     /// Pipeline files (YAML); SIGHUP reads them again
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "rest", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Name servers, with semicolons between, of the source topics that name no cluster
     #[arg(long, value_name = "HOST:PORT")]
@@ -55,6 +59,16 @@ pub(crate) struct ConnectArguments {
     /// Serve counters for Prometheus at http://HOST:PORT/metrics
     #[arg(long, value_name = "HOST:PORT")]
     metrics: Option<String>,
+    /// Serve the management API (Kafka Connect's paths, and ours below /v1), the page /ui and /metrics; the worker then
+    /// stays when its pipelines have ended
+    #[arg(long, value_name = "HOST:PORT")]
+    rest: Option<String>,
+    /// Folder that keeps what the management API changes: pipelines, their versions, and which are paused or stopped
+    #[arg(long, value_name = "DIR", requires = "rest")]
+    pipelines: Option<PathBuf>,
+    /// The token that requests must bear: ${VAR} or ${file:PATH}; needed where other machines reach --rest
+    #[arg(long, value_name = "TOKEN", requires = "rest")]
+    rest_token: Option<String>,
     /// Print what happens as JSON, one document a line
     #[arg(long)]
     json: bool,
@@ -71,6 +85,7 @@ enum Event {
     Stop { by_hand: bool },
     Reload,
     Ended(String, Result<(), TaskError>),
+    Asked(Command),
 }
 
 /// What all pipelines of this worker share.
@@ -83,20 +98,54 @@ struct Worker {
     clients: Vec<(String, Access, Client)>,
     counts: Counts,
     events: Sender<Event>,
+    /// By name; those too that rest, have failed or ended.
+    pipelines: BTreeMap<String, Pipeline>,
+    /// What the management API changed.
+    documents: Option<Documents>,
+    cluster: Option<String>,
+    files: Vec<PathBuf>,
+    /// Whether it stays when all has ended.
+    stays: bool,
 }
 
-/// A pipeline that runs here.
-struct Running {
+/// A pipeline of this worker.
+struct Pipeline {
     parsed: Arc<ParsedPipeline>,
-    stop: Arc<Stop>,
+    origin: Origin,
+    /// What it is to do.
+    wanted: Wanted,
+    /// Asks its run to end, while there is one.
+    stop: Option<Arc<Stop>>,
     progress: Arc<Progress>,
-    /// What runs in its place once it has ended.
-    next: Option<ParsedPipeline>,
+    assignment: Arc<Assignment>,
+    /// Another run begins once this one has ended.
+    again: bool,
+    /// It is forgotten once its run has ended.
+    gone: bool,
+    /// Why its last run failed.
+    error: Option<(Class, String)>,
+}
+
+impl Pipeline {
+    fn new(parsed: Arc<ParsedPipeline>, origin: Origin, wanted: Wanted) -> Self {
+        let (progress, assignment) = (Arc::default(), Arc::default());
+        Self {
+            parsed,
+            origin,
+            wanted,
+            stop: None,
+            progress,
+            assignment,
+            again: false,
+            gone: false,
+            error: None,
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode> {
-    let load = || load::load_apart(&arguments.files, arguments.cluster.as_deref());
-    let parsed = load()?;
+    let documents = arguments.pipelines.clone().map(Documents::open).transpose()?;
+    let found = find(&arguments.files, arguments.cluster.as_deref(), documents.as_ref())?;
     let clock = crate::clock();
     let (events, received) = channel();
     listen(&events)?;
@@ -117,23 +166,43 @@ pub(crate) fn run(arguments: &ConnectArguments) -> Result<ExitCode> {
         clients: Vec::new(),
         counts: Counts::default(),
         events,
+        pipelines: BTreeMap::new(),
+        documents,
+        cluster: arguments.cluster.clone(),
+        files: arguments.files.clone(),
+        stays: arguments.rest.is_some(),
     };
-    if let Some(addr) = &arguments.metrics {
-        let counts = worker.counts.clone();
-        let served = metrics::serve(resolve(addr)?, Arc::new(move || counts.render()));
-        let addr = worker.runtime.block_on(served)?;
-        let line = if arguments.json {
-            serde_json::json!({ "metrics": addr }).to_string()
-        } else {
-            format!("metrics http://{addr}/metrics")
-        };
-        writeln!(std::io::stdout(), "{line}")?;
+    worker.listen(arguments)?;
+    for (origin, parsed) in found {
+        let name = parsed.document.name.to_string();
+        let wanted = worker.documents.as_ref().map_or(Ok(Wanted::Running), |kept| kept.wanted(&name))?;
+        worker.pipelines.insert(name.clone(), Pipeline::new(Arc::new(parsed), origin, wanted));
+        match wanted {
+            Wanted::Running if worker.stays => worker.begin_or_tell(&name),
+            Wanted::Running => worker.begin(&name)?,
+            Wanted::Paused | Wanted::Stopped => {
+                worker.tell(&name, "rests, as it was told to", &serde_json::json!({"rests": wanted}))?;
+            }
+        }
     }
-    let mut running = BTreeMap::new();
-    for one in parsed {
-        worker.begin(one, &mut running)?;
-    }
-    worker.serve(&received, &mut running, load)
+    worker.serve(&received)
+}
+
+/// The pipelines of files and of the folder, each with where it stands.
+fn find(
+    files: &[PathBuf],
+    cluster: Option<&str>,
+    documents: Option<&Documents>,
+) -> Result<Vec<(Origin, ParsedPipeline)>> {
+    let kept = documents.map(Documents::all).transpose()?.unwrap_or_default();
+    let kept: Vec<(u64, PathBuf, String)> = kept.into_values().collect();
+    let texts = kept.iter().map(|(_, path, text)| (path.clone(), text.clone())).collect();
+    let origin = |path: PathBuf| {
+        let version = kept.iter().find(|(_, file, _)| *file == path).map(|(version, ..)| *version);
+        version.map_or(Origin::File(path), Origin::Kept)
+    };
+    let found = load::load_apart_with(files, texts, cluster)?;
+    Ok(found.into_iter().map(|(path, parsed)| (origin(path), parsed)).collect())
 }
 
 /// Signals as events; the second one that asks for the end ends the process.
@@ -160,31 +229,75 @@ fn listen(events: &Sender<Event>) -> Result<()> {
 }
 
 impl Worker {
-    /// Until all pipelines have ended.
-    fn serve(
-        &mut self,
-        received: &Receiver<Event>,
-        running: &mut BTreeMap<String, Running>,
-        load: impl Fn() -> Result<Vec<ParsedPipeline>>,
-    ) -> Result<ExitCode> {
+    /// Serves counters and the management API, as far as asked for.
+    fn listen(&self, arguments: &ConnectArguments) -> Result<()> {
+        let counts = self.counts.clone();
+        let render: Render = Arc::new(move || counts.render());
+        if let Some(addr) = &arguments.metrics {
+            let served = sluice_service::serve(
+                resolve(addr)?,
+                sluice_service::metrics(Arc::clone(&render)),
+                Guard::none(),
+            );
+            let addr = self.runtime.block_on(served)?;
+            self.say(&format!("metrics http://{addr}/metrics"), &serde_json::json!({ "metrics": addr }))?;
+        }
+        if let Some(addr) = &arguments.rest {
+            let addr = resolve(addr)?;
+            let token = arguments.rest_token.as_deref().map(load::expand).transpose()?;
+            let token = token.as_deref().map(Token::new).transpose().context("--rest-token")?;
+            let guard = Guard::new(addr, token, "--rest-token '${VAR}'")?;
+            // Two threads may send.
+            let events = std::sync::Mutex::new(self.events.clone());
+            let commands: Commands = Arc::new(move |command| {
+                events.lock().is_ok_and(|events| events.send(Event::Asked(command)).is_ok())
+            });
+            let about = tools::about(arguments.cluster.as_deref(), addr)?;
+            let tools = tools::tools(arguments.cluster.as_deref());
+            let router = sluice_service::router(commands, tools, about, render);
+            let addr = self.runtime.block_on(sluice_service::serve(addr, router, guard))?;
+            self.say(
+                &format!("REST http://{addr}, page http://{addr}/ui"),
+                &serde_json::json!({ "rest": addr }),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Until all pipelines have ended, or it is asked to end.
+    fn serve(&mut self, received: &Receiver<Event>) -> Result<ExitCode> {
         let (mut failed, mut stopping, mut by_hand) = (false, false, false);
-        while !running.is_empty() {
+        while self.stays && !stopping || self.pipelines.values().any(|one| one.stop.is_some()) {
             match received.recv().context("nothing is left to wait for")? {
                 Event::Stop { by_hand: by } => {
                     (stopping, by_hand) = (true, by);
-                    running.values().for_each(|one| one.stop.ask());
+                    self.pipelines.values().filter_map(|one| one.stop.as_ref()).for_each(|stop| stop.ask());
                 }
-                Event::Reload if stopping => {}
-                Event::Reload => match load() {
-                    Ok(parsed) => self.reload(parsed, running)?,
+                // Who asked hears that the worker is ending.
+                Event::Reload | Event::Asked(_) if stopping => {}
+                Event::Asked(command) => self.answer(command),
+                Event::Reload => match find(&self.files, self.cluster.as_deref(), self.documents.as_ref()) {
+                    Ok(found) => self.reload(found)?,
                     Err(error) => eprintln!("sluice: all goes on as it was: {}", crate::show::causes(&error)),
                 },
                 Event::Ended(name, result) => {
-                    let Some(ended) = running.remove(&name) else { continue };
-                    self.tell_end(&name, &ended.progress, &result)?;
-                    match ended.next {
-                        Some(next) if !stopping => self.begin(next, running)?,
-                        _ => failed |= result.is_err(),
+                    let Some(ended) = self.pipelines.get_mut(&name) else { continue };
+                    ended.stop = None;
+                    ended.error = result
+                        .as_ref()
+                        .err()
+                        .map(|error| (asked::class(error.class), worker::chain_of_causes(error)));
+                    let again = std::mem::take(&mut ended.again) && !stopping;
+                    let (gone, progress) = (ended.gone, Arc::clone(&ended.progress));
+                    self.tell_end(&name, &progress, &result)?;
+                    if gone {
+                        self.forget(&name);
+                    } else if again && self.stays {
+                        self.begin_or_tell(&name);
+                    } else if again {
+                        self.begin(&name)?;
+                    } else {
+                        failed |= result.is_err() && !self.stays;
                     }
                 }
             }
@@ -197,29 +310,41 @@ impl Worker {
     }
 
     /// Begins what is new, ends what is gone, and changes what has changed; the others are left alone.
-    fn reload(&mut self, parsed: Vec<ParsedPipeline>, running: &mut BTreeMap<String, Running>) -> Result<()> {
-        let is_named = |name: &str| parsed.iter().any(|one| one.document.name.as_str() == name);
-        for (name, one) in running.iter_mut().filter(|(name, _)| !is_named(name)) {
-            self.tell(name, "ends: it stands in no file any more", &serde_json::json!({}))?;
-            one.next = None;
-            one.stop.ask();
+    fn reload(&mut self, found: Vec<(Origin, ParsedPipeline)>) -> Result<()> {
+        let is_named = |name: &str| found.iter().any(|(_, one)| one.document.name.as_str() == name);
+        let gone: Vec<String> = self.pipelines.keys().filter(|name| !is_named(name)).cloned().collect();
+        for name in gone {
+            self.tell(&name, "ends: it stands in no file any more", &serde_json::json!({}))?;
+            self.forget(&name);
         }
-        for one in parsed {
-            match running.get_mut(one.document.name.as_str()) {
-                None => self.begin(one, running)?,
-                Some(before) if before.parsed.text == one.text => before.next = None,
-                Some(before) => {
-                    before.next = Some(one);
-                    before.stop.ask();
+        for (origin, parsed) in found {
+            let name = parsed.document.name.to_string();
+            let wanted = self.documents.as_ref().map(|kept| kept.wanted(&name)).transpose()?;
+            match self.pipelines.get_mut(&name) {
+                Some(one) if one.parsed.text == parsed.text && one.stop.is_some() && !one.gone => {
+                    one.origin = origin;
                 }
+                _ => self.place(parsed, origin, wanted),
             }
         }
         Ok(())
     }
 
+    /// Begins a pipeline; what is wrong is told of it and ends nothing else.
+    fn begin_or_tell(&mut self, name: &str) {
+        let Err(error) = self.begin(name) else { return };
+        let told = crate::show::causes(&error);
+        tracing::error!(pipeline = name, error = %told, "the pipeline can not begin");
+        if let Some(one) = self.pipelines.get_mut(name) {
+            one.progress.state("blocked");
+            one.error = Some((Class::Config, told));
+        }
+    }
+
     /// Begins a pipeline on a thread of its own, and joins its group.
-    fn begin(&mut self, parsed: ParsedPipeline, running: &mut BTreeMap<String, Running>) -> Result<()> {
-        let name = parsed.document.name.to_string();
+    fn begin(&mut self, name: &str) -> Result<()> {
+        let Some(parsed) = self.pipelines.get(name).map(|one| Arc::clone(&one.parsed)) else { return Ok(()) };
+        let name = name.to_owned();
         let (assignment, clock) = (Arc::new(Assignment::default()), self.shared.clock.clone());
         let (membership, line, told) = match &parsed.document.source {
             SourceConfig::Topic(config) => {
@@ -229,7 +354,7 @@ impl Worker {
                 let told = serde_json::json!({"cluster": cluster, "topic": config.name, "group": group, "worker": client.id()});
                 let line =
                     format!("shares topic {} of {cluster} as {} of group {group}", config.name, client.id());
-                let wanted = Wanted::new(client, group, config, self.lease, clock)?;
+                let wanted = membership::Wanted::new(client, group, config, self.lease, clock)?;
                 let _entered = self.runtime.enter();
                 (Some(Membership::start(wanted, Arc::clone(&assignment))), line, told)
             }
@@ -251,12 +376,9 @@ impl Worker {
             }
         };
         self.tell(&name, &line, &told)?;
-        let (stop, progress, parsed) =
-            (Arc::new(Stop::default()), Arc::<Progress>::default(), Arc::new(parsed));
+        let (stop, progress) = (Arc::new(Stop::default()), Arc::<Progress>::default());
         self.counts.add(&name, Arc::clone(&progress), Arc::clone(&assignment));
-        let one = Running { parsed, stop, progress, next: None };
-        let (parsed, stop, progress) =
-            (Arc::clone(&one.parsed), Arc::clone(&one.stop), Arc::clone(&one.progress));
+        let of_run = (Arc::clone(&stop), Arc::clone(&progress), Arc::clone(&assignment));
         let (shared, events, handle) =
             (Arc::clone(&self.shared), self.events.clone(), self.runtime.handle().clone());
         std::thread::Builder::new().name(name.clone()).spawn(move || {
@@ -264,7 +386,7 @@ impl Worker {
             let (scope, retry_for) = (Scope::Shared(assignment), parsed.document.errors.retry.0);
             let work = || worker::run(&make, &scope, &stop, &progress, &shared.clock, retry_for);
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-                .unwrap_or_else(|_| Err(TaskError::new(Class::Fatal, "the pipeline's thread panicked")));
+                .unwrap_or_else(|_| Err(TaskError::new(TaskClass::Fatal, "the pipeline's thread panicked")));
             // What was in hand is published: the others may begin there.
             if let Some(membership) = membership {
                 handle.block_on(membership.leave());
@@ -272,7 +394,11 @@ impl Worker {
             // Nobody listens once the worker has ended.
             let _ = events.send(Event::Ended(parsed.document.name.to_string(), result));
         })?;
-        running.insert(name, one);
+        if let Some(one) = self.pipelines.get_mut(&name) {
+            (one.error, one.again) = (None, false);
+            let (stop, progress, assignment) = of_run;
+            (one.stop, one.progress, one.assignment) = (Some(stop), progress, assignment);
+        }
         Ok(())
     }
 
@@ -310,13 +436,18 @@ impl Worker {
 
     /// One line of what happens to a pipeline.
     fn tell(&self, name: &str, line: &str, told: &serde_json::Value) -> Result<()> {
+        let mut told = told.clone();
+        told["pipeline"] = name.into();
+        self.say(&format!("{name}: {line}"), &told)
+    }
+
+    /// A line, or the same as JSON.
+    fn say(&self, line: &str, told: &serde_json::Value) -> Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
-            let mut told = told.clone();
-            told["pipeline"] = name.into();
             writeln!(out, "{told}")?;
         } else {
-            writeln!(out, "{name}: {line}")?;
+            writeln!(out, "{line}")?;
         }
         Ok(out.flush()?)
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use serde_json::json;
-use sluice_client::{Message, Producer, ProducerSettings, TopicName};
+use serde_json::{Value, json};
+use sluice_client::{ClientSettings, Message, Producer, ProducerSettings, TopicName};
 use sluice_protocol::id::QueueId;
 use sluice_protocol::message::{self, Message as StoredMessage};
 use sluice_store::{Batch, Flush, Store};
@@ -108,6 +108,26 @@ impl Which {
             None => of_store(&open(&self.store)?, selection, each),
         }
     }
+}
+
+/// The dead letters of a topic of a cluster, as JSON.
+pub(crate) fn of_cluster(
+    settings: ClientSettings,
+    namesrv: &str,
+    topic: &str,
+    filter: Option<&str>,
+    limit: u64,
+) -> Result<Vec<Value>> {
+    let selection = Selection::new(Some(topic), None, filter, None, Some(limit))?;
+    network::run_with(settings, namesrv, async |client| {
+        let mut found = Vec::new();
+        of_brokers(&client, selection, async |letter| {
+            found.push(letter.json());
+            Ok(())
+        })
+        .await?;
+        Ok(found)
+    })
 }
 
 fn open(arguments: &StoreArguments) -> Result<Store> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use arrow::datatypes::DataType;
 use clap::{Subcommand, ValueEnum};
 use serde::Deserialize;
 use sluice_connect::batch;
@@ -82,12 +83,40 @@ fn parse(expression: &str, dialect: Dialect) -> Result<Filter> {
         .map_err(|error| anyhow::anyhow!("the expression is not right\n{}", error.render()))
 }
 
-fn explain(filter: &Filter) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let data_type = |name: &Name| match name {
+/// How an expression is read, as JSON; `Err` says what is wrong in it.
+pub(crate) fn explain_json(expression: &str, dialect: &str) -> Result<serde_json::Value> {
+    let dialect = DialectArgument::from_str(dialect, true)
+        .map_err(|_| anyhow::anyhow!("dialect `{dialect}`: expected sluice or rocketmq"))?;
+    let filter = parse(expression, dialect.into())?;
+    let explain = filter.explain(&data_type);
+    let note = |span: &std::ops::Range<usize>, text: &str| serde_json::json!({"at": filter.text().get(span.clone()).unwrap_or_default(), "text": text});
+    let notices = explain.notices.iter().map(|notice| note(&notice.span, &notice.text));
+    let warnings = explain.warnings.iter().map(|warning| note(&warning.span, &warning.text));
+    let tree = explain.tree.iter().map(|line| serde_json::json!({"depth": line.depth, "text": line.text}));
+    let types = explain
+        .types
+        .iter()
+        .map(|(name, counts_as)| serde_json::json!({"name": name.to_string(), "type": counts_as}));
+    let pushed = match filter.split() {
+        (Some(_), None) => "all",
+        (Some(_), Some(_)) => "part",
+        (None, _) => "none",
+    };
+    Ok(serde_json::json!({
+        "tree": tree.collect::<Vec<_>>(), "types": types.collect::<Vec<_>>(), "pushed_down": pushed,
+        "notices": notices.collect::<Vec<_>>(), "warnings": warnings.collect::<Vec<_>>(),
+    }))
+}
+
+fn data_type(name: &Name) -> Option<DataType> {
+    match name {
         Name::Envelope(column) => batch::field(column).map(|field| field.data_type().clone()),
         Name::Property(_) | Name::Field(_) => None,
-    };
+    }
+}
+
+fn explain(filter: &Filter) -> Result<()> {
+    let mut out = std::io::stdout().lock();
     let explain = filter.explain(&data_type);
     writeln!(out, "tree:")?;
     for line in &explain.tree {

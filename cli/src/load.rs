@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use serde::de::DeserializeOwned;
 use sluice_connect::config::{
-    self, Decode, Delivery, Document, Format, Parsed, Problem, tree::Node, tree::Place, vars,
+    self, Decode, Delivery, Document, Format, Parsed, Problem, tree::Node, tree::Place, tree::Value, vars,
 };
 use sluice_formats::protobuf::Protobuf;
 use sluice_sinks::SinkConfig;
@@ -19,6 +19,14 @@ use crate::build::Apart;
 pub(crate) type Pipeline = Document<SourceConfig, SinkConfig>;
 /// The same, with its text and places.
 pub(crate) type ParsedPipeline = Parsed<SourceConfig, SinkConfig>;
+
+/// The JSON Schema of a pipeline's document.
+pub(crate) fn schema() -> serde_json::Value {
+    schemars::generate::SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<Pipeline>()
+        .to_value()
+}
 
 /// Reads all documents of one text, with the environment's variables.
 pub(crate) fn parse(text: &str) -> Result<Vec<ParsedPipeline>, Vec<Problem>> {
@@ -138,7 +146,19 @@ pub(crate) fn load(files: &[PathBuf]) -> Result<Vec<ParsedPipeline>> {
 /// The same for pipelines that run apart from the embedded broker: their sources are topics of clusters, of this one if
 /// they name none.
 pub(crate) fn load_apart(files: &[PathBuf], cluster: Option<&str>) -> Result<Vec<ParsedPipeline>> {
-    let (mut pipelines, mut problems) = read(files);
+    let found = load_apart_with(files, Vec::new(), cluster)?;
+    Ok(found.into_iter().map(|(_, pipeline)| pipeline).collect())
+}
+
+/// The same, with texts of other files that were read already, and with the file of each.
+pub(crate) fn load_apart_with(
+    files: &[PathBuf],
+    texts: Vec<(PathBuf, String)>,
+    cluster: Option<&str>,
+) -> Result<Found<ParsedPipeline>> {
+    let read_here = files.iter().map(|file| (file.clone(), read_text(file)));
+    let (mut pipelines, mut problems) =
+        read_all(read_here.chain(texts.into_iter().map(|(file, text)| (file, Ok(text)))));
     let apart = Apart { cluster: cluster.map(str::to_owned) };
     let mut groups: Vec<(String, String)> = Vec::new();
     for (file, parsed) in &mut pipelines {
@@ -146,10 +166,37 @@ pub(crate) fn load_apart(files: &[PathBuf], cluster: Option<&str>) -> Result<Vec
         problems.extend(apart_problems(parsed, &groups).into_iter().map(|problem| (file.clone(), problem)));
         groups.extend(group(parsed));
     }
-    if problems.is_empty() {
-        return Ok(pipelines.into_iter().map(|(_, pipeline)| pipeline).collect());
+    if problems.is_empty() { Ok(pipelines) } else { Err(not_right(&problems)) }
+}
+
+/// One document that is to run apart beside others.
+pub(crate) fn one_apart(
+    text: &str,
+    cluster: Option<&str>,
+    others: &[&ParsedPipeline],
+) -> Result<ParsedPipeline, Vec<Problem>> {
+    let mut all = parse(text)?.into_iter();
+    let (Some(mut parsed), None) = (all.next(), all.next()) else {
+        let place = Place { line: 1, column: 1 };
+        let message = "more than one document: a pipeline is one".to_owned();
+        return Err(vec![Problem { place, path: String::new(), message }]);
+    };
+    Apart { cluster: cluster.map(str::to_owned) }.complete(&mut parsed);
+    let groups: Vec<(String, String)> = others.iter().filter_map(|other| group(other)).collect();
+    let problems = apart_problems(&parsed, &groups);
+    if problems.is_empty() { Ok(parsed) } else { Err(problems) }
+}
+
+/// A setting of the command line with the values of its variables.
+pub(crate) fn expand(text: &str) -> Result<String> {
+    let place = Place { line: 1, column: 1 };
+    let mut node = Node { place, value: Value::Text(text.to_owned()), secret: false };
+    let mut problems = Vec::new();
+    vars::expand(&mut node, &lookup(), &mut problems);
+    match (node.value, problems.first()) {
+        (Value::Text(text), None) => Ok(text),
+        (_, problem) => Err(anyhow!("{}", problem.map_or("no text", |problem| problem.message.as_str()))),
     }
-    Err(not_right(&problems))
 }
 
 /// The cluster and the group whose members share a pipeline's tasks.
@@ -211,12 +258,18 @@ pub(crate) fn not_right(problems: &[(PathBuf, Problem)]) -> anyhow::Error {
 }
 
 /// What was found in some files, each with its file.
-type Found<T> = Vec<(PathBuf, T)>;
+pub(crate) type Found<T> = Vec<(PathBuf, T)>;
 
 fn read(files: &[PathBuf]) -> (Found<ParsedPipeline>, Found<Problem>) {
+    read_all(files.iter().map(|file| (file.clone(), read_text(file))))
+}
+
+fn read_all(
+    files: impl Iterator<Item = (PathBuf, Result<String, Vec<Problem>>)>,
+) -> (Found<ParsedPipeline>, Found<Problem>) {
     let (mut pipelines, mut problems): (Found<ParsedPipeline>, Found<Problem>) = (Vec::new(), Vec::new());
-    for file in files {
-        let parsed = read_text(file).and_then(|text| parse(&text));
+    for (file, text) in files {
+        let parsed = text.and_then(|text| parse(&text));
         match parsed {
             Err(found) => problems.extend(found.into_iter().map(|p| (file.clone(), p))),
             Ok(parsed) => {
@@ -251,6 +304,20 @@ fn read_text(file: &Path) -> Result<String, Vec<Problem>> {
     })
 }
 
+fn told_json(p: &Problem) -> serde_json::Value {
+    serde_json::json!({"line": p.place.line, "column": p.place.column, "key": p.path, "message": p.message})
+}
+
+/// `sluice lint --json` of a text that is to run apart.
+pub(crate) fn lint_apart(text: &str, cluster: Option<&str>) -> serde_json::Value {
+    let (problems, notes) = match one_apart(text, cluster, &[]) {
+        Ok(parsed) => (Vec::new(), parsed.differences()),
+        Err(problems) => (problems, Vec::new()),
+    };
+    let list = |found: &[Problem]| found.iter().map(told_json).collect::<Vec<_>>();
+    serde_json::json!({"pipelines": 1, "problems": list(&problems), "notes": list(&notes)})
+}
+
 /// `sluice lint`.
 pub(crate) fn lint(files: &[PathBuf], json: bool) -> Result<ExitCode> {
     let (pipelines, problems) = read(files);
@@ -260,9 +327,9 @@ pub(crate) fn lint(files: &[PathBuf], json: bool) -> Result<ExitCode> {
     if json {
         let list = |problems: &[(PathBuf, Problem)]| -> Vec<serde_json::Value> {
             let one = |(file, p): &(PathBuf, Problem)| {
-                serde_json::json!({
-                    "file": file, "line": p.place.line, "column": p.place.column, "key": p.path, "message": p.message,
-                })
+                let mut told = told_json(p);
+                told["file"] = serde_json::json!(file);
+                told
             };
             problems.iter().map(one).collect()
         };

@@ -16,7 +16,7 @@ mod doctor;
 mod filter;
 mod generate;
 mod load;
-mod metrics;
+mod loggers;
 mod network;
 mod preview;
 #[cfg(feature = "query")]
@@ -79,11 +79,15 @@ lost or doubled by that either, the next run goes on where this one was.")]
   sluice connect lake.yaml --cluster ns1:9876
   sluice connect lake.yaml                       the source says `cluster: \"ns1:9876;ns2:9876\"`
   kill -HUP PID                                  reads the files again: what changed begins anew, the rest goes on
+  sluice connect --cluster ns1:9876 --rest 127.0.0.1:8083 --pipelines ./pipelines
+                                                 pipelines come and go by Kafka Connect's REST API; page at /ui
+  sluice connect lake.yaml --rest 0.0.0.0:8083 --rest-token '${SLUICE_TOKEN}'
 
 Start it on as many machines as you like: the workers of a pipeline are members of its consumer group (see
 `sluice group members`), and each takes its share of the topic's queues. One that is killed or hangs loses its
 tasks to the others within its lease; one that comes back too late is fenced by the plans in the target, and
-doubles nothing. SIGTERM: what is in hand is published, then it leaves the group, exit code 0.")]
+doubles nothing. SIGTERM: what is in hand is published, then it leaves the group, exit code 0. What is told a worker
+by --rest holds for that worker: one that pauses a pipeline leaves its tasks to the others.")]
     Connect(connect::ConnectArguments),
     /// Check pipeline files without opening anything
     #[command(after_help = "Example:
@@ -251,9 +255,7 @@ _queue_id, _queue_offset, _store_timestamp, _born_timestamp, _message_id, _keys,
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let level = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).with_target(false).init();
+    loggers::start();
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),

@@ -11,8 +11,8 @@ use bytesize::ByteSize;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use sluice_client::{
-    Admin, Client, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId, Producer,
-    ProducerSettings, Queue, Record, Start, TopicName,
+    Admin, Client, ClientSettings, Consumer, ConsumerSettings, Filter as Wanted, Message, MessageId,
+    Producer, ProducerSettings, Queue, Record, Start, TopicName,
 };
 use sluice_filters::{Dialect, Filter, Name};
 use sluice_sources::topic::{Asked, passes};
@@ -23,6 +23,8 @@ use crate::show::{count, time_text};
 
 /// How long a tail that does not follow waits for what it knows to be there.
 pub(crate) const TAIL_WAIT: Duration = Duration::from_secs(10);
+/// How often a tap asks whether its reader is still there while nothing comes.
+const TAP_SIGN: Duration = Duration::from_secs(2);
 /// The group in whose name topics are looked into: one that brokers know without settings.
 pub(crate) const TAIL_GROUP: &str = "TOOLS_CONSUMER";
 
@@ -190,7 +192,15 @@ pub(crate) fn run<T>(
     access: &AccessArguments,
     work: impl AsyncFnOnce(Client) -> Result<T>,
 ) -> Result<T> {
-    let settings = access.settings(namesrv)?;
+    run_with(access.settings(namesrv)?, namesrv, work)
+}
+
+/// The same with settings that are known.
+pub(crate) fn run_with<T>(
+    settings: ClientSettings,
+    namesrv: &str,
+    work: impl AsyncFnOnce(Client) -> Result<T>,
+) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -508,13 +518,7 @@ pub(crate) fn message(command: MessageCommand) -> Result<ExitCode> {
 /// `sluice topic tail --namesrv`: from the first message to what is there now, or on and on.
 pub(crate) fn tail(namesrv: &str, access: &AccessArguments, options: &TailOptions<'_>) -> Result<()> {
     let topic = TopicName::new(options.topic)?;
-    let filter = options
-        .filter
-        .map(|text| Filter::parse(text, Dialect::Sluice).with_context(|| format!("--where \"{text}\"")))
-        .transpose()?;
-    if let Some(name) = filter.iter().flat_map(Filter::names).find(|name| matches!(name, Name::Field(_))) {
-        bail!("--where: `{name}` is a field of the body: ask `sluice query` for it");
-    }
+    let filter = filter_of_messages(options.filter)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     run(namesrv, access, async |client| {
         let offsets = Admin::new(&client).queue_offsets(&topic).await?;
@@ -557,6 +561,47 @@ pub(crate) fn tail(namesrv: &str, access: &AccessArguments, options: &TailOption
         }
         Ok(())
     })
+}
+
+/// Messages of a topic as they come, from now on, those for which the filter is TRUE; ends when `each` does not take
+/// one. It is called with nothing now and then, so that it may say so while nothing comes.
+pub(crate) fn tap(
+    settings: ClientSettings,
+    namesrv: &str,
+    topic: &str,
+    filter: Option<&str>,
+    each: &mut dyn FnMut(Option<Value>) -> bool,
+) -> Result<()> {
+    let topic = TopicName::new(topic)?;
+    let filter = filter_of_messages(filter)?;
+    run_with(settings, namesrv, async |client| {
+        let offsets = Admin::new(&client).queue_offsets(&topic).await?;
+        let queues = offsets.iter().map(|o| (o.queue.clone(), Start::Offset(o.max_offset)));
+        let settings = ConsumerSettings { commit_interval: None, ..ConsumerSettings::new(TAIL_GROUP) };
+        let mut consumer = Consumer::assign(&client, settings, queues, Wanted::All).await?;
+        // It is ready for what comes next.
+        while each(None) {
+            while let Ok(batch) = tokio::time::timeout(TAP_SIGN, consumer.next_batch()).await {
+                for record in &batch?.records {
+                    let passes = filter.as_ref().is_none_or(|filter| passes(filter, &asked(record)));
+                    if passes && !each(Some(shown(record))) {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn filter_of_messages(text: Option<&str>) -> Result<Option<Filter>> {
+    let filter = text
+        .map(|text| Filter::parse(text, Dialect::Sluice).with_context(|| format!("--where \"{text}\"")))
+        .transpose()?;
+    if let Some(name) = filter.iter().flat_map(Filter::names).find(|name| matches!(name, Name::Field(_))) {
+        bail!("--where: `{name}` is a field of the body: ask `sluice query` for it");
+    }
+    Ok(filter)
 }
 
 fn asked(record: &Record) -> Asked<'_> {

@@ -140,6 +140,43 @@ fn one(
     Ok(())
 }
 
+/// What a document that is to run apart would do with its first rows, as JSON.
+pub(crate) fn preview_apart(parsed: &ParsedPipeline, rows: usize) -> Result<serde_json::Value> {
+    let clock = crate::clock();
+    let shared = Shared {
+        embedded: Embedded::new(PathBuf::new(), None, clock.clone()),
+        clock,
+        stop: Arc::default(),
+        memory: Memory::new(0),
+        apart: Some(build::Apart { cluster: None }),
+    };
+    let mut source = build::source(parsed, &shared, Vec::new())?;
+    let (mut steps, needs) = build::steps(&without_stop(parsed))?;
+    source.open(&needs)?;
+    let seen = look(source.as_mut(), &mut steps, rows)?;
+    let mut shown: Vec<serde_json::Value> = Vec::new();
+    for batch in &seen.batches {
+        let text = sluice_sinks::stdout::ndjson(&batch.slice(0, batch.num_rows().min(rows - shown.len())))?;
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        for line in lines {
+            shown.push(serde_json::from_slice(line)?);
+        }
+    }
+    let document = &parsed.document;
+    let schema = seen.batches.last().map(|batch| document.sink.schema(&batch.schema()));
+    let columns = schema.iter().flat_map(|schema| schema.fields()).map(|field| {
+        serde_json::json!({"name": field.name(), "type": field.data_type().to_string(), "nullable": field.is_nullable()})
+    });
+    let rejects = seen.rejects.iter().take(rows);
+    let rejects = rejects.map(|r| serde_json::json!({"place": r.place.to_string(), "reason": r.reason}));
+    Ok(serde_json::json!({
+        "read": seen.read, "passed": seen.records, "filtered": seen.filtered, "duplicates": seen.duplicates,
+        "rejected": seen.rejects.len(), "rows": shown, "rejects": rejects.collect::<Vec<_>>(),
+        "schema": columns.collect::<Vec<_>>(), "sink": document.sink.describe(document.name.as_str()),
+        "files": layout(&seen, parsed)?,
+    }))
+}
+
 /// How many files the rows that are there now come to, and of which size.
 fn layout(seen: &Seen, parsed: &ParsedPipeline) -> Result<Option<String>> {
     let Some(estimate) = estimate(&parsed.document.sink, &seen.sample)? else { return Ok(None) };

@@ -41,12 +41,12 @@ pub(crate) struct TestArguments {
 
 /// How one test went.
 #[derive(Serialize)]
-struct Outcome {
+pub(crate) struct Outcome {
     pipeline: String,
     /// Its place in the document, from 1.
     test: usize,
     name: Option<String>,
-    ok: bool,
+    pub(crate) ok: bool,
     /// Each difference between what was expected and what came.
     differences: Vec<String>,
 }
@@ -55,19 +55,7 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<ExitCode> {
     let all = load::load(&arguments.files)?;
     let wanted =
         |p: &&ParsedPipeline| arguments.pipeline.as_ref().is_none_or(|n| n == p.document.name.as_str());
-    let mut outcomes = Vec::new();
-    for parsed in all.iter().filter(wanted) {
-        for (at, case) in parsed.document.tests.iter().enumerate() {
-            let differences = differences(parsed, case).unwrap_or_else(|error| vec![causes(&error)]);
-            outcomes.push(Outcome {
-                pipeline: parsed.document.name.to_string(),
-                test: at + 1,
-                name: case.name.clone(),
-                ok: differences.is_empty(),
-                differences,
-            });
-        }
-    }
+    let outcomes: Vec<Outcome> = all.iter().filter(wanted).flat_map(outcomes).collect();
     if outcomes.is_empty() {
         let names: Vec<&str> = all.iter().map(|p| p.document.name.as_str()).collect();
         bail!(
@@ -93,6 +81,21 @@ pub(crate) fn run(arguments: &TestArguments) -> Result<ExitCode> {
         }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How each test of a document goes.
+pub(crate) fn outcomes(parsed: &ParsedPipeline) -> Vec<Outcome> {
+    let one = |(at, case): (usize, &TestCase)| {
+        let differences = differences(parsed, case).unwrap_or_else(|error| vec![causes(&error)]);
+        Outcome {
+            pipeline: parsed.document.name.to_string(),
+            test: at + 1,
+            name: case.name.clone(),
+            ok: differences.is_empty(),
+            differences,
+        }
+    };
+    parsed.document.tests.iter().enumerate().map(one).collect()
 }
 
 fn differences(parsed: &ParsedPipeline, case: &TestCase) -> Result<Vec<String>> {

@@ -17,12 +17,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sources", &["protocol", "filters", "connect", "formats", "store", "client", "bridges"]),
     ("sinks", &["protocol", "filters", "connect", "formats", "store", "client", "bridges"]),
     ("query", &["protocol", "filters", "connect", "formats", "store", "sources", "sinks"]),
+    ("service", &["connect"]),
     ("testkit", &["protocol", "store"]),
     (
         "cli",
         &[
             "protocol", "filters", "connect", "formats", "store", "sources", "sinks", "query", "broker",
-            "client", "bridges",
+            "client", "bridges", "service",
         ],
     ),
 ];

@@ -9,6 +9,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_protocol::signature::Credentials;
 use tokio::net::TcpStream;
@@ -18,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use crate::error::Error;
 
 /// How to get into a cluster that does not let everybody in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Access {
     /// The account that signs requests; beside its `secret_key`.
@@ -30,7 +31,7 @@ pub struct Access {
 }
 
 /// A secret key; never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct SecretKey(pub String);
 
 impl fmt::Debug for SecretKey {
@@ -40,7 +41,7 @@ impl fmt::Debug for SecretKey {
 }
 
 /// How servers are trusted; files are PEM.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsSettings {
     /// The authorities that sign certificates of servers; those of this machine if not said.

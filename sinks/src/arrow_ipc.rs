@@ -13,6 +13,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow::ipc::{CompressionType, root_as_footer, root_as_message};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 
@@ -34,7 +35,7 @@ const BATCH_BYTES: usize = 4 * 1024 * 1024;
 pub(crate) const EXTENSION: &str = "arrow";
 
 /// Settings of `sink: {arrow: …}`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ArrowConfig {
     /// The target: a folder, or `s3://bucket/prefix`.
@@ -51,6 +52,7 @@ pub struct ArrowConfig {
     /// Files that are open at a time: the one that was written to longest ago is written out first, and goes on
     /// with a new record batch at its next row.
     #[serde(default = "open_partitions_default", deserialize_with = "positive_count")]
+    #[schemars(with = "u64")]
     pub open_partitions: usize,
     /// When a plan ends.
     #[serde(default)]
@@ -58,7 +60,7 @@ pub struct ArrowConfig {
 }
 
 /// How buffers are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Codec {
     /// Zstandard.

@@ -8,6 +8,7 @@ mod positions;
 #[cfg(feature = "kafka")]
 mod task;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_bridges::kafka::{KeyPlace, Properties, Property, Side, problems, topic_problem};
 
@@ -15,7 +16,7 @@ use sluice_bridges::kafka::{KeyPlace, Properties, Property, Side, problems, topi
 pub use task::{KafkaSink, check};
 
 /// Settings of sink `kafka`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
     /// Brokers to begin with, `host:port` with commas between.
@@ -36,6 +37,7 @@ pub struct KafkaConfig {
     pub positions: String,
     /// librdkafka's own properties: TLS, SASL, sizes.
     #[serde(default)]
+    #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub properties: Properties,
     /// Whether rows are records of Kafka's as they came: then header `kafka.origin` says which.
     #[serde(skip)]
@@ -43,7 +45,7 @@ pub struct KafkaConfig {
 }
 
 /// Which partition a row goes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionBy {
     /// Equal keys meet in one, by the hash that clients of Java use; rows without keys are spread.

@@ -35,6 +35,7 @@ mod writer;
 use std::sync::Arc;
 
 use ::arrow::datatypes::{Schema, SchemaRef};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_client::ClientSettings;
 use sluice_connect::batch::{COLUMNS, ROUTE};
@@ -59,7 +60,7 @@ use stdout::{Stdout, StdoutConfig};
 use topic::{Clock, TopicConfig, TopicSink};
 
 /// Settings of one sink; its key names it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SinkConfig {
     /// A topic of the embedded broker or of a cluster.

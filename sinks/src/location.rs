@@ -4,10 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 use object_store::path::Path;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// A target as it is written: `./lake`, or `s3://bucket/prefix`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub enum Location {
     /// A folder of this machine.

@@ -22,6 +22,7 @@ use object_store::{
     ClientConfigKey, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
     PutPayload, RetryConfig,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 use tokio::runtime::Runtime;
@@ -53,7 +54,7 @@ const LIST_BYTES: u64 = 256 * 1024 * 1024;
 const PROOF: &str = "_sluice/put-if-absent";
 
 /// Settings of an object store; what is not said comes from the standard variables `AWS_*` of the environment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
     /// Address of the store, if it is not AWS: `http://localhost:9000`.
@@ -73,7 +74,7 @@ pub struct StoreConfig {
 }
 
 /// A value that is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct Secret(String);
 
 impl std::fmt::Debug for Secret {

@@ -16,6 +16,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 
@@ -37,7 +38,7 @@ const COLUMN_ENCODER_BYTES: usize = 80 * 1024;
 const ENCODED_OF_WAITING: usize = 4;
 
 /// Settings of `sink: {parquet: …}`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParquetConfig {
     /// The target: a folder, or `s3://bucket/prefix`.
@@ -54,6 +55,7 @@ pub struct ParquetConfig {
     /// Files that are open at a time: the one that was written to longest ago is written out first, and goes on
     /// with a new row group at its next row.
     #[serde(default = "open_partitions_default", deserialize_with = "positive_count")]
+    #[schemars(with = "u64")]
     pub open_partitions: usize,
     /// When a row group ends.
     #[serde(default)]
@@ -64,14 +66,16 @@ pub struct ParquetConfig {
 }
 
 /// When a row group ends: at the first of these limits.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RowGroup {
     /// Rows in it.
     #[serde(deserialize_with = "positive_rows")]
+    #[schemars(with = "u64")]
     pub rows: u64,
     /// What it holds in memory; all open files together hold at most twice this.
     #[serde(deserialize_with = "positive_bytes")]
+    #[schemars(with = "String")]
     pub bytes: ByteSize,
 }
 
@@ -82,7 +86,8 @@ impl Default for RowGroup {
 }
 
 /// How column chunks are compressed, written `zstd(3)`, `zstd`, `snappy`, `lz4` or `none`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub enum Codec {
     /// Zstandard with its level, 1 to 22.

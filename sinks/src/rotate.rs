@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use sluice_connect::task::Chain;
@@ -17,17 +18,20 @@ use crate::name;
 pub const FILES_MAX: usize = 1024;
 
 /// When a plan ends: at the end of the slice that reaches the first of these limits.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rotate {
     /// Encoded size of all files of a plan, about, written with its unit: `128MiB`.
     #[serde(deserialize_with = "positive_bytes")]
+    #[schemars(with = "String")]
     pub bytes: ByteSize,
     /// Rows in all files of a plan.
     #[serde(deserialize_with = "positive_rows")]
+    #[schemars(with = "u64")]
     pub rows: u64,
     /// How long the first row of a plan waits, written with its unit: `5m`.
     #[serde(deserialize_with = "positive_age")]
+    #[schemars(with = "String")]
     pub age: Duration,
 }
 

@@ -12,11 +12,12 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::pretty::pretty_format_batches;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
 /// Settings of `sink: {stdout: …}`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StdoutConfig {
     /// How rows look.
@@ -24,7 +25,7 @@ pub struct StdoutConfig {
 }
 
 /// How rows look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RowFormat {
     /// A table for each slice.

@@ -8,6 +8,7 @@ use arrow::array::{
     Array, AsArray, BinaryViewArray, BooleanArray, MapArray, RecordBatch, StringViewArray,
     TimestampMillisecondArray,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_client::{Access, ClientSettings};
 use sluice_connect::batch::ROUTE;
@@ -19,7 +20,7 @@ use sluice_store::{ATOMIC_PROPERTIES_BYTES_MAX, BODY_BYTES_MAX, Batch, ChainMark
 use crate::returning::{Returning, There};
 
 /// Settings of sink `topic`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TopicConfig {
     /// The topic; made if it does not exist.
@@ -40,7 +41,7 @@ pub struct TopicConfig {
 }
 
 /// Which queue of a topic a row goes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueBy {
     /// Equal keys meet in one; rows without keys are spread.

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::config::hash;
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, SourceQueue, SourceTask, TaskError};
@@ -19,7 +20,7 @@ use crate::unconfirmed::Unconfirmed;
 pub const TOPIC: &str = "generate";
 
 /// Settings of source `generate`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateConfig {
     /// How many rows there are.

@@ -10,6 +10,7 @@ mod mark;
 #[cfg(feature = "kafka")]
 mod task;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_bridges::kafka::{KeyPlace, Properties, Side, problems, topic_problem};
 
@@ -19,7 +20,7 @@ use crate::topic::{Begin, Until};
 pub use task::KafkaSource;
 
 /// Settings of source `kafka`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaConfig {
     /// Brokers to begin with, `host:port` with commas between.
@@ -44,6 +45,7 @@ pub struct KafkaConfig {
     pub key: KeyPlace,
     /// librdkafka's own properties: TLS, SASL, sizes.
     #[serde(default)]
+    #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub properties: Properties,
     /// Whether other workers read the same topics as members of the group.
     #[serde(skip)]

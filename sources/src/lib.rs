@@ -16,6 +16,7 @@ mod unconfirmed;
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_client::ClientSettings;
 use sluice_connect::progress::{Progress, Stop};
@@ -35,7 +36,7 @@ fn opened<L>(link: Option<&Arc<L>>) -> Result<&Arc<L>, TaskError> {
 }
 
 /// Settings of one source; its key names it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceConfig {
     /// CSV and NDJSON files.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_client::{Access, ClientSettings};
 use sluice_connect::progress::Progress;
@@ -29,7 +30,7 @@ use self::columns::{envelope, user_properties};
 const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Settings of source `topic`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TopicConfig {
     /// The topic.
@@ -60,7 +61,7 @@ impl TopicConfig {
 }
 
 /// Where a pipeline begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Begin {
     /// At the first record that is kept.
@@ -71,7 +72,7 @@ pub enum Begin {
 }
 
 /// When a pipeline over a topic ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Until {
     /// At the end of the topic, once every pipeline of this run that feeds it has ended.

@@ -25,6 +25,10 @@ impl Counts {
         self.lock().insert(name.to_owned(), (progress, assignment));
     }
 
+    pub(super) fn remove(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
     /// All series, each with its help.
     pub(super) fn render(&self) -> String {
         let pipelines: Vec<(String, Reading, usize)> = self

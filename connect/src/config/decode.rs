@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use sluice_formats::Unknown;
@@ -13,7 +14,7 @@ use sluice_formats::csv::Layout;
 use sluice_formats::json::schema_from_fields;
 
 /// How bodies become typed columns.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Decode {
     /// How the body is written.
@@ -27,7 +28,7 @@ pub struct Decode {
 }
 
 /// How a body is written.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object.
@@ -43,7 +44,7 @@ pub enum Format {
 }
 
 /// How a CSV record is written.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CsvFormat {
     /// Names of the columns, in the order of the fields.
@@ -72,7 +73,7 @@ impl CsvFormat {
 }
 
 /// Which schema an Avro datum was written by.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AvroFormat {
     /// The schema as JSON, often `${file:orders.avsc}`. Beside a registry it is the one that is read by.
@@ -87,7 +88,8 @@ pub struct AvroFormat {
 }
 
 /// An Avro schema, read; or what is wrong with it, which is told though it came from a file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(from = "String")]
 pub struct SchemaText(pub Result<Arc<AvroSchema>, String>);
 
@@ -98,7 +100,7 @@ impl From<String> for SchemaText {
 }
 
 /// A schema registry with Confluent's paths.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Registry {
     /// `https://…`; `http://` on this machine alone.
@@ -118,7 +120,8 @@ impl fmt::Debug for Registry {
 }
 
 /// Where a schema registry is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub struct RegistryUrl(String);
 
@@ -165,7 +168,7 @@ impl TryFrom<String> for RegistryUrl {
 }
 
 /// Which Protobuf message a body is.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProtobufFormat {
     /// File of the descriptor set: `protoc --include_imports -o FILE`.
@@ -178,7 +181,7 @@ pub struct ProtobufFormat {
 }
 
 /// What stands before a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prefix {
     /// Byte 0 and the schema's id in 4 bytes; for Protobuf the message's indexes follow.
@@ -186,7 +189,7 @@ pub enum Prefix {
 }
 
 /// Which columns a decoded body has.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SchemaSettings {
     /// Where the columns come from.
@@ -197,11 +200,12 @@ pub struct SchemaSettings {
     pub freeze_after_rows: Option<u64>,
     /// Under `strict` and `relaxed`: name and type of each column, in order.
     #[serde(default)]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub fields: Option<Fields>,
 }
 
 /// Where a schema comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SchemaMode {
     /// From the first rows, fixed before the first file; from the format itself, if that says it.
@@ -215,7 +219,7 @@ pub enum SchemaMode {
 }
 
 /// What becomes of a row with a field that has no column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnNewField {
     /// The schema grows by it; files from there on have the column.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 use sluice_filters::{Dialect, Filter};
@@ -13,7 +14,7 @@ use super::Decode;
 use super::step::Step;
 
 /// One pipeline: a source, any steps, one sink.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Document<Source, Sink> {
     /// Names the pipeline, its positions and its files.
@@ -28,6 +29,7 @@ pub struct Document<Source, Sink> {
     pub decode: Option<Decode>,
     /// What happens to rows after decoding, in order.
     #[serde(default)]
+    #[schemars(with = "Vec<serde_json::Value>")]
     pub steps: Vec<Step>,
     /// Where rows go.
     pub sink: Sink,
@@ -42,6 +44,7 @@ pub struct Document<Source, Sink> {
     pub limits: Limits,
     /// Examples of the pipeline's own: given messages, expected rows.
     #[serde(default)]
+    #[schemars(with = "Vec<serde_json::Value>")]
     pub tests: Vec<TestCase>,
 }
 
@@ -58,7 +61,8 @@ impl<Source, Sink> Document<Source, Sink> {
 }
 
 /// `[a-z0-9]`, then up to 62 more of `[a-z0-9_-]`: it names folders and chains.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub struct PipelineName(String);
 
@@ -94,7 +98,8 @@ impl TryFrom<String> for PipelineName {
 }
 
 /// A filter expression, compiled.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub struct Expression(pub Filter);
 
@@ -109,7 +114,7 @@ impl TryFrom<String> for Expression {
 }
 
 /// What a target promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
     /// Each source offset ends in the target once, whatever crashes.
@@ -120,7 +125,7 @@ pub enum Delivery {
 }
 
 /// What happens to what does not fit, and how long what fails is tried again.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Errors {
     /// Where a record goes that does not fit.
@@ -150,7 +155,7 @@ impl Default for Errors {
 }
 
 /// The share of rows that may not fit.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StopAfter {
     /// The most, from 0 to below 1.
@@ -167,7 +172,7 @@ impl StopAfter {
 }
 
 /// Where a record goes that does not fit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
     /// The pipeline ends with an error; nothing is passed over.
@@ -180,7 +185,8 @@ pub enum Then {
 }
 
 /// A length of time, written with its unit: `5m`, `1h 30m`, `200ms`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub struct Span(pub Duration);
 
@@ -217,14 +223,16 @@ pub fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::E
 }
 
 /// Limits of memory.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Rows on their way from the source to the sink, in bytes.
     #[serde(default = "Limits::in_flight_default", deserialize_with = "size")]
+    #[schemars(with = "String")]
     pub in_flight: ByteSize,
     /// The same, and what the sink holds of files that are not written out yet: over it row groups end early.
     #[serde(default = "Limits::memory_default", deserialize_with = "size")]
+    #[schemars(with = "String")]
     pub memory: ByteSize,
 }
 

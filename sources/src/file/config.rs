@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 use sluice_protocol::message;
 
 /// Settings of source `file`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileConfig {
     /// A path, or a pattern with `*`, `?`, `[…]` and `**`. It must match, and what it matches must be readable.
@@ -29,7 +30,7 @@ pub struct FileConfig {
 }
 
 /// What stands in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileFormat {
     /// Comma-separated values with a header.
