@@ -164,7 +164,9 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
             }
             let holds = "can be listed, written and read; a name that is taken is kept";
             match &document.sink {
-                SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => format!("{holds}; rows and position are one commit: exactly_once"),
+                SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
+                    format!("{holds}; rows and position are one commit: exactly_once")
+                }
                 _ => format!("{holds}: exactly_once"),
             }
         }
