@@ -6,6 +6,8 @@
 #[cfg(feature = "kafka")]
 pub mod client;
 pub mod mapping;
+#[cfg(feature = "kafka")]
+pub mod topic;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -212,6 +212,7 @@ impl Groups {
     /// A connection ended: its clients left all of their groups.
     pub(crate) fn left(&self, outlet: &Arc<Outlet>) {
         self.remove(|_, client| client.outlet.id == outlet.id);
+        self.locks.left(outlet.id);
     }
 
     /// Drops the clients that are silent.
@@ -254,6 +255,8 @@ impl Groups {
         }
         tables.producers.retain(|_, clients| !clients.is_empty());
         let Some(group) = consumer.and_then(|group| GroupName::new(group).ok()) else { return };
+        // After a restart it may hold some before its first heartbeat.
+        self.locks.release(&group, client_id, None);
         let Some(consumers) = tables.consumers.get_mut(&group) else { return };
         let left = consumers.clients.remove(client_id).is_some();
         let outlets = consumers.outlets();
@@ -261,7 +264,6 @@ impl Groups {
             tables.consumers.remove(&group);
         }
         drop(tables);
-        self.locks.release(&group, client_id, None);
         if left {
             notify(&group, outlets);
         }

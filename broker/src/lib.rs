@@ -22,6 +22,7 @@ mod name_server;
 mod offset;
 mod open_files;
 mod outlet;
+mod peek;
 mod pop;
 mod pull;
 mod query;

@@ -25,6 +25,8 @@ pub(crate) struct Locks(Mutex<HashMap<GroupName, HashMap<Place, Holder>>>);
 
 struct Holder {
     client_id: String,
+    /// The connection that it asked by, which may not have sent a heartbeat yet.
+    outlet: u64,
     until: Instant,
 }
 
@@ -34,12 +36,12 @@ impl Locks {
     }
 
     /// Takes or renews the lock of a queue; whether the client holds it now.
-    fn take(&self, group: &GroupName, client_id: &str, place: Place, now: Instant) -> bool {
+    fn take(&self, group: &GroupName, client_id: &str, outlet: u64, place: Place, now: Instant) -> bool {
         let until = now + HELD_FOR;
         let mut table = self.table();
         let holders = table.entry(group.clone()).or_default();
-        let holder =
-            holders.entry(place).or_insert_with(|| Holder { client_id: client_id.to_owned(), until });
+        let made = || Holder { client_id: client_id.to_owned(), outlet, until };
+        let holder = holders.entry(place).or_insert_with(made);
         if holder.client_id != client_id {
             if holder.until > now {
                 return false;
@@ -47,7 +49,7 @@ impl Locks {
             tracing::info!(%group, client = client_id, before = holder.client_id, "took a queue lock that was not renewed");
             client_id.clone_into(&mut holder.client_id);
         }
-        holder.until = until;
+        (holder.outlet, holder.until) = (outlet, until);
         true
     }
 
@@ -68,24 +70,33 @@ impl Locks {
         }
     }
 
+    /// Gives back what was asked for by a connection that ended.
+    pub(crate) fn left(&self, outlet: u64) {
+        self.keep(|holder| holder.outlet != outlet);
+    }
+
     /// Drops the locks that nobody renewed.
     pub(crate) fn expire(&self, now: Instant) {
+        self.keep(|holder| holder.until > now);
+    }
+
+    fn keep(&self, is_kept: impl Fn(&Holder) -> bool) {
         self.table().retain(|_, holders| {
-            holders.retain(|_, holder| holder.until > now);
+            holders.retain(|_, holder| is_kept(holder));
             !holders.is_empty()
         });
     }
 }
 
 impl Broker {
-    pub(crate) fn lock_queues(&self, request: &Request<'_>) -> Result<Reply, Reply> {
+    pub(crate) fn lock_queues(&self, request: &Request<'_>, outlet: u64) -> Result<Reply, Reply> {
         let asked = LockBatch::decode(request.body)?;
         let group = GroupName::new(&asked.consumer_group)?;
         let now = Instant::now();
         let locked = asked.mq_set.into_iter().filter(|queue| {
             // Only a queue that is there, so that no client can fill the table.
             let place = self.place_of(queue).filter(|(topic, id)| self.store.offsets(topic, *id).is_some());
-            place.is_some_and(|place| self.groups.locks.take(&group, &asked.client_id, place, now))
+            place.is_some_and(|place| self.groups.locks.take(&group, &asked.client_id, outlet, place, now))
         });
         Ok(Reply::body(LockedBatch { lock_ok_mq_set: locked.collect() }.encode()))
     }
@@ -119,13 +130,15 @@ mod tests {
         let (locks, group) = (Locks::default(), GroupName::new("g").unwrap());
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(locks.take(&group, "one", place(0), start));
-        assert!(!locks.take(&group, "two", place(0), at(59)) && locks.take(&group, "two", place(1), at(59)));
-        assert!(locks.take(&group, "one", place(0), at(59)));
-        assert!(!locks.take(&group, "two", place(0), at(118)) && locks.are_held(&group, at(118)));
+        assert!(locks.take(&group, "one", 1, place(0), start));
+        assert!(
+            !locks.take(&group, "two", 2, place(0), at(59)) && locks.take(&group, "two", 2, place(1), at(59))
+        );
+        assert!(locks.take(&group, "one", 1, place(0), at(59)));
+        assert!(!locks.take(&group, "two", 2, place(0), at(118)) && locks.are_held(&group, at(118)));
         assert!(!locks.are_held(&group, at(120)));
-        assert!(locks.take(&group, "two", place(0), at(120)));
-        assert!(!locks.take(&group, "one", place(0), at(120)));
+        assert!(locks.take(&group, "two", 2, place(0), at(120)));
+        assert!(!locks.take(&group, "one", 1, place(0), at(120)));
         locks.expire(at(121));
         assert!(locks.are_held(&group, at(121)));
     }
@@ -133,7 +146,7 @@ mod tests {
     #[test]
     fn what_one_holds_only_that_one_gives_back() {
         let (locks, group, now) = (Locks::default(), GroupName::new("g").unwrap(), Instant::now());
-        let take = |client, queue| locks.take(&group, client, place(queue), now);
+        let take = |client, queue| locks.take(&group, client, u64::from(client == "two"), place(queue), now);
         assert!(take("one", 0) && take("one", 1) && take("two", 2));
         locks.release(&group, "two", Some(&[place(0)]));
         assert!(!take("two", 0));
@@ -143,5 +156,8 @@ mod tests {
         assert!(take("two", 1));
         locks.release(&group, "two", None);
         assert!(!locks.are_held(&group, now) && locks.table().is_empty());
+        assert!(take("one", 0) && take("two", 1));
+        locks.left(0);
+        assert!(take("two", 0) && !take("one", 1));
     }
 }

@@ -1,11 +1,11 @@
-//! Who waits for messages of which queue, and how many wait for each connection.
+//! Who waits for messages of which queue, and how many wait for each connection and group.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use sluice_protocol::delay;
-use sluice_protocol::id::{QueueId, TopicName};
+use sluice_protocol::id::{GroupName, QueueId, TopicName};
 use tokio::sync::Notify;
 
 use crate::metrics::Present;
@@ -26,36 +26,70 @@ pub(crate) struct LongPoll {
     later: Waiting,
     /// Who waits for messages in any queue of a topic.
     topics: Mutex<HashMap<TopicName, Weak<Notify>>>,
-    held: Arc<Mutex<HashMap<u64, usize>>>,
+    held: Counts<u64>,
+    pops: Counts<Pops>,
 }
 
-/// One held pull, counted as long as it lives.
-pub(crate) struct Held {
-    outlet: u64,
-    counts: Arc<Mutex<HashMap<u64, usize>>>,
-    _present: Present,
+/// Group, topic and queue of pops that wait; no queue for those that wait at all of them.
+type Pops = (GroupName, TopicName, Option<QueueId>);
+
+/// How many there are of each.
+type Counts<K> = Arc<Mutex<HashMap<K, usize>>>;
+
+/// One of them, counted as long as it lives.
+pub(crate) struct Counted<K: Eq + Hash> {
+    key: K,
+    counts: Counts<K>,
 }
 
-impl Drop for Held {
+impl<K: Eq + Hash> Drop for Counted<K> {
     fn drop(&mut self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        match counts.get_mut(&self.outlet) {
+        match counts.get_mut(&self.key) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(counts.remove(&self.outlet)),
+            _ => drop(counts.remove(&self.key)),
         }
     }
+}
+
+/// Counts one more; `None` if there are `max` already.
+fn count<K: Clone + Eq + Hash>(counts: &Counts<K>, key: K, max: usize) -> Option<Counted<K>> {
+    let mut table = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    let number = table.entry(key.clone()).or_default();
+    if *number >= max {
+        return None;
+    }
+    *number += 1;
+    Some(Counted { key, counts: Arc::clone(counts) })
+}
+
+/// One held pull.
+pub(crate) struct Held {
+    _counted: Counted<u64>,
+    _present: Present,
 }
 
 impl LongPoll {
     /// Counts a held pull of a connection; `None` if it has too many.
     pub(crate) fn hold(&self, outlet: u64) -> Option<Held> {
-        let mut counts = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(outlet).or_default();
-        if *count >= HELD_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Held { outlet, counts: Arc::clone(&self.held), _present: Present::held_pull() })
+        let counted = count(&self.held, outlet, HELD_MAX)?;
+        Some(Held { _counted: counted, _present: Present::held_pull() })
+    }
+
+    /// Counts a held pop, see [`LongPoll::held_pops`].
+    pub(crate) fn hold_pop(
+        &self,
+        group: &GroupName,
+        topic: &TopicName,
+        queue: Option<QueueId>,
+    ) -> Option<Counted<Pops>> {
+        count(&self.pops, (group.clone(), topic.clone(), queue), usize::MAX)
+    }
+
+    /// How many pops of a group are held at a queue, or without one at all queues at once.
+    pub(crate) fn held_pops(&self, group: &GroupName, topic: &TopicName, queue: Option<QueueId>) -> usize {
+        let table = self.pops.lock().unwrap_or_else(PoisonError::into_inner);
+        table.get(&(group.clone(), topic.clone(), queue)).copied().unwrap_or(0)
     }
 
     fn waiting(&self, topic: &TopicName) -> &Waiting {

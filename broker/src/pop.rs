@@ -1,4 +1,4 @@
-//! Consume by popping: codes 200050 and 200054; what clients answer is in `ack.rs`.
+//! Consume by popping: code 200050. What clients answer is in `ack.rs`, looks that hand nothing out in `peek.rs`.
 //!
 //! A pop hands messages out for a time. Acknowledged within it they are consumed; otherwise they come again, from where
 //! they stand, with the number of times that they came before: there is no copy in a retry topic and no log of its own that
@@ -19,7 +19,7 @@ use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::pop::Infos;
 use sluice_protocol::record::{self, Record};
 use sluice_protocol::{request, response};
-use sluice_store::{Error as StoreError, Lease, LeaseChange};
+use sluice_store::{Lease, LeaseChange, With};
 use tokio::time::Instant;
 
 use crate::broker::Broker;
@@ -30,7 +30,7 @@ use crate::pull::{ANSWER_BYTES_MAX, HOLD_MAX, Pull, Wanted, read_queue, touch};
 use crate::reply::{Reply, no_topic};
 
 /// Messages of one answer, as `RocketMQ` 5.3.3 gives.
-const MESSAGES_MAX: i32 = 32;
+pub(crate) const MESSAGES_MAX: i32 = 32;
 /// Longest time that a message is held, in ms, as of its proxy: 12 hours.
 const INVISIBLE_MAX_MS: i64 = 12 * 3600 * 1000;
 /// Offsets of one entry of the append log.
@@ -56,13 +56,13 @@ struct Pop {
 }
 
 /// What a pop takes.
-struct Taken {
-    now: Instant,
+pub(crate) struct Taken {
+    pub(crate) now: Instant,
     pop_time: i64,
     handle: i32,
     infos: Infos,
     body: Vec<Bytes>,
-    messages: usize,
+    pub(crate) messages: usize,
     bytes: usize,
     /// Messages that are left.
     rest: i64,
@@ -71,7 +71,7 @@ struct Taken {
     /// Whether there is more to look at: so far nothing matched.
     again: bool,
     /// When a message that is held can be had.
-    wake: Option<Instant>,
+    pub(crate) wake: Option<Instant>,
 }
 
 impl Broker {
@@ -116,12 +116,14 @@ impl Broker {
             Taken { full: true, ..self.nothing()? }.answer(&pop, &mut turn.replies);
             return Ok(());
         };
+        let counted = self.long_poll.hold_pop(&pop.group, &pop.topic, pop.queue);
         tokio::spawn(async move {
-            let _held = held;
+            let _held = (held, counted);
             let mut replies = Replies::default();
             let deadline = Instant::now() + hold;
             let look = || Look::of(broker.take(&pop));
-            let Some((found, _room)) = broker.wait(&pop, &outlet, deadline, look).await else { return };
+            let place = (&pop.topic, pop.queue);
+            let Some((found, _room)) = broker.wait(place, &outlet, deadline, look).await else { return };
             match found {
                 Look::Found(taken) | Look::Nothing(taken) => taken.answer(&pop, &mut replies),
                 Look::Failed(reply) => replies.push(pop.kind, &reply.header(pop.opaque), &reply.body),
@@ -133,16 +135,16 @@ impl Broker {
     }
 
     /// Looks until there is something, or the time is over; `None` if the connection ends.
-    async fn wait(
+    pub(crate) async fn wait(
         &self,
-        pop: &Pop,
+        (topic, queue): (&TopicName, Option<QueueId>),
         outlet: &Outlet,
         deadline: Instant,
         look: impl Fn() -> Look,
     ) -> Option<(Look, crate::outlet::Room)> {
-        let arrivals = match pop.queue {
-            Some(queue) => self.long_poll.arrivals(&pop.topic, queue),
-            None => self.long_poll.arrivals_of(&pop.topic),
+        let arrivals = match queue {
+            Some(queue) => self.long_poll.arrivals(topic, queue),
+            None => self.long_poll.arrivals_of(topic),
         };
         let mut closed = outlet.closed();
         loop {
@@ -170,7 +172,7 @@ impl Broker {
         }
     }
 
-    fn nothing(&self) -> Result<Taken, Reply> {
+    pub(crate) fn nothing(&self) -> Result<Taken, Reply> {
         Ok(Taken {
             now: Instant::now(),
             pop_time: self.store.now_ms()?,
@@ -231,10 +233,10 @@ impl Broker {
             let messages = change.ended.len();
             tracing::warn!(%group, %topic, %queue, messages, "retention dropped messages that were not acknowledged");
         }
-        let mut found = Found::default();
+        let (mut found, mut dead) = (Found::default(), Vec::new());
         let blocked = pop.order && held.last_due().is_some_and(|due| due > taken.now);
         if !blocked {
-            self.find_again(pop, queue, &held, &mut change, &mut found, taken)?;
+            dead = self.find_again(pop, queue, &held, &mut change, &mut found, taken)?;
             let left = pop.messages_max.saturating_sub(taken.messages + found.messages);
             let room = held.room();
             let is_free = !pop.order || held.is_empty();
@@ -247,7 +249,11 @@ impl Broker {
         }
         held.awaited |= blocked || pop.order && !held.is_empty() || taken.full;
         if known != Some(change.next) || !change.begun.is_empty() || !change.ended.is_empty() {
-            self.store.lease(group, topic, queue, &change)?;
+            if dead.is_empty() {
+                self.store.lease(group, topic, queue, &change)?;
+            } else {
+                self.bury(group, &dead, &With::Lease { group, topic, queue, change: &change })?;
+            }
         }
         held.apply(&change, taken.now);
         let due = if pop.order { held.last_due() } else { held.first_due() };
@@ -262,7 +268,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Messages that were handed out before, and whose time is over.
+    /// Messages that were handed out before, and whose time is over. Gives those that are dead letters now, each with
+    /// the number of times that it came.
     fn find_again(
         &self,
         pop: &Pop,
@@ -271,19 +278,14 @@ impl Broker {
         change: &mut LeaseChange,
         found: &mut Found,
         taken: &Taken,
-    ) -> Result<(), Reply> {
+    ) -> Result<Vec<(Bytes, i32)>, Reply> {
         let mut dead = Vec::new();
         for offset in held.over(taken.now, pop.messages_max - taken.messages) {
             if change.ended.contains(&offset) {
                 continue;
             }
             let Some(lease) = held.lease(offset) else { continue };
-            let read = self.store.read_records(&pop.topic, queue, QueueOffset::new(offset), 1, 1);
-            let bytes = match read {
-                Ok(read) => read.runs.into_iter().next().map(|run| run.bytes),
-                Err(StoreError::Expired { .. } | StoreError::BeyondEnd { .. }) => None,
-                Err(error) => return Err(error.into()),
-            };
+            let bytes = self.one_record(&pop.topic, queue, offset)?;
             let Some((bytes, record)) =
                 bytes.as_ref().and_then(|bytes| Some((bytes, Record::decode(bytes).ok()?)))
             else {
@@ -307,13 +309,10 @@ impl Broker {
             found.push(copy.into(), 1);
             change.begun.push((offset, taken.lease(pop, lease.times + 1)));
         }
-        if !dead.is_empty() {
-            self.bury(&pop.group, &dead)?;
-        }
         if found.messages > 0 {
             self.metrics.pulled(found.messages, found.bytes);
         }
-        Ok(())
+        Ok(dead)
     }
 
     /// Messages that were never handed out.
@@ -356,84 +355,10 @@ impl Broker {
         }
         Ok(())
     }
-
-    /// Tells when there is something to pop, whatever filter it is popped with.
-    pub(crate) fn notification(
-        self: &Arc<Self>,
-        request: &Request<'_>,
-        turn: &mut Turn<'_>,
-    ) -> Result<Answer, Reply> {
-        let asked = request::Notification::parse(&request.header.fields)?;
-        let (group, topic) = (GroupName::new(asked.consumer_group)?, TopicName::new(asked.topic)?);
-        let (settings, access) = self.readable(&group, &topic)?;
-        let queue = queue_of(&topic, access.read_queues, asked.queue_id)?;
-        let pop = Pop {
-            opaque: request.header.opaque,
-            kind: request.kind,
-            group,
-            topic,
-            queue,
-            messages_max: 1,
-            invisible_ms: 0,
-            wanted: Wanted::All,
-            from_end: false,
-            order: asked.order.unwrap_or(false),
-            retries_max: settings.retry_max_times,
-        };
-        let answer = |has_msg, polling_full| {
-            let fields = response::Notification { has_msg, polling_full };
-            Reply::fields(&fields.fields())
-        };
-        let hold = hold_of(asked.poll_time);
-        let seen = self.look(&pop)?;
-        if seen.is_answer() || hold.is_zero() {
-            return Ok(answer(seen.is_answer(), false).into());
-        }
-        let Some(held) = self.long_poll.hold(turn.outlet.id) else { return Ok(answer(false, true).into()) };
-        let (broker, outlet) = (Arc::clone(self), Arc::clone(turn.outlet));
-        tokio::spawn(async move {
-            let _held = held;
-            let deadline = Instant::now() + hold;
-            let look = || Look::of(broker.look(&pop));
-            let Some((found, _room)) = broker.wait(&pop, &outlet, deadline, look).await else { return };
-            let reply = match found {
-                Look::Found(_) => answer(true, false),
-                Look::Nothing(_) => answer(false, false),
-                Look::Failed(reply) => reply,
-            };
-            let mut replies = Replies::default();
-            replies.push(pop.kind, &reply.header(pop.opaque), &reply.body);
-            // A failed send has ended the connection; nobody is left to be told.
-            let _ = outlet.send(replies).await;
-        });
-        Ok(Answer::Elsewhere)
-    }
-
-    /// Whether there is something to pop: counted, and nothing handed out.
-    fn look(&self, pop: &Pop) -> Result<Taken, Reply> {
-        let known = self.store.topic(&pop.topic).ok_or_else(|| no_topic(&pop.topic))?;
-        let mut seen = self.nothing()?;
-        let all = QueueId::all(known.access.read_queues);
-        for queue in all.filter(|queue| pop.queue.is_none_or(|only| only == *queue)) {
-            let Some((first, end)) = self.store.offsets(&pop.topic, queue) else { continue };
-            let held = self.held.known(&pop.group, &pop.topic, queue);
-            let held = held.as_deref().map(lock);
-            let next = held.as_ref().and_then(|held| held.next).map(QueueOffset::new);
-            let next =
-                next.or_else(|| self.store.committed_offset(&pop.group, &pop.topic, queue)).unwrap_or(first);
-            let due =
-                held.as_ref().and_then(|held| if pop.order { held.last_due() } else { held.first_due() });
-            let over = due.is_some_and(|due| due <= seen.now);
-            let blocked = pop.order && due.is_some() && !over;
-            seen.messages += usize::from(over || next < end && !blocked);
-            seen.wake = seen.wake.into_iter().chain(due).min();
-        }
-        Ok(seen)
-    }
 }
 
 /// What a look for messages came to.
-enum Look {
+pub(crate) enum Look {
     /// There are some.
     Found(Taken),
     /// There are none yet.
@@ -442,7 +367,7 @@ enum Look {
 }
 
 impl Look {
-    fn of(looked: Result<Taken, Reply>) -> Self {
+    pub(crate) fn of(looked: Result<Taken, Reply>) -> Self {
         match looked {
             Ok(taken) if taken.is_answer() => Self::Found(taken),
             Ok(taken) => Self::Nothing(taken),
@@ -469,7 +394,7 @@ impl Found {
 
 impl Taken {
     /// Whether there is something to answer before the time is over.
-    fn is_answer(&self) -> bool {
+    pub(crate) fn is_answer(&self) -> bool {
         self.messages > 0 || self.full
     }
 
@@ -500,7 +425,7 @@ impl Taken {
 }
 
 /// The queue that is asked for; -1 is all of them.
-fn queue_of(topic: &TopicName, queues: u32, asked: i32) -> Result<Option<QueueId>, Reply> {
+pub(crate) fn queue_of(topic: &TopicName, queues: u32, asked: i32) -> Result<Option<QueueId>, Reply> {
     match asked {
         -1 => Ok(None),
         queue => read_queue(topic, queues, queue).map(Some),
@@ -508,7 +433,7 @@ fn queue_of(topic: &TopicName, queues: u32, asked: i32) -> Result<Option<QueueId
 }
 
 /// How long a pop may be held that asks for so many ms.
-fn hold_of(poll_ms: i64) -> Duration {
+pub(crate) fn hold_of(poll_ms: i64) -> Duration {
     Duration::from_millis(poll_ms.try_into().unwrap_or(0)).min(HOLD_MAX)
 }
 

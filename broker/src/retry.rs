@@ -9,7 +9,7 @@ use sluice_protocol::message_id::MessageId;
 use sluice_protocol::record::Record;
 use sluice_protocol::request;
 use sluice_protocol::topic::{DLQ_PREFIX, RETRY_PREFIX};
-use sluice_store::{Access, Batch, QUEUES_MAX};
+use sluice_store::{Access, Batch, QUEUES_MAX, With};
 use tokio::time::Instant;
 
 use crate::access::Act;
@@ -64,8 +64,14 @@ impl Broker {
         turn.store(self, request, batch, vec![place]).map(|(answer, _)| answer)
     }
 
-    /// Puts messages to a group's dead letters that came too often, each with the number of times.
-    pub(crate) fn bury(&self, group: &GroupName, messages: &[(Bytes, i32)]) -> Result<(), Reply> {
+    /// Puts messages to a group's dead letters that came too often, each with the number of times, and ends with it that
+    /// the group holds them.
+    pub(crate) fn bury(
+        &self,
+        group: &GroupName,
+        messages: &[(Bytes, i32)],
+        end: &With<'_>,
+    ) -> Result<(), Reply> {
         let topic = TopicName::stored(&format!("{DLQ_PREFIX}{group}"))?;
         let access = self.topic_or_make(&topic, Access::all(1))?;
         let queue = pick_queue(&topic, access, -1)?;
@@ -81,7 +87,7 @@ impl Broker {
             };
             batch.push(&topic, queue, &message)?;
         }
-        let (_, ticket) = self.store.append_ahead(batch)?;
+        let (_, ticket) = self.store.append_with(batch, end)?;
         if self.sync {
             tokio::task::block_in_place(|| self.store.durable(ticket))?;
         }

@@ -1,17 +1,20 @@
 //! Delay levels: a task for each brings messages to their queues when their time has come.
 //!
 //! All messages of a level wait equally long, so its queue is in the order of delivery: only its head is ever looked
-//! at, however many wait, and one offset says after a restart where to go on.
+//! at, however many wait, and one offset says after a restart where to go on. It is kept with what it delivers, both or
+//! neither, so that no crash delivers twice. A clock that is set back holds a message up for a second more at most.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_protocol::delay::{Level, TOPIC};
 use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
 use sluice_protocol::record;
-use sluice_store::Error as StoreError;
+use sluice_store::{Error as StoreError, With};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::broker::Broker;
 use crate::divert::Released;
@@ -43,7 +46,11 @@ pub(crate) fn start(broker: &Arc<Broker>, stop: &watch::Receiver<bool>, tasks: &
         let level = broker.store.delay_levels().of_queue(queue);
         let (broker, topic) = (Arc::clone(broker), topic.clone());
         let arrivals = broker.long_poll.arrivals(&topic, level.queue());
-        let step = move || broker.deliver_level(&topic, level);
+        let behind = Arc::new(Mutex::default());
+        let step = move || {
+            let mut behind = behind.lock().unwrap_or_else(PoisonError::into_inner);
+            broker.deliver_level(&topic, level, &mut behind)
+        };
         tasks.spawn(repeat("delayed messages", arrivals, stop.clone(), step));
     }
 }
@@ -84,12 +91,38 @@ pub(crate) async fn repeat(
     }
 }
 
+/// For as long as the clock is behind the times of what waits, because it was set back: ends of the level's queue as they
+/// were seen, each with the instant at which what is below it has waited as long as its level.
+#[derive(Default)]
+struct Behind(VecDeque<(QueueOffset, Instant)>);
+
+impl Behind {
+    /// How long the message at an offset has to wait yet, in ms.
+    fn wait(&mut self, level: Level, at: QueueOffset, end: QueueOffset) -> i64 {
+        let (now, whole) = (Instant::now(), Duration::from_millis(level.ms().unsigned_abs()));
+        if self.0.back().is_none_or(|(seen, _)| *seen < end) {
+            self.0.push_back((end, now + whole));
+        }
+        while self.0.front().is_some_and(|(seen, _)| *seen <= at) {
+            self.0.pop_front();
+        }
+        let left = self.0.front().map_or(whole, |(_, due)| due.saturating_duration_since(now));
+        i64::try_from(left.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
 impl Broker {
     /// Delivers what of a level is due.
-    fn deliver_level(&self, topic: &TopicName, level: Level) -> Result<Next, StoreError> {
+    fn deliver_level(
+        &self,
+        topic: &TopicName,
+        level: Level,
+        behind: &mut Behind,
+    ) -> Result<Next, StoreError> {
         let Some((first, end)) = self.store.offsets(topic, level.queue()) else { return Ok(Next::Never) };
         let from = self.store.delay_offset(level).unwrap_or(first).clamp(first, end);
         if from == end {
+            behind.0.clear();
             return Ok(Next::Never);
         }
         let read = match self.store.read_records(topic, level.queue(), from, READ_BYTES, usize::MAX) {
@@ -101,18 +134,23 @@ impl Broker {
         let (mut next, mut later) = (read.next, None);
         let mut released = Released::default();
         for record in read.runs.iter().flat_map(|run| record::records(&run.bytes)).map_while(Result::ok) {
-            // A clock that was set back holds up no message for longer than its level.
-            let wait = (record.store_timestamp_ms + level.ms() - now).min(level.ms());
+            let at = QueueOffset::new(record.queue_offset);
+            let mut wait = record.store_timestamp_ms.saturating_add(level.ms()).saturating_sub(now);
+            if wait > level.ms() {
+                wait = behind.wait(level, at, end);
+            }
             if wait > 0 {
-                (next, later) = (QueueOffset::new(record.queue_offset), Some(wait));
+                (next, later) = (at, Some(wait));
                 break;
             }
             released.add(self, &record, record.properties, |message| message);
         }
         if next > from {
             let Released { batch, places } = released;
-            self.store.append_ahead(batch)?;
-            self.store.set_delay_offset(level, next)?;
+            let (_, ticket) = self.store.append_with(batch, &With::Delivered { level, next })?;
+            if self.sync {
+                self.store.durable(ticket)?;
+            }
             self.long_poll.arrived_at(&places);
         }
         Ok(later.map_or(Next::Now, Next::In))

@@ -166,6 +166,23 @@ fn a_pull_is_held_until_a_message_comes_that_matches() {
 }
 
 #[test]
+fn a_held_pull_that_passed_over_messages_is_answered_long_before_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let (mut reader, mut writer) = (broker.client(), broker.client());
+    writer.send("t", 0, "first", &[("TAGS", "A")]);
+    let held = pull_header("t", 0, 1, ("TAG", "A"), 60_000);
+    let (bytes, _) = reader.encode(C::PULL_MESSAGE, held.fields(), &[]);
+    reader.write(&bytes);
+    let ends = request::GetMaxOffset { topic: "t", queue_id: 0, committed: None };
+    assert_eq!(reader.call(C::GET_MAX_OFFSET, ends.fields(), &[]).field("offset"), "1");
+    writer.send("t", 0, "no", &[("TAGS", "B")]);
+    // The client waits for 20 s; what it commits then is behind the message.
+    let answer = reader.read().unwrap();
+    assert_eq!((answer.code, answer.field("nextBeginOffset")), (R::PULL_NOT_FOUND, "2"));
+}
+
+#[test]
 fn members_of_a_group_know_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let broker = TestBroker::start(dir.path(), false);

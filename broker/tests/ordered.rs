@@ -56,6 +56,26 @@ fn a_queue_has_one_holder_until_it_is_given_back_or_the_holder_is_gone() {
 }
 
 #[test]
+fn a_holder_that_is_gone_before_its_first_heartbeat_holds_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    TestBroker::start(dir.path(), false).client().send("t", 0, "m", &[]);
+    // To a broker that was started again its clients are unknown, and go on.
+    let broker = TestBroker::start(dir.path(), false);
+    let (mut leaves, mut dies, mut next) = (broker.client(), broker.client(), broker.client());
+    assert_eq!(lock(&mut leaves, "leaves", "t", &[0]), [0]);
+    assert_eq!(lock(&mut dies, "dies", "t", &[1]), [1]);
+    let leave =
+        request::UnregisterClient { client_id: "leaves", producer_group: None, consumer_group: Some("g") };
+    leaves.call(C::UNREGISTER_CLIENT, leave.fields(), &[]);
+    assert_eq!(lock(&mut next, "next", "t", &[0, 1]), [0]);
+    drop(dies);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(15);
+    while lock(&mut next, "next", "t", &[1]).is_empty() {
+        assert!(std::time::Instant::now() < end, "the dead one holds its queue");
+    }
+}
+
+#[test]
 fn what_a_group_that_consumes_in_order_gives_up_is_a_dead_letter() {
     let dir = tempfile::tempdir().unwrap();
     let broker = TestBroker::start(dir.path(), false);

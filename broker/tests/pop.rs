@@ -99,6 +99,20 @@ fn what_is_not_acknowledged_in_time_comes_again_and_is_a_dead_letter_after_the_l
 }
 
 #[test]
+fn what_a_member_held_that_died_comes_to_another_when_its_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let (mut dies, mut lives) = (broker.client(), broker.client());
+    send(&mut dies, 0, &["m"]);
+    let begun = Instant::now();
+    assert_eq!(bodies(&pop(&mut dies, Ask { invisible: SHORT, ..ASK })), ["m"]);
+    drop(dies);
+    let again = pop(&mut lives, Ask { poll: SOON, ..ASK });
+    assert_eq!((bodies(&again), again[0].times), (vec!["m"], 1));
+    assert!(begun.elapsed() >= Duration::from_millis(SHORT.unsigned_abs()));
+}
+
+#[test]
 fn several_messages_are_acknowledged_together() {
     let dir = tempfile::tempdir().unwrap();
     for sync in [false, true] {
@@ -400,6 +414,86 @@ fn who_asks_is_told_when_there_is_something_to_pop() {
     let all = pop(&mut client, ASK);
     ack_all(&mut client, &all);
     assert_eq!(notified(&mut client, 0), "false");
+}
+
+fn peek(client: &mut Client, queue_id: i32, max_msg_nums: i32) -> (R, Vec<(String, i32)>, String) {
+    let ask = request::PeekMessage { topic: "t", queue_id, max_msg_nums, consumer_group: GROUP };
+    let peeked = client.call(C::PEEK_MESSAGE, ask.fields(), &[]);
+    let of = |record: sluice_protocol::record::Record<'_>| {
+        (String::from_utf8_lossy(record.body).into_owned(), record.reconsume_times)
+    };
+    let messages = records(&peeked.body).map(|record| of(record.unwrap())).collect();
+    (peeked.code, messages, peeked.field("restNum").to_owned())
+}
+
+#[test]
+fn a_peek_shows_what_a_pop_would_bring_and_hands_nothing_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    let texts = |messages: &[(&str, i32)]| -> Vec<(String, i32)> {
+        messages.iter().map(|(body, times)| ((*body).to_owned(), *times)).collect()
+    };
+    send(&mut client, 0, &["a", "b"]);
+    send(&mut client, 1, &["c"]);
+    for _ in 0..2 {
+        assert_eq!(
+            peek(&mut client, -1, 32),
+            (R::SUCCESS, texts(&[("a", 0), ("b", 0), ("c", 0)]), "3".to_owned())
+        );
+    }
+    assert_eq!(peek(&mut client, -1, 2), (R::SUCCESS, texts(&[("a", 0), ("b", 0)]), "3".to_owned()));
+    assert_eq!(peek(&mut client, 1, 32), (R::SUCCESS, texts(&[("c", 0)]), "1".to_owned()));
+    assert_eq!(peek(&mut client, 2, 32), (R::PULL_NOT_FOUND, texts(&[]), "0".to_owned()));
+    assert_eq!(peek(&mut client, 9, 32).0, R::INVALID_PARAMETER);
+    let held = pop(&mut client, Ask { queue: 0, max: 1, invisible: SHORT, ..ASK });
+    assert_eq!(bodies(&held), ["a"]);
+    assert_eq!(peek(&mut client, 0, 32), (R::SUCCESS, texts(&[("b", 0)]), "1".to_owned()));
+    assert_eq!(notified(&mut client, SOON), "true");
+    let end = Instant::now() + Duration::from_secs(15);
+    while peek(&mut client, 0, 32).2 == "1" && Instant::now() < end {}
+    assert_eq!(peek(&mut client, 0, 32), (R::SUCCESS, texts(&[("a", 1), ("b", 0)]), "2".to_owned()));
+    let all = pop(&mut client, ASK);
+    ack_all(&mut client, &all);
+    assert_eq!(peek(&mut client, -1, 32), (R::PULL_NOT_FOUND, texts(&[]), "0".to_owned()));
+}
+
+#[test]
+fn pops_that_wait_are_counted_by_group_topic_and_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path(), false);
+    let mut client = broker.client();
+    send(&mut client, 0, &["m"]);
+    let all = pop(&mut client, ASK);
+    ack_all(&mut client, &all);
+    let waiting = |client: &mut Client, queue_id: i32| {
+        let ask = request::PollingInfo { consumer_group: GROUP, topic: "t", queue_id };
+        let answer = client.call(C::POLLING_INFO, ask.fields(), &[]);
+        assert_eq!(answer.code, R::SUCCESS, "{}", answer.remark);
+        answer.field("pollingNum").parse::<i32>().unwrap()
+    };
+    let until = |client: &mut Client, queue, count| {
+        let end = Instant::now() + Duration::from_secs(15);
+        while waiting(client, queue) != count {
+            assert!(Instant::now() < end, "{} wait at queue {queue}", waiting(client, queue));
+        }
+    };
+    let mut held: Vec<Client> = [-1, -1, 2]
+        .map(|queue| {
+            let mut other = broker.client();
+            let (bytes, _) =
+                other.encode(C::POP_MESSAGE, header(Ask { queue, poll: SOON, ..ASK }).fields(), &[]);
+            other.write(&bytes);
+            other
+        })
+        .into();
+    for (queue, count) in [(-1, 2), (2, 1), (0, 0)] {
+        until(&mut client, queue, count);
+    }
+    held.pop();
+    until(&mut client, 2, 0);
+    send(&mut client, 1, &["for one of them"]);
+    until(&mut client, -1, 1);
 }
 
 #[test]

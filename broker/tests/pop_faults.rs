@@ -7,11 +7,14 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use sluice_protocol::code::ResponseCode as R;
+use sluice_protocol::code::{RequestCode as C, ResponseCode as R};
+use sluice_protocol::fields::Fields;
+use sluice_protocol::topic::SubscriptionGroupConfig;
 use sluice_testkit::{FaultyDisk, PowerLoss, Random};
 
+use support::Client;
 use support::place::Place;
-use support::pop::{ASK, Ask, LONG, Popped, SOON, ack, bodies, change, committed, pop, pop_raw};
+use support::pop::{ASK, Ask, GROUP, LONG, Popped, SOON, ack, bodies, change, committed, pop, pop_raw};
 
 /// What its users know of a message.
 #[derive(Clone, Debug, Default)]
@@ -149,6 +152,47 @@ fn a_clock_that_is_set_neither_hands_out_what_is_held_nor_holds_it_longer_after_
         let broker = place.start(&FaultyDisk::new());
         assert_eq!(bodies(&pop(&mut broker.client(), ASK)).into_iter().filter(|b| *b == "held").count(), 1);
     }
+}
+
+#[test]
+fn whenever_the_process_ends_a_dead_letter_is_stored_once() {
+    let dead = |client: &mut Client| {
+        let pulled = client.pull("%DLQ%poppers", 0, 0, ("TAG", "*"), 0);
+        let there = pulled.code == R::SUCCESS;
+        if there { pulled.messages().len() } else { 0 }
+    };
+    // Until it is stored whatever happens after.
+    let mut stored = 0;
+    for calls in 0..60 {
+        let place = Place::new(false);
+        let disk = FaultyDisk::new();
+        let broker = place.start(&disk);
+        let mut client = broker.client();
+        client.heartbeat("c", GROUP, "t", "TAG", "*");
+        let group_name = GROUP.to_owned();
+        let settings =
+            SubscriptionGroupConfig { group_name, retry_max_times: 0, ..SubscriptionGroupConfig::default() };
+        let update = C::UPDATE_AND_CREATE_SUBSCRIPTIONGROUP;
+        assert_eq!(client.call(update, Fields::new(), &settings.encode()).code, R::SUCCESS);
+        client.send("t", 0, "m", &[]);
+        assert_eq!(bodies(&pop(&mut client, Ask { invisible: 1, ..ASK })), ["m"]);
+        disk.power_off_after(calls);
+        // Its time is over: it is a dead letter now, as far as the process comes.
+        pop_raw(&mut client, Ask { poll: 50, ..ASK });
+        stored += dead(&mut client);
+        broker.end();
+        place.clock.advance_ms(LONG);
+        let broker = place.start(&disk.restarted());
+        let mut client = broker.client();
+        assert!(pop(&mut client, Ask { poll: 50, ..ASK }).is_empty(), "after {calls} calls");
+        assert_eq!(dead(&mut client), 1, "after {calls} calls");
+        assert_eq!(committed(&broker, 0), Some(1), "after {calls} calls");
+        if stored == 2 {
+            assert!(calls > 2, "the process ended before it was stored, too");
+            return;
+        }
+    }
+    panic!("it was never stored before the process ended");
 }
 
 #[test]

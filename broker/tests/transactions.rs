@@ -63,9 +63,13 @@ fn end_as(client: &mut Client, half: Half, how: i32, group: &str) -> Response {
 }
 
 fn join(client: &mut Client) {
+    join_as(client, "c");
+}
+
+fn join_as(client: &mut Client, id: &str) {
     let producer = ProducerData { group_name: "p".to_owned() };
     let beat =
-        Heartbeat { client_id: "c".to_owned(), producer_data_set: vec![producer], ..Heartbeat::default() };
+        Heartbeat { client_id: id.to_owned(), producer_data_set: vec![producer], ..Heartbeat::default() };
     assert_eq!(client.call(C::HEART_BEAT, Fields::new(), &beat.encode()).code, R::SUCCESS);
 }
 
@@ -163,6 +167,51 @@ fn the_producer_of_an_open_transaction_is_asked_until_it_says_and_no_answer_coun
         assert_eq!(end(&mut client, late, COMMIT).code, R::SYSTEM_ERROR);
     }
     assert_eq!(seen(&mut client), [(0, "a".to_owned())]);
+}
+
+#[test]
+fn two_producers_of_a_group_that_are_asked_at_once_end_a_transaction_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), u32::MAX);
+    let mut clients = [broker.client(), broker.client()];
+    for (client, id) in clients.iter_mut().zip(["one", "two"]) {
+        join_as(client, id);
+    }
+    for (number, how) in [[COMMIT, COMMIT], [COMMIT, ROLLBACK], [ROLLBACK, COMMIT]].into_iter().enumerate() {
+        let before = seen(&mut clients[0]).len();
+        send_half(&mut clients[0], &format!("m{number}"));
+        // Each is asked for the same half sooner or later, for another copy of it: two checks are under way.
+        let halves = clients.each_mut().map(|client| asked(client).0);
+        assert_ne!(halves[0], halves[1]);
+        let codes: Vec<R> = std::thread::scope(|scope| {
+            let answers = clients
+                .iter_mut()
+                .zip(halves)
+                .zip(how)
+                .map(|((client, half), how)| scope.spawn(move || end(client, half, how).code));
+            answers.collect::<Vec<_>>().into_iter().map(|answer| answer.join().unwrap()).collect()
+        });
+        let first = codes.iter().position(|code| *code == R::SUCCESS).unwrap();
+        assert_eq!(codes[1 - first], R::SYSTEM_ERROR, "only one of them ends it");
+        let committed = usize::from(how[first] == COMMIT);
+        assert_eq!(seen(&mut clients[0]).len(), before + committed, "{how:?}, {codes:?}");
+    }
+}
+
+#[test]
+fn a_producer_that_dies_while_it_is_asked_leaves_its_transaction_to_the_others_of_its_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = start(dir.path(), u32::MAX);
+    let (mut dies, mut lives) = (broker.client(), broker.client());
+    join_as(&mut dies, "dies");
+    send_half(&mut dies, "m");
+    let first = asked(&mut dies).0;
+    drop(dies);
+    join_as(&mut lives, "lives");
+    let now = asked(&mut lives).0;
+    assert!(now > first);
+    assert_eq!(end(&mut lives, now, COMMIT).code, R::SUCCESS);
+    assert_eq!(seen(&mut lives), [(0, "m".to_owned())]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod settings;
 
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -76,15 +76,15 @@ pub(crate) fn broker(arguments: BrokerArguments) -> Result<ExitCode> {
             return Err(load::not_right(&[(file.clone(), problem)]));
         }
         if check {
-            Guard::new(settings.acl, settings.tls)?;
+            Guard::new(settings.acl, settings.tls, Some(file))?;
             writeln!(std::io::stdout(), "ok: {}", file.display())?;
             return Ok(ExitCode::SUCCESS);
         }
     }
-    serve(settings, json)
+    serve(settings, config.as_deref(), json)
 }
 
-fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
+fn serve(arguments: BrokerSettings, config: Option<&Path>, json: bool) -> Result<ExitCode> {
     let signals = Signals::new(SIGNALS).context("cannot listen for signals")?;
     sluice_broker::raise_open_files();
     let clock = crate::clock();
@@ -100,7 +100,7 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
         None if elsewhere.is_empty() => Some(SocketAddr::new(listen.ip(), NAME_SERVER_PORT)),
         None => None,
     };
-    let guard = Guard::new(arguments.acl, arguments.tls)?;
+    let guard = Guard::new(arguments.acl, arguments.tls, config)?;
     for addr in [Some(listen), own_names].into_iter().flatten() {
         guard.check(addr, arguments.allow_anonymous.unwrap_or(false))?;
     }
@@ -143,7 +143,7 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
         advertise,
         name_servers: elsewhere.clone(),
         auto_create_topics: arguments.auto_create.unwrap_or(defaults.auto_create_topics),
-        transaction_check: sluice_broker::TransactionCheck::default(),
+        transaction_check: arguments.transaction_check.unwrap_or_default().check(),
         way,
         security: Arc::clone(&guard.security),
     };
@@ -188,7 +188,7 @@ fn serve(arguments: BrokerSettings, json: bool) -> Result<ExitCode> {
 pub(crate) fn name_server(arguments: NameServerArguments) -> Result<ExitCode> {
     let signals = Signals::new(SIGNALS).context("cannot listen for signals")?;
     sluice_broker::raise_open_files();
-    let (listen, guard) = (resolve(&arguments.listen)?, Guard::new(arguments.acl, arguments.tls)?);
+    let (listen, guard) = (resolve(&arguments.listen)?, Guard::new(arguments.acl, arguments.tls, None)?);
     guard.check(listen, arguments.allow_anonymous)?;
     let runtime = runtime()?;
     let server = runtime.block_on(Server::name_server(listen, Arc::clone(&guard.security)))?;

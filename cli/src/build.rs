@@ -208,6 +208,7 @@ fn dead_letters_apart(document: &load::Pipeline, name: &str) -> SinkConfig {
             key: source.key.clone(),
             positions: String::new(),
             properties: source.properties.clone(),
+            copies: false,
         });
     }
     let (cluster, access) = match &document.source {
@@ -219,7 +220,11 @@ fn dead_letters_apart(document: &load::Pipeline, name: &str) -> SinkConfig {
 
 fn make(parsed: &ParsedPipeline, shared: &Shared, feeders: Feeders) -> Result<Pipeline> {
     let document = &parsed.document;
-    let target = document.sink.open(|| shared.embedded.store(), &shared.clock, document.delivery)?;
+    let mut sink = document.sink.clone();
+    if let (SourceConfig::Kafka(_), SinkConfig::Kafka(sink)) = (&document.source, &mut sink) {
+        sink.copies = true;
+    }
+    let target = sink.open(|| shared.embedded.store(), &shared.clock, document.delivery)?;
     let (steps, needs) = steps(parsed)?;
     let source = source(parsed, shared, feeders)?;
     let dead_letters: Option<Box<dyn TransactTask>> =

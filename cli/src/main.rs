@@ -4,6 +4,7 @@
 
 mod access;
 mod audit;
+mod bridge;
 mod broker;
 mod build;
 mod check;
@@ -187,6 +188,14 @@ Exit code 1 if one of them does not answer.")]
   sluice dlq replay --group billing --namesrv broker:9876 --where \"region = 'EU'\" --dry-run"
     )]
     Dlq(dlq::DlqCommand),
+    /// Move between Kafka and RocketMQ or Sluice: compare both sides, and translate where consumer groups stand
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  sluice bridge verify --between kafka:127.0.0.1:9092/orders --and rocketmq:127.0.0.1:9876/orders
+  sluice bridge offsets --group billing --from kafka:127.0.0.1:9092/orders --to rocketmq:127.0.0.1:9876/orders"
+    )]
+    Bridge(bridge::BridgeCommand),
     /// Look at single messages of brokers on the network
     #[command(
         subcommand,
@@ -260,6 +269,7 @@ fn main() -> ExitCode {
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Group(command) => network::group(command),
         Command::Dlq(command) => dlq::run(command),
+        Command::Bridge(command) => bridge::run(&command),
         Command::Message(command) => network::message(command),
         Command::Filter(command) => filter::run(command),
         Command::Doctor(arguments) => doctor::run(&arguments),

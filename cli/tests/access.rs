@@ -136,6 +136,30 @@ fn accounts_of_a_file_are_asked_for_and_change_when_it_does() {
 }
 
 #[test]
+fn accounts_among_the_broker_s_settings_change_when_their_file_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("broker.yaml");
+    let with = |accounts: &str| {
+        let store = dir.path().join("store");
+        format!("data_dir: {}\nlisten: 127.0.0.1:0\nnamesrv_listen: 127.0.0.1:0\n{accounts}", store.display())
+    };
+    let accounts = "acl:\n  accounts:\n    - {accessKey: boss, secretKey: boss-secret, admin: true}\n";
+    fs::write(&config, with(accounts)).unwrap();
+    let broker = Served::start(&["broker", "--config", config.to_str().unwrap()]);
+    let names = broker.names();
+    let list = |account: &str| sluice_as(account, "", &["topic", "list", "--namesrv", &names]);
+    done(&list("boss"));
+    denied(&list("app"), "no account");
+    replace(&config, &with(&format!("{accounts}    - {{accessKey: app, secretKey: app-secret}}\n")));
+    until("the new account is known", || list("app").status.success());
+    // Without accounts it would be open to all: that takes a start.
+    replace(&config, &with(""));
+    let log = || done(&sluice_as("boss", "", &["topic", "tail", "SLUICE_AUDIT", "--namesrv", &names]));
+    until("what is wrong is told", || log().contains("no accounts of its own any more"));
+    done(&list("app"));
+}
+
+#[test]
 fn a_pipeline_reads_and_writes_topics_by_an_account() {
     let dir = tempfile::tempdir().unwrap();
     let acl = dir.path().join("plain_acl.yml");

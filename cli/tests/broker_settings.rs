@@ -103,6 +103,15 @@ namesrv_access: {access_key: a, ca: ca.pem}
             "broker.yaml:6:1: namesrv_access: says how to get into the name servers of `namesrv`, which is not said",
         ]
     );
+    let checks = problems("transaction_check:\n  after: soon\n  every: 10ms\n  time: 3\n");
+    assert_eq!(
+        checks,
+        [
+            "broker.yaml:2:10: transaction_check.after: \"soon\" is no length of time such as 5m or 200ms: expected number at 0",
+            "broker.yaml:3:10: transaction_check.every: 10ms is too often: 100ms is the least",
+            "broker.yaml:4:3: transaction_check: unknown key `time`; did you mean `times`?",
+        ]
+    );
     let accounts = problems(
         "\
 acl:

@@ -4,147 +4,30 @@
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test over processes takes the machine's environment")]
 
+mod kafka_mock;
+
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use kafka_mock::{Kafka, Seen};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::Value;
-use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-struct Kafka {
-    cluster: MockCluster<'static, DefaultProducerContext>,
-    place: TempDir,
-}
-
-/// A record as a client sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    partition: i32,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
-    time: i64,
-}
-
-impl Kafka {
-    fn new(topics: &[(&str, i32)]) -> Self {
-        let cluster = MockCluster::new(1).unwrap();
-        for (topic, partitions) in topics.iter().chain(&[("sluice-positions", 1)]) {
-            cluster.create_topic(topic, *partitions, 1).unwrap();
-        }
-        Self { cluster, place: tempfile::tempdir().unwrap() }
-    }
-
-    fn bootstrap(&self) -> String {
-        self.cluster.bootstrap_servers()
-    }
-
-    fn send(&self, topic: &str, records: &[Seen]) {
-        let producer: BaseProducer =
-            ClientConfig::new().set("bootstrap.servers", self.bootstrap()).create().unwrap();
-        for seen in records {
-            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(seen.partition);
-            (record.key, record.payload) = (seen.key.as_deref(), seen.value.as_deref());
-            record.timestamp = Some(seen.time);
-            let insert = |headers: OwnedHeaders, (name, value): &(String, Option<Vec<u8>>)| {
-                headers.insert(Header { key: name, value: value.as_ref() })
-            };
-            record.headers = Some(seen.headers.iter().fold(OwnedHeaders::new(), insert));
-            producer.send(record).map_err(|(error, _)| error).unwrap();
-        }
-        producer.flush(PATIENCE).unwrap();
-    }
-
-    /// All records of a topic that are committed, by partition and in their order.
-    fn receive(&self, topic: &str, partitions: i32) -> Vec<Seen> {
-        let mut all = Vec::new();
-        for partition in 0..partitions {
-            let consumer: BaseConsumer = ClientConfig::new()
-                .set("bootstrap.servers", self.bootstrap())
-                .set("group.id", "test")
-                .set("enable.partition.eof", "true")
-                .create()
-                .unwrap();
-            let mut assignment = TopicPartitionList::new();
-            assignment.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
-            consumer.assign(&assignment).unwrap();
-            loop {
-                let message = match consumer.poll(PATIENCE).expect("an answer") {
-                    Ok(message) => message,
-                    Err(KafkaError::PartitionEOF(_)) => break,
-                    Err(error) => panic!("{error}"),
-                };
-                let headers = message.headers().map_or(Vec::new(), |headers| {
-                    headers.iter().map(|h| (h.key.to_owned(), h.value.map(<[u8]>::to_vec))).collect()
-                });
-                all.push(Seen {
-                    partition,
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                    headers,
-                    time: message.timestamp().to_millis().unwrap(),
-                });
-            }
-        }
-        all
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.place.path().join(name)
-    }
-
-    fn sluice(&self, arguments: &[&str]) -> Output {
-        let command = env!("CARGO_BIN_EXE_sluice");
-        Command::new(command).args(arguments).current_dir(self.place.path()).output().unwrap()
-    }
-
-    fn write(&self, config: &str) {
-        fs::write(self.path("pipeline.yaml"), config.replace("BOOTSTRAP", &self.bootstrap())).unwrap();
-    }
-
-    /// Runs a config and gives the summary of each pipeline.
-    fn run(&self, config: &str) -> Vec<Value> {
-        self.write(config);
-        let out = self.sluice(&["run", "pipeline.yaml", "--json"]);
-        let summary: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{out:?}"));
-        summary["pipelines"].as_array().unwrap_or_else(|| panic!("{out:?}")).clone()
-    }
-
-    /// What a command that fails says.
-    fn told(&self, command: &str, config: &str) -> String {
-        self.write(config);
-        let out = self.sluice(&[command, "pipeline.yaml"]);
-        assert!(!out.status.success(), "{out:?}");
-        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
-    }
-
-    /// All rows of the Parquet files, in the order of their names.
-    fn rows(&self) -> Vec<RecordBatch> {
-        let mut files: Vec<PathBuf> = fs::read_dir(self.path("lake"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|e| e == "parquet"))
-            .collect();
-        files.sort();
-        let read = |path: &PathBuf| {
-            let file = fs::File::open(path).unwrap();
-            ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().map(Result::unwrap)
-        };
-        files.iter().flat_map(read).collect()
-    }
+/// All rows of the Parquet files, in the order of their names.
+fn rows(kafka: &Kafka) -> Vec<RecordBatch> {
+    let mut files: Vec<PathBuf> = fs::read_dir(kafka.path("lake"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "parquet"))
+        .collect();
+    files.sort();
+    let read = |path: &PathBuf| {
+        let file = fs::File::open(path).unwrap();
+        ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().map(Result::unwrap)
+    };
+    files.iter().flat_map(read).collect()
 }
 
 fn fate(pipeline: &Value, name: &str) -> u64 {
@@ -183,8 +66,7 @@ fn a_topic_goes_into_files_once_and_goes_on_where_it_was() {
     kafka.send("orders", &plain(30));
     let pipelines = kafka.run(LAKE);
     assert_eq!(fate(&pipelines[0], "written"), 15);
-    let mut ids: Vec<i64> = kafka
-        .rows()
+    let mut ids: Vec<i64> = rows(&kafka)
         .iter()
         .flat_map(|batch| batch.column_by_name("id").unwrap().as_primitive::<Int64Type>().values().to_vec())
         .collect();
@@ -300,7 +182,14 @@ sink:
     };
     let pipelines = kafka.run(&copy("copy"));
     assert_eq!(fate(&pipelines[0], "written"), 30, "{pipelines:?}");
-    assert_eq!(kafka.receive("copy", 3), kafka.receive("orders", 3));
+    let mut copies = kafka.receive("copy", 3);
+    for (copy, number) in
+        copies.iter_mut().zip((0..3).flat_map(|p| (0..10).map(move |o| format!("orders/{p}/{o}@"))))
+    {
+        let (name, place) = copy.headers.pop().unwrap();
+        assert!(name == "kafka.origin" && place.unwrap().starts_with(number.as_bytes()));
+    }
+    assert_eq!(copies, kafka.receive("orders", 3));
     let pipelines = kafka.run(&copy("small"));
     assert_eq!(pipelines[0]["state"], "blocked");
     assert!(pipelines[0]["error"].as_str().unwrap().contains("add partitions"), "{pipelines:?}");

@@ -1,4 +1,4 @@
-//! `sluice broker` killed under everything at once: order, retries, messages for later, transactions.
+//! `sluice broker` killed under everything at once: order, retries, messages for later, transactions, pops.
 //!
 //! A few rounds; `SLUICE_KILL_ROUNDS=200 cargo test -p sluice-cli --test mixed -- --nocapture` for all.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
@@ -15,11 +15,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use served::{Served, messages};
 use sluice_client::{
-    Admin, Client, ConsumerSettings, Message, Producer, ProducerSettings, PushConsumer, Queue, Record,
-    SendResult, Start, Subscription, TopicName,
+    Admin, Client, ClientSettings, ConsumerSettings, HeaderKind, Message, Producer, ProducerSettings,
+    PushConsumer, Queue, Record, Request, SendResult, Start, Subscription, TopicName,
 };
-use sluice_protocol::code::RequestCode;
+use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::message::sys_flag::{TRANSACTION_COMMIT, TRANSACTION_ROLLBACK};
+use sluice_protocol::record::records;
 use sluice_protocol::request;
 
 /// How often a message fails before it is consumed: its number modulo this.
@@ -49,6 +50,18 @@ struct Known {
     retried: BTreeSet<String>,
     /// How often it had failed before, each time that it was handed out.
     tries: BTreeMap<String, Vec<i32>>,
+    popped: BTreeMap<String, Pops>,
+}
+
+/// What became of a message that is popped.
+#[derive(Clone, Debug, Default)]
+struct Pops {
+    /// How often it was handed out before, each time that it was.
+    times: Vec<i32>,
+    /// Whether the broker was told that it is consumed.
+    is_told: bool,
+    /// Whether the broker answered an acknowledgement.
+    is_done: bool,
 }
 
 #[derive(Clone, Default)]
@@ -61,7 +74,8 @@ impl Shared {
 
     fn acknowledged(&self) -> usize {
         let known = self.lock();
-        known.ordered.len() + known.later.len() + known.transactions.len() + known.retried.len()
+        let in_order_or_later = known.ordered.len() + known.later.len();
+        in_order_or_later + known.transactions.len() + known.retried.len() + known.popped.len()
     }
 }
 
@@ -173,6 +187,91 @@ async fn consume_what_fails(client: &Client, known: &Shared) -> Result<PushConsu
     PushConsumer::start(client, settings, [Subscription::all(&topic("retried"))], handler).await
 }
 
+async fn send_what_is_popped(client: Client, round: usize, known: Shared) {
+    let producer = producer(&client);
+    for number in 0.. {
+        let text = format!("{round}-{number}");
+        match producer.send(&Message::new(&topic("popped"), text.clone())).await {
+            Ok(_) => drop(known.lock().popped.entry(text).or_default()),
+            Err(_) => return,
+        }
+    }
+}
+
+/// How long a pop holds a message, in ms.
+const HELD_MS: i64 = 200;
+
+/// A client that can pop: binary headers have two bytes for the code, and that of a pop is greater.
+fn popper(broker: &Served) -> Client {
+    let header_kind = HeaderKind::Json;
+    Client::new(ClientSettings { header_kind, ..ClientSettings::new(broker.names()) }).unwrap()
+}
+
+/// Pops some messages and acknowledges them as often as they failed, by their number; gives how many came.
+async fn pop_some(client: &Client, known: &Shared) -> Result<usize, sluice_client::Error> {
+    let route = client.route(&topic("popped")).await?;
+    let (name, broker) = route.brokers.iter().next().unwrap();
+    let address = broker.master.as_ref().unwrap();
+    let ask = request::PopMessage {
+        consumer_group: "pop",
+        topic: "popped",
+        queue_id: -1,
+        max_msg_nums: 8,
+        invisible_time: HELD_MS,
+        poll_time: 2 * HELD_MS,
+        born_time: now_ms(),
+        init_mode: 0,
+        expression_type: None,
+        expression: None,
+        order: None,
+        attempt_id: None,
+    };
+    let popped = Request::new(RequestCode::POP_MESSAGE, ask.fields(), &[]);
+    let popped = client.call(address, popped, Duration::from_secs(5)).await?;
+    let header = popped.header().unwrap();
+    if header.response_code() != ResponseCode::SUCCESS {
+        return Ok(0);
+    }
+    let [time, handle] = ["popTime", "reviveQid"].map(|name| header.fields.get(name).unwrap());
+    let mut count = 0;
+    for message in records(&popped.body).map(Result::unwrap) {
+        count += 1;
+        let text = String::from_utf8(message.body.to_vec()).unwrap();
+        let fails = {
+            let mut known = known.lock();
+            // One that nobody was told is stored may be there all the same.
+            let pops = known.popped.entry(text.clone()).or_default();
+            assert!(!pops.is_done, "{text} came again after its acknowledgement was answered");
+            pops.times.push(message.reconsume_times);
+            let fails = i32::try_from(pops.times.len()).unwrap() <= wanted_failures(&text);
+            pops.is_told |= !fails;
+            fails
+        };
+        if fails {
+            continue;
+        }
+        let (queue, offset) = (message.queue_id, message.queue_offset);
+        let extra_info = format!("{offset} {time} {HELD_MS} {handle} 0 {name} {queue} {offset}");
+        let ack = request::AckMessage {
+            consumer_group: "pop",
+            topic: "popped",
+            queue_id: queue,
+            extra_info: &extra_info,
+            offset,
+        };
+        client.ask(address, RequestCode::ACK_MESSAGE, ack.fields(), &[], "a popped message").await?;
+        // Its time may have been over, and then the answer says nothing.
+        if now_ms() - time.parse::<i64>().unwrap() < HELD_MS {
+            known.lock().popped.get_mut(&text).unwrap().is_done = true;
+        }
+    }
+    Ok(count)
+}
+
+async fn pop_all(client: Client, known: Shared) {
+    while pop_some(&client, &known).await.is_ok() {}
+}
+
 /// How often each text stands in a topic.
 fn counts(records: &[Record]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
@@ -182,7 +281,8 @@ fn counts(records: &[Record]) -> BTreeMap<String, usize> {
     counts
 }
 
-async fn judge(client: &Client, known: &Shared) {
+async fn judge(broker: &Served, known: &Shared) {
+    let client = &broker.client();
     // What is due and what failed comes, or for a while nothing more does.
     let consumer = consume_what_fails(client, known).await.unwrap();
     let (mut least, mut since) = (usize::MAX, now_ms());
@@ -207,6 +307,9 @@ async fn judge(client: &Client, known: &Shared) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     consumer.close().await.unwrap();
+    // Nothing comes for longer than a message is held.
+    let popper = popper(broker);
+    while pop_some(&popper, known).await.unwrap() > 0 {}
 
     let (ordered, later) =
         (messages(client, &topic("ordered")).await, messages(client, &topic("later")).await);
@@ -248,13 +351,24 @@ async fn judge(client: &Client, known: &Shared) {
         let right: BTreeSet<i32> = (0..=wanted_failures(text)).collect();
         assert_eq!(tries, right, "{text}: how often it had failed, each time that it came");
     }
+    for (text, pops) in &known.popped {
+        assert!(pops.is_told, "{text} was popped {:?} times before and is not consumed", pops.times);
+        assert!(
+            pops.times.is_sorted(),
+            "{text}: how often it came before, each time that it came: {:?}",
+            pops.times
+        );
+    }
+    let done = known.popped.values().filter(|pops| pops.is_done).count();
+    assert!(done > known.popped.len() / 2, "{done} acknowledgements were answered in time");
     let twice = counts(&later).values().filter(|count| **count > 1).count();
     println!(
-        "{} ordered, {} for later ({twice} came more than once), {} transactions, {} retried",
+        "{} ordered, {} for later ({twice} came more than once), {} transactions, {} retried, {} popped",
         known.ordered.len(),
         known.later.len(),
         known.transactions.len(),
         known.retried.len(),
+        known.popped.len(),
     );
 }
 
@@ -268,7 +382,9 @@ fn a_broker_killed_under_a_mix_of_all_keeps_what_it_said() {
         let broker = Served::broker(dir.path(), &["--delay-levels", LEVELS]);
         runtime.block_on(async {
             let client = broker.client();
-            for (name, queues) in [("ordered", 3), ("later", 2), ("transactions", 2), ("retried", 2)] {
+            for (name, queues) in
+                [("ordered", 3), ("later", 2), ("transactions", 2), ("retried", 2), ("popped", 2)]
+            {
                 Admin::new(&client).create_topic(&topic(name), queues).await.unwrap();
             }
             let consumer = consume_what_fails(&client, &known).await.unwrap();
@@ -277,6 +393,8 @@ fn a_broker_killed_under_a_mix_of_all_keeps_what_it_said() {
                 tokio::spawn(send_for_later(broker.client(), round, known.clone())),
                 tokio::spawn(send_in_transactions(broker.client(), round, known.clone())),
                 tokio::spawn(send_what_fails(broker.client(), round, known.clone())),
+                tokio::spawn(send_what_is_popped(broker.client(), round, known.clone())),
+                tokio::spawn(pop_all(popper(&broker), known.clone())),
             ];
             // At another moment in each round, and after some messages in all of them.
             let wanted = known.acknowledged() + 100 + 197 * round % 600;
@@ -291,6 +409,6 @@ fn a_broker_killed_under_a_mix_of_all_keeps_what_it_said() {
         });
     }
     let broker = Served::broker(dir.path(), &["--delay-levels", LEVELS]);
-    runtime.block_on(async { judge(&broker.client(), &known).await });
+    runtime.block_on(judge(&broker, &known));
     println!("{rounds} rounds, {} acknowledged", known.acknowledged());
 }

@@ -18,7 +18,7 @@ use crate::task::{Class, Fates, Needs, Slice, TaskError};
 pub(crate) use columns::{Columns, StepProblem};
 use dedupe::Window;
 use rows::{held_bytes, project, reject, with_column};
-pub(crate) use rows::{stop_at_reject, turn_away};
+pub(crate) use rows::{leave_out, stop_at_reject, turn_away};
 pub use sql::{Answer, MakeSql, RunSql, Sql};
 pub(crate) use stage::Planner;
 use stage::Stage;

@@ -29,7 +29,7 @@ use crate::pipeline::Clock;
 use crate::plan::{Plan, schema_hash};
 use crate::progress::Progress;
 use crate::recall::Recall;
-use crate::steps::{Steps, stop_at_reject, turn_away};
+use crate::steps::{Steps, leave_out, stop_at_reject, turn_away};
 use crate::task::{
     Chain, Claim, Class, Confirm, Fates, Range, Reject, SinkTask, Slice, SourceQueue, TaskError, TransactTask,
 };
@@ -256,6 +256,11 @@ impl<'a> TargetHalf<'a> {
 
     /// The slice without the rows that the target can never take: they become rejects.
     fn fitting(&mut self, chain: &Chain, mut slice: Slice) -> Result<Slice, TaskError> {
+        if let Target::Transact(task) = &mut self.target
+            && let Some(kept) = task.kept(&slice)?
+        {
+            leave_out(&mut slice, &kept)?;
+        }
         let unfit = self.target.unfit(&slice);
         turn_away(&mut slice, &unfit)?;
         stop_at_reject(self.then, &slice)?;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -350,6 +350,11 @@ pub trait TransactTask: Send {
     /// settings alone. They go where `errors` says and are not among the rows that come next.
     fn unfit(&self, _slice: &Slice) -> Vec<(usize, String)> {
         Vec::new()
+    }
+    /// The rows of the slice to keep, where some of them came from the very topic that they would be written to: those
+    /// are left out and count as filtered.
+    fn kept(&mut self, _slice: &Slice) -> Result<Option<BooleanArray>, TaskError> {
+        Ok(None)
     }
     /// Stores the slice's rows and moves the position from its start to its end, both or neither.
     /// Refused with [`Class::Fatal`] if the position is not the slice's start. With [`Class::Record`] some row can

@@ -1,5 +1,6 @@
 // What RocketMQ's own Go client sees: probe NAMESRV PREFIX [CAPABILITY...] prints one line a capability, its name, a
 // tab and what was observed, with nothing in it that changes from run to run. Topics and groups begin with PREFIX.
+// probe NAMESRV PREFIX access: see access.go.
 package main
 
 import (
@@ -434,6 +435,10 @@ func main() {
 		return
 	}
 	rlog.SetLogLevel("fatal")
+	if len(wanted) == 1 && wanted[0] == "access" {
+		accesses()
+		return
+	}
 	sender = newProducer(prefix + "sender")
 	limit := make(chan struct{}, 6)
 	var results []chan string

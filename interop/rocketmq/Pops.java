@@ -17,11 +17,17 @@ import org.apache.rocketmq.client.consumer.PopResult;
 import org.apache.rocketmq.client.consumer.listener.ConsumeConcurrentlyStatus;
 import org.apache.rocketmq.client.consumer.listener.MessageListenerConcurrently;
 import org.apache.rocketmq.client.impl.MQClientAPIImpl;
+import org.apache.rocketmq.common.message.MessageDecoder;
 import org.apache.rocketmq.common.message.MessageExt;
 import org.apache.rocketmq.common.message.MessageRequestMode;
+import org.apache.rocketmq.remoting.protocol.RemotingCommand;
+import org.apache.rocketmq.remoting.protocol.RequestCode;
+import org.apache.rocketmq.remoting.protocol.ResponseCode;
 import org.apache.rocketmq.remoting.protocol.header.AckMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ChangeInvisibleTimeRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.ExtraInfoUtil;
+import org.apache.rocketmq.remoting.protocol.header.PeekMessageRequestHeader;
+import org.apache.rocketmq.remoting.protocol.header.PollingInfoRequestHeader;
 import org.apache.rocketmq.remoting.protocol.header.PopMessageRequestHeader;
 import org.apache.rocketmq.remoting.protocol.heartbeat.MessageModel;
 import org.apache.rocketmq.remoting.protocol.subscription.SubscriptionGroupConfig;
@@ -45,6 +51,8 @@ final class Pops {
         Probe.cases.put("pop-order", Pops::order);
         Probe.cases.put("pop-errors", Pops::errors);
         Probe.cases.put("pop-assignment", Pops::assignment);
+        Probe.cases.put("pop-peek", Pops::peek);
+        Probe.cases.put("pop-polling-info", Pops::pollingInfo);
     }
 
     /** A push consumer that pops: the broker says so, and which queues. */
@@ -409,5 +417,80 @@ final class Pops {
                 .forEach(a -> retried.add(a.getMode().name()));
         }
         run.saw("the retry topic", retried);
+    }
+
+    /** What no client asks for but tools of one's own: the messages that a pop would bring. */
+    static String peeked(Probe.Run run, String topic, int queue, int max) throws Exception {
+        PeekMessageRequestHeader header = new PeekMessageRequestHeader();
+        header.setConsumerGroup(run.group);
+        header.setTopic(topic);
+        header.setQueueId(queue);
+        header.setMaxMsgNums(max);
+        RemotingCommand answer = api().getRemotingClient().invokeSync(Probe.brokerAddr, RemotingCommand.createRequestCommand(RequestCode.PEEK_MESSAGE, header), 5_000);
+        List<MessageExt> got = answer.getBody() == null ? List.of() : MessageDecoder.decodes(java.nio.ByteBuffer.wrap(answer.getBody()));
+        boolean looked = answer.getCode() == ResponseCode.SUCCESS || answer.getCode() == ResponseCode.PULL_NOT_FOUND;
+        return "code " + answer.getCode() + (looked ? " rest " + answer.getExtFields().get("restNum") + " " + Probe.bodies(got) : "");
+    }
+
+    static void peek(Probe.Run run) throws Exception {
+        run.saw("a topic that is not there", peeked(run, run.topic + "-none", -1, 32));
+        Probe.fill(run.topic, 0, 8);
+        run.saw("all", peeked(run, run.topic, -1, 32));
+        run.saw("again", peeked(run, run.topic, -1, 32));
+        run.saw("of a queue", peeked(run, run.topic, 1, 32));
+        run.saw("one of a queue", peeked(run, run.topic, 1, 1));
+        run.saw("no such queue", peeked(run, run.topic, 9, 32));
+        List<MessageExt> got = pop(ask(run, 2, 32, 60_000, 2_000, false)).getMsgFoundList();
+        run.saw("popped", Probe.bodies(got));
+        run.saw("then", peeked(run, run.topic, -1, 32));
+        run.saw("of the popped queue", peeked(run, run.topic, 2, 32));
+        for (MessageExt m : got) {
+            ack(run, m, extraInfo(m));
+        }
+        for (MessageExt m : popAll(run, 6, 60_000, 20_000)) {
+            ack(run, m, extraInfo(m));
+        }
+        run.saw("in the end", peeked(run, run.topic, -1, 32));
+    }
+
+    static String polling(Probe.Run run, String topic, int queue) throws Exception {
+        PollingInfoRequestHeader header = new PollingInfoRequestHeader();
+        header.setConsumerGroup(run.group);
+        header.setTopic(topic);
+        header.setQueueId(queue);
+        RemotingCommand answer = api().getRemotingClient().invokeSync(Probe.brokerAddr, RemotingCommand.createRequestCommand(RequestCode.POLLING_INFO, header), 5_000);
+        return answer.getCode() == 0 ? answer.getExtFields().get("pollingNum") : "code " + answer.getCode();
+    }
+
+    /** How many pops wait, of which two ask for all queues and one for one. */
+    static void pollingInfo(Probe.Run run) throws Exception {
+        run.saw("a topic that is not there", polling(run, run.topic + "-none", -1));
+        Probe.fill(run.topic, 0, 4);
+        for (MessageExt m : popAll(run, 4, 60_000, 20_000)) {
+            ack(run, m, extraInfo(m));
+        }
+        run.saw("none", polling(run, run.topic, -1));
+        List<Thread> waiting = new ArrayList<>();
+        for (int queue : new int[] {-1, -1, 1}) {
+            Thread thread = new Thread(() -> {
+                try {
+                    pop(ask(run, queue, 32, 60_000, 6_000, false));
+                } catch (Exception e) {
+                    e.printStackTrace();
+                }
+            });
+            thread.start();
+            waiting.add(thread);
+        }
+        Probe.until(5_000, () -> polling(run, run.topic, -1).equals("2") && polling(run, run.topic, 1).equals("1"));
+        run.saw("at all queues", polling(run, run.topic, -1));
+        run.saw("at one", polling(run, run.topic, 1));
+        run.saw("at another", polling(run, run.topic, 2));
+        run.saw("no such queue", polling(run, run.topic, 9));
+        for (Thread thread : waiting) {
+            thread.join();
+        }
+        Probe.until(15_000, () -> polling(run, run.topic, -1).equals("0"));
+        run.saw("in the end", polling(run, run.topic, -1));
     }
 }

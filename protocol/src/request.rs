@@ -457,6 +457,23 @@ headers! {
         invisible_time: i64 = "invisibleTime";
     }
 
+    /// Show what there is to pop, and hand nothing out: code 200052.
+    PeekMessage<'a> {
+        topic: &'a str = "topic";
+        /// -1 for all of the broker's.
+        queue_id: i32 = "queueId";
+        max_msg_nums: i32 = "maxMsgNums";
+        consumer_group: &'a str = "consumerGroup";
+    }
+
+    /// Tell how many pops wait: code 200055.
+    PollingInfo<'a> {
+        consumer_group: &'a str = "consumerGroup";
+        topic: &'a str = "topic";
+        /// -1 for those that wait at all of the broker's.
+        queue_id: i32 = "queueId";
+    }
+
     /// Tell when there are messages to pop: code 200054.
     Notification<'a> {
         consumer_group: &'a str = "consumerGroup";

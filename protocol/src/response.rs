@@ -120,4 +120,9 @@ headers! {
         /// Whether too many requests are held.
         polling_full: bool = "pollingFull";
     }
+
+    /// How many pops wait: code 200055.
+    PollingInfo {
+        polling_num: i32 = "pollingNum";
+    }
 }

@@ -6,21 +6,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use sluice_bridges::kafka::mapping::Place;
 use sluice_client::{
-    Access, Admin, Client, ClientSettings, Error, Message, Producer, ProducerSettings, Queue, Receipt,
-    TopicName,
+    Access, Admin, Client, ClientSettings, Error, Filter, Message, Producer, ProducerSettings, Queue,
+    QueueReader, ReaderSettings, Receipt, TopicName,
 };
 use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 use sluice_protocol::code::ResponseCode;
 use tokio::runtime::Runtime;
 
+use crate::returning::{Returning, There};
 use crate::topic::{QueueBy, Rows, TopicConfig, check_routed, loops, text};
 
 /// How long a topic that was just made may stay unknown to the name servers.
 const ROUTE_WAIT: Duration = Duration::from_secs(10);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
+/// The group in whose name messages are looked at: one that brokers know without settings.
+const LOOK_GROUP: &str = "TOOLS_CONSUMER";
 
 /// The offset of a row's record, and which of the record's rows it is.
 type RowId = (i64, usize);
@@ -40,6 +44,7 @@ pub(crate) struct ClusterSink {
     routed: BTreeMap<String, (TopicName, Vec<Queue>)>,
     /// Rows of a slice that was refused and are stored all the same: they are not sent again when it comes in parts.
     stored: BTreeSet<(Chain, RowId)>,
+    returning: Returning,
     runtime: Runtime,
 }
 
@@ -57,8 +62,20 @@ impl ClusterSink {
             Ok((client, producer, queues))
         })?;
         let (cluster, queues_made, queue_by) = (cluster.to_owned(), config.queues, config.queue);
-        let (routed, stored) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { cluster, topic, client, producer, queues, queues_made, queue_by, routed, stored, runtime })
+        let (routed, stored, returning) = (BTreeMap::new(), BTreeSet::new(), Returning::default());
+        Ok(Self {
+            cluster,
+            topic,
+            client,
+            producer,
+            queues,
+            queues_made,
+            queue_by,
+            routed,
+            stored,
+            returning,
+            runtime,
+        })
     }
 
     fn queue(&self, route: Option<&str>, place: usize) -> Result<(&TopicName, &Queue), Error> {
@@ -191,6 +208,31 @@ async fn made(client: &Client, topic: &TopicName, queues: u32) -> Result<Vec<Que
     }
 }
 
+/// What stands at the place of a topic that a row says it was at.
+async fn there(client: &Client, topic: &TopicName, place: &Place<'_>) -> Result<There, Error> {
+    let route = match client.route(topic).await {
+        Err(Error::NoRoute { .. }) => return Ok(There::Never),
+        route => route?,
+    };
+    // Without a broker it was a message of an embedded store.
+    let Some((_, broker)) = place.topic.rsplit_once('@') else { return Ok(There::Never) };
+    let is_it = |queue: &&Queue| *queue.broker == *broker && queue.id.get() == place.queue;
+    let Some(queue) = route.read_queues.iter().find(is_it) else { return Ok(There::Never) };
+    let settings = ReaderSettings {
+        group: LOOK_GROUP.to_owned(),
+        filter: Filter::All,
+        messages_max: 1,
+        bytes_max: 1,
+        hold: Duration::ZERO,
+    };
+    let fetched = QueueReader::new(client, queue, settings)?.fetch(place.offset).await?;
+    Ok(match place.offset {
+        offset if offset < fetched.min_offset => There::Gone,
+        offset if offset >= fetched.max_offset => There::Never,
+        _ => There::Records(fetched.bytes.to_vec()),
+    })
+}
+
 fn no_queue(topic: &TopicName) -> Error {
     Error::NoQueue { topic: topic.to_string(), purpose: "write to" }
 }
@@ -222,6 +264,16 @@ impl TransactTask for ClusterSink {
 
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         Rows::all_unfit(&slice.envelope)
+    }
+
+    fn kept(&mut self, slice: &Slice) -> Result<Option<BooleanArray>, TaskError> {
+        let rows = Rows::new(&slice.envelope);
+        let Self { client, cluster, topic: own, runtime, returning, .. } = self;
+        returning.kept(&rows, slice.envelope.num_rows(), own.as_str(), |topic, place| {
+            let topic = TopicName::new(topic).map_err(|e| TaskError::new(Class::Config, e.to_string()))?;
+            let there = runtime.block_on(there(client, &topic, place));
+            there.map_err(|e| failed(cluster, &topic, "cannot look for a message that may come from it", e))
+        })
     }
 
     fn commit(

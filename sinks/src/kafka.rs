@@ -37,6 +37,9 @@ pub struct KafkaConfig {
     /// librdkafka's own properties: TLS, SASL, sizes.
     #[serde(default)]
     pub properties: Properties,
+    /// Whether rows are records of Kafka's as they came: then header `kafka.origin` says which.
+    #[serde(skip)]
+    pub copies: bool,
 }
 
 /// Which partition a row goes to.

@@ -23,6 +23,7 @@ pub mod partition;
 pub mod place;
 mod plain;
 mod records;
+mod returning;
 pub mod rotate;
 pub mod stdout;
 #[cfg(feature = "tables")]

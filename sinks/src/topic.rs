@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, AsArray, BinaryViewArray, MapArray, RecordBatch, StringViewArray, TimestampMillisecondArray,
+    Array, AsArray, BinaryViewArray, BooleanArray, MapArray, RecordBatch, StringViewArray,
+    TimestampMillisecondArray,
 };
 use serde::Deserialize;
 use sluice_client::{Access, ClientSettings};
 use sluice_connect::batch::ROUTE;
 use sluice_connect::task::{Chain, Class, Fates, Needs, Slice, TaskError, TransactTask};
-use sluice_protocol::id::{QueueId, TopicName};
+use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
 use sluice_protocol::message::{self, KEYS, Message, TAGS, UNIQ_KEY};
 use sluice_store::{ATOMIC_PROPERTIES_BYTES_MAX, BODY_BYTES_MAX, Batch, ChainMark, Store};
+
+use crate::returning::{Returning, There};
 
 /// Settings of sink `topic`.
 #[derive(Clone, Debug, Deserialize)]
@@ -100,6 +103,7 @@ pub struct TopicSink {
     queue_by: QueueBy,
     /// Topics that a step has sent rows to.
     routed: BTreeMap<String, (TopicName, Vec<QueueId>)>,
+    returning: Returning,
     clock: Clock,
     properties: Vec<u8>,
 }
@@ -116,6 +120,7 @@ impl TopicSink {
             queues_made: queues,
             queue_by,
             routed,
+            returning: Returning::default(),
             clock,
             properties: Vec::new(),
         })
@@ -252,8 +257,7 @@ impl<'a> Rows<'a> {
         text(self.tags, row)
     }
 
-    #[cfg(feature = "kafka")]
-    pub(crate) fn id(&self, row: usize) -> Option<&'a str> {
+    pub(crate) fn message_id(&self, row: usize) -> Option<&'a str> {
         text(self.ids, row)
     }
 
@@ -340,6 +344,28 @@ impl TransactTask for TopicSink {
 
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         Rows::all_unfit(&slice.envelope)
+    }
+
+    fn kept(&mut self, slice: &Slice) -> Result<Option<BooleanArray>, TaskError> {
+        let rows = Rows::new(&slice.envelope);
+        let Self { store, topic, returning, .. } = self;
+        returning.kept(&rows, slice.envelope.num_rows(), topic.as_str(), |topic, place| {
+            let queue = TopicName::new(topic).ok().zip(QueueId::new(place.queue).ok());
+            let Some(((topic, queue), (first, end))) = queue
+                .and_then(|(topic, queue)| Some(((topic.clone(), queue), store.offsets(&topic, queue)?)))
+            else {
+                return Ok(There::Never);
+            };
+            if place.offset < first.get() {
+                return Ok(There::Gone);
+            }
+            if place.offset >= end.get() {
+                return Ok(There::Never);
+            }
+            let read = store.read(&topic, queue, QueueOffset::new(place.offset), 1);
+            let read = read.map_err(|e| failed(format!("cannot read topic {topic}"), e))?;
+            Ok(There::Records(read.runs.first().map_or_else(Vec::new, |run| run.bytes.to_vec())))
+        })
     }
 
     fn commit(

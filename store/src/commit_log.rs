@@ -26,8 +26,8 @@ use crate::tables::{name, replace};
 use crate::tail::{Change, LoggedChange, Tail, TailRun};
 use crate::topic::{QUEUES_MAX, Queue, TopicEntry, add_queues, find};
 use crate::upkeep::Wishes;
-use crate::view::View;
-use crate::{Access, ChainPosition, Clock, Error, Flush, LeaseChange, Retention, Topic};
+use crate::view::{Tables, View};
+use crate::{Access, ChainPosition, Clock, Error, Flush, LeaseChange, Retention, Topic, With};
 
 /// The last bytes of a segment are kept for the filler.
 const FILLER_BYTES: u64 = record::FILLER_BYTES as u64;
@@ -132,6 +132,30 @@ struct RunBytes {
     batch: Batch,
     queues: Vec<Arc<Queue>>,
     tail: TailRun,
+    /// What is made with it.
+    with: Option<Change>,
+}
+
+impl With<'_> {
+    fn change(&self) -> Change {
+        match *self {
+            Self::Lease { group, topic, queue, change } => {
+                let LeaseChange { next, begun, ended } = change.clone();
+                let (group, topic, queue) = (group.to_string(), topic.to_string(), queue.get());
+                Change::Lease { group, topic, queue, next, begun, ended }
+            }
+            Self::Delivered { level, next } => Change::Delay { level: level.get(), next: next.get() },
+        }
+    }
+
+    fn apply(&self, tables: &mut Tables, now_ms: i64) {
+        match *self {
+            Self::Lease { group, topic, queue, change } => {
+                tables.lease(group, topic, queue.get(), change, now_ms);
+            }
+            Self::Delivered { level, next } => tables.delays.set(level.get(), next.get(), now_ms),
+        }
+    }
 }
 
 impl RunBytes {
@@ -174,7 +198,7 @@ impl CommitLog {
 
     /// Appends a batch; with a mark, as the part of a chain that starts where the chain stands.
     pub(crate) fn append(&self, batch: Batch, chain: Option<&ChainMark>) -> Result<Appended, Error> {
-        let (appended, ticket) = self.append_ahead(batch, chain)?;
+        let (appended, ticket) = self.append_ahead(batch, chain, None)?;
         if self.flush == Flush::Sync {
             self.durable(ticket)?;
         }
@@ -186,12 +210,14 @@ impl CommitLog {
         &self,
         mut batch: Batch,
         chain: Option<&ChainMark>,
+        with: Option<&With<'_>>,
     ) -> Result<(Appended, u64), Error> {
         if let Some(chain) = chain {
             chain.check()?;
             batch.atomic = true;
         }
         let mut run = self.prepare(batch, chain)?;
+        run.with = with.map(With::change);
         let mut state = self.lock()?;
         if let Some(gone) = run.queues.iter().find(|queue| queue.gone.load(Ordering::Acquire)) {
             return Err(Error::NoTopic { topic: gone.topic.clone() });
@@ -200,12 +226,12 @@ impl CommitLog {
             self.check_position(chain)?;
         }
         let appended = if run.batch.is_empty() {
-            let Some(chain) = chain else { return Ok((Appended::default(), 0)) };
-            let change = Change::Position {
+            let position = chain.map(|chain| Change::Position {
                 chain: chain.chain.clone(),
                 end: chain.end,
                 incarnation: chain.incarnation.clone(),
-            };
+            });
+            let Some(change) = position.or(run.with.take()) else { return Ok((Appended::default(), 0)) };
             Self::log_change(&mut state, change)?;
             Appended { log_offset: LogOffset::new(state.end), ..Appended::default() }
         } else {
@@ -214,6 +240,9 @@ impl CommitLog {
         if let Some(ChainMark { chain, end, incarnation, .. }) = chain {
             let position = StoredPosition { end: *end, incarnation: incarnation.clone(), log: state.end };
             self.view.tables().positions.advance(chain, position);
+        }
+        if let Some(with) = with {
+            with.apply(&mut self.view.tables(), (self.clock)());
         }
         let (ticket, end) = (state.ticket, state.end);
         if self.flush != Flush::Sync {
@@ -235,7 +264,7 @@ impl CommitLog {
             .collect::<Result<_, _>>()?;
         drop(topics);
         let head = if batch.atomic { batch.marked(chain)? } else { Vec::new() };
-        let mut run = RunBytes { head, batch, queues, tail: TailRun { bytes: 0, crc: 0 } };
+        let mut run = RunBytes { head, batch, queues, tail: TailRun { bytes: 0, crc: 0 }, with: None };
         let parts = run.parts();
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let max = self.view.segment_bytes - FILLER_BYTES;
@@ -299,7 +328,13 @@ impl CommitLog {
             queue_offsets.push(QueueOffset::new(offset));
             at += u64::from(size);
         }
+        let place = state.tail.place();
+        if let Some(change) = run.with.take() {
+            // Before the run: it says that it was made when the log had the run, and counts only if the log has it.
+            state.tail.change(&LoggedChange { log: at, change })?;
+        }
         if let Err(error) = self.write_run(state, run, &first, &units) {
+            state.tail.take_back(place);
             self.take_back(state, run)?;
             return Err(error);
         }
@@ -560,22 +595,10 @@ impl CommitLog {
     ) -> Result<u64, Error> {
         find(&self.view.topics(), topic, queue)?;
         let mut state = self.lock()?;
-        let LeaseChange { next, begun, ended } = change.clone();
-        let (group_, topic_, queue) = (group.to_string(), topic.to_string(), queue.get());
-        Self::log_change(
-            &mut state,
-            Change::Lease { group: group_, topic: topic_, queue, next, begun, ended },
-        )?;
-        self.view.tables().lease(group, topic, queue, change, (self.clock)());
+        let with = With::Lease { group, topic, queue, change };
+        Self::log_change(&mut state, with.change())?;
+        with.apply(&mut self.view.tables(), (self.clock)());
         Ok(state.ticket)
-    }
-
-    /// Keeps how far a delay level was delivered, as durable as a message.
-    pub(crate) fn set_delay_offset(&self, level: i32, next: i64) -> Result<(), Error> {
-        let mut state = self.lock()?;
-        Self::log_change(&mut state, Change::Delay { level, next })?;
-        self.view.tables().delays.set(level, next, (self.clock)());
-        self.after_change(state)
     }
 
     /// Replaces the file of how groups get their messages.

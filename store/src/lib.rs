@@ -38,8 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_protocol::delay::Levels;
-use sluice_protocol::id::{LogOffset, QueueOffset, TopicName};
+use sluice_protocol::delay::{Level, Levels};
+use sluice_protocol::id::{GroupName, LogOffset, QueueId, QueueOffset, TopicName};
 use sluice_protocol::topic::perm;
 
 pub use batch::{ATOMIC_PROPERTIES_BYTES_MAX, Appended, BODY_BYTES_MAX, Batch, CHAIN_BYTES_MAX, ChainMark};
@@ -47,6 +47,16 @@ pub use error::{Error, Kind};
 pub use lease::{Lease, LeaseChange, Leases};
 pub use store::Store;
 pub use topic::QUEUES_MAX;
+
+/// A change that is made with a batch, see [`Store::append_with`].
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "as in [`Store::lease`] and [`Store::delay_offset`]")]
+pub enum With<'a> {
+    /// A group was handed messages of a queue, or has consumed some. The queue must be there.
+    Lease { group: &'a GroupName, topic: &'a TopicName, queue: QueueId, change: &'a LeaseChange },
+    /// A delay level is delivered up to an offset of its queue.
+    Delivered { level: Level, next: QueueOffset },
+}
 
 /// Tells the time in ms since 1970-01-01 UTC.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;

@@ -21,7 +21,7 @@ use crate::tail::Tail;
 use crate::view::View;
 use crate::{
     Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, LeaseChange, Leases, Read, Recovery,
-    Settings, Ticket, Topic, lock, repair, upkeep,
+    Settings, Ticket, Topic, With, lock, repair, upkeep,
 };
 
 /// An open store; clones are handles of the same one. The last one to go closes it, as [`Store::close`]
@@ -229,7 +229,14 @@ impl Store {
     /// As [`Store::append`], but never waits for the disk: with [`crate::Flush::Sync`] the batch is durable, and
     /// seen by readers, once [`Store::durable`] returns for its ticket.
     pub fn append_ahead(&self, batch: Batch) -> Result<(Appended, Ticket), Error> {
-        self.log()?.append_ahead(batch, None).map(|(appended, ticket)| (appended, Ticket(ticket)))
+        self.log()?.append_ahead(batch, None, None).map(|(appended, ticket)| (appended, Ticket(ticket)))
+    }
+
+    /// The same with a change, of which a crash leaves both or neither; but of a batch of several messages that is not
+    /// atomic it may leave some of them alone. An empty batch makes the change alone.
+    pub fn append_with(&self, batch: Batch, with: &With<'_>) -> Result<(Appended, Ticket), Error> {
+        let appended = self.log()?.append_ahead(batch, None, Some(with));
+        appended.map(|(appended, ticket)| (appended, Ticket(ticket)))
     }
 
     /// Returns when everything up to a ticket is durable; one sync serves all who wait meanwhile.
@@ -446,11 +453,6 @@ impl Store {
     /// The offset of its queue from which on a delay level is to be delivered, if it ever was.
     pub fn delay_offset(&self, level: Level) -> Option<QueueOffset> {
         self.handle.view.tables().delays.get(level.get()).map(QueueOffset::new)
-    }
-
-    /// Keeps how far a delay level was delivered, as durable as a message.
-    pub fn set_delay_offset(&self, level: Level, next: QueueOffset) -> Result<(), Error> {
-        self.log()?.set_delay_offset(level.get(), next.get())
     }
 
     /// What the store's clock says, in ms since 1970-01-01 UTC.

@@ -154,6 +154,16 @@ impl Tail {
         self.entry(&payload)
     }
 
+    /// Where the next entry goes.
+    pub(crate) fn place(&self) -> u64 {
+        self.at
+    }
+
+    /// Takes the entries from a place on back: the next one is written over them.
+    pub(crate) fn take_back(&mut self, place: u64) {
+        self.at = place;
+    }
+
     fn entry(&mut self, payload: &[u8]) -> Result<(), Error> {
         let len = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD_BYTES_MAX);
         let Some(len) = len else {

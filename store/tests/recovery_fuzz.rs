@@ -20,7 +20,7 @@ use sluice_protocol::delay::Levels;
 use sluice_protocol::id::GroupName;
 use sluice_protocol::record::records;
 use sluice_store::file::RealDisk;
-use sluice_store::{Error, Flush, Store};
+use sluice_store::{Batch, Error, Flush, Store, With};
 use sluice_testkit::{Random, copy_dir, scratch};
 
 #[global_allocator]
@@ -79,7 +79,8 @@ fn left(appends: usize, end: impl Fn(&Place, Store) -> Place) -> Left {
             store.create_topic(&topic("gone"), 1).unwrap();
             store.append(batch_for("gone", 0, &["gone"])).unwrap();
             store.delete_topic(&topic("gone")).unwrap();
-            store.set_delay_offset(Levels::default().get(1).unwrap(), at(start)).unwrap();
+            let (level, next) = (Levels::default().get(1).unwrap(), at(start));
+            store.append_with(Batch::new(), &With::Delivered { level, next }).unwrap();
         }
         if number == appends * 2 / 3 {
             store.checkpoint().unwrap();

@@ -2,6 +2,7 @@
 //! errors are.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sluice_connect::task::{Class, TaskError};
 
+use super::mapping::Header;
 use super::{Properties, Property, Side};
 
 /// How long brokers may take for one answer before they count as out of reach.
@@ -198,7 +201,12 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(code) = error.rdkafka_error_code().filter(|code| *code != RDKafkaErrorCode::PartitionEOF)
         {
-            tracing::warn!(%error, reason, "a Kafka client told of trouble");
+            // That all are down is told again and again.
+            if code == RDKafkaErrorCode::AllBrokersDown {
+                tracing::debug!(%error, reason, "a Kafka client told of trouble");
+            } else {
+                tracing::warn!(%error, reason, "a Kafka client told of trouble");
+            }
             self.told.add(code, reason);
         }
     }
@@ -408,6 +416,20 @@ pub fn bounds(asker: &BaseConsumer<Context>, topic: &str, partition: i32) -> Res
     })
 }
 
+/// The id that the cluster gave itself; brokers before 0.10.1 have none.
+pub fn cluster_id(asker: &BaseConsumer<Context>) -> Option<String> {
+    asker.client().fetch_cluster_id(ANSWER_MAX).filter(|id| !id.is_empty())
+}
+
+/// The headers of a record, or why they can not be read.
+pub fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<Vec<Header<'a>>, String> {
+    let Some(headers) = message.headers() else { return Ok(Vec::new()) };
+    let one = |number| headers.try_get(number).map(|header| Header { name: header.key, value: header.value });
+    // The library panics over a name that is no UTF-8, and any client may have written one.
+    let all = || (0..headers.count()).filter_map(one).collect();
+    catch_unwind(AssertUnwindSafe(all)).map_err(|_| "the name of a header is no UTF-8".to_owned())
+}
+
 /// Reads one partition from `from` to where it ends once everything below `until` can be read, calling `each` for
 /// each record. Gives the offset after the last one. The consumer reads nothing else.
 pub fn read_to_end<T>(
@@ -416,7 +438,7 @@ pub fn read_to_end<T>(
     from: i64,
     until: i64,
     patience: Duration,
-    mut each: impl FnMut(&rdkafka::message::BorrowedMessage<'_>) -> Result<T, TaskError>,
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<T, TaskError>,
 ) -> Result<i64, TaskError> {
     let told = &consumer.context().told;
     let what = || format!("cannot read topic {topic} partition {partition}");
@@ -442,7 +464,6 @@ pub fn read_to_end<T>(
     let result = loop {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
-                use rdkafka::Message;
                 next = message.offset() + 1;
                 if let Err(error) = each(&message) {
                     break Err(error);

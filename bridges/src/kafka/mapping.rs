@@ -10,8 +10,11 @@
 //! | header `rocketmq.TAGS`, `rocketmq.UNIQ_KEY` | the tag; the unique id |
 //! | value | body |
 //! | value: null (a tombstone) | null body; property `kafka.tombstone`: `true` |
-//! | topic, partition, offset | property `kafka.origin`: `topic/partition/offset` |
+//! | topic, partition, offset | property `kafka.origin`: `topic/partition/offset@cluster`, with the cluster's id ([`Place`]) |
 //! | header `rocketmq.origin`: `topic/queue/offset` | the message that a record was made of |
+//!
+//! A record that was copied from another Kafka topic has header `kafka.origin`; one that comes from another Kafka cluster by way
+//! of a topic of ours both of these headers.
 //!
 //! `kafka.headers` is a JSON array of all headers in their order: `"name"` is the header that the property of that
 //! name stands for, `["name"]` one with a null value, `["name", "…"]` one with the value in base64. Doubled headers
@@ -20,13 +23,15 @@
 //! A plain name is not empty, holds no byte below 3, is none of those above, and none that RocketMQ's clients and
 //! brokers give a meaning ([`is_property_name`]). Properties of such names are theirs and come into no record.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY};
 
 use super::KeyPlace;
 
-/// Property: where a record came from, as `topic/partition/offset`.
+/// Property: where a record came from, as [`Place`]. Header of a record that was copied from another one.
 pub const ORIGIN: &str = "kafka.origin";
 /// Property: a key that is no text.
 pub const KEY: &str = "kafka.key";
@@ -42,6 +47,83 @@ pub const ROCKETMQ_TAGS: &str = "rocketmq.TAGS";
 pub const ROCKETMQ_ID: &str = "rocketmq.UNIQ_KEY";
 
 const BASE64: &str = "base64:";
+
+/// Where a record or a message is: `topic/partition/offset@cluster` of Kafka's, with the id that the cluster gave
+/// itself; `topic@broker/queue/offset` of `RocketMQ`'s, without `@broker` in an embedded store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The topic, with its broker.
+    pub topic: &'a str,
+    /// The partition or queue.
+    pub queue: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// The id of the Kafka cluster.
+    pub cluster: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    /// The place that a text says.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let mut parts = text.rsplitn(3, '/');
+        let (last, queue, topic) = (parts.next()?, parts.next()?, parts.next()?);
+        let (offset, cluster) = match last.split_once('@') {
+            Some((offset, cluster)) => (offset, Some(cluster)),
+            None => (last, None),
+        };
+        Some(Self { topic, queue: queue.parse().ok()?, offset: offset.parse().ok()?, cluster })
+    }
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, queue, offset, cluster } = self;
+        write!(f, "{topic}/{queue}/{offset}")?;
+        cluster.map_or(Ok(()), |cluster| write!(f, "@{cluster}"))
+    }
+}
+
+/// Whether a message was a record of that topic before, by its properties.
+pub fn has_been_in<'a>(
+    properties: impl Iterator<Item = (&'a str, &'a str)>,
+    topic: &str,
+    cluster: &str,
+) -> bool {
+    let is_it = |text: &str| {
+        Place::parse(text).is_some_and(|place| place.topic == topic && place.cluster == Some(cluster))
+    };
+    for (name, value) in properties {
+        let is_there = match name {
+            ORIGIN => is_it(value),
+            // Those of the records that it was copied from.
+            HEADERS if value.contains(ORIGIN) => entries(value).unwrap_or_default().iter().any(|entry| {
+                matches!(entry, Entry::Literal(name, Some(value)) if name == ORIGIN
+                    && str::from_utf8(value).is_ok_and(is_it))
+            }),
+            _ => false,
+        };
+        if is_there {
+            return true;
+        }
+    }
+    false
+}
+
+/// A record without what bridges add, and the places that it says it came from, the last one last. Two records are the same on
+/// both sides of a bridge if this is; the unique id is left out, since clients of `RocketMQ` add one.
+pub fn bare(record: Record, more: Option<&str>) -> (Record, Vec<String>) {
+    let mut places = Vec::new();
+    let Record { key, headers, is_tombstone } = record;
+    let is_own = |(name, value): &(String, Option<Vec<u8>>)| {
+        let is_place = matches!(name.as_str(), ORIGIN | ROCKETMQ_ORIGIN);
+        let text = value.as_deref().filter(|_| is_place).and_then(|value| str::from_utf8(value).ok());
+        places.extend(text.map(str::to_owned));
+        !is_place && name != ROCKETMQ_ID
+    };
+    let headers = headers.into_iter().filter(is_own).collect();
+    places.extend(more.map(str::to_owned));
+    (Record { key, headers, is_tombstone }, places)
+}
 
 /// Names that RocketMQ's clients and brokers give a meaning (`MessageConst` of `rocketmq-common`), sorted.
 const RESERVED: [&str; 53] = [
@@ -174,7 +256,7 @@ fn stands(header: &Header<'_>, key_place: &KeyPlace) -> Stands {
     }
 }
 
-/// The message that a record becomes. `origin` is `topic/partition/offset`.
+/// The message that a record becomes. `origin` is its [`Place`].
 pub fn to_message(
     key: Option<&[u8]>,
     headers: &[Header<'_>],
@@ -437,6 +519,28 @@ mod tests {
             let made = to_record(Given::default(), [(name, value)].into_iter(), "", &KeyPlace::Keys);
             assert!(made.unwrap_err().contains(name));
         }
+    }
+
+    #[test]
+    fn a_place_is_read_as_it_is_written() {
+        for text in ["orders/3/1234@MkU3-OEVB_Q", "orders@broker-a/2/5", "dir/in.csv/0/7", "orders/0/0"] {
+            assert_eq!(Place::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "orders", "orders/1", "orders/x/1", "orders/1/x", "orders/1/x@c"] {
+            assert_eq!(Place::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_message_says_where_it_has_been() {
+        let header = Header { name: ORIGIN, value: Some(b"orders/0/3@one") };
+        let mapped = to_message(None, &[header], false, "copy/1/9@two", &KeyPlace::Keys);
+        let properties = || mapped.properties.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        assert!(has_been_in(properties(), "copy", "two") && has_been_in(properties(), "orders", "one"));
+        assert!(!has_been_in(properties(), "orders", "two") && !has_been_in(properties(), "copy", "one"));
+        let record = to_record(Given::default(), properties(), "", &KeyPlace::Keys).unwrap();
+        let (bare, places) = bare(record, mapped.property(ORIGIN));
+        assert_eq!((bare, places.join(" ")), (Record::default(), "orders/0/3@one copy/1/9@two".to_owned()));
     }
 
     #[test]

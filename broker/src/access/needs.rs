@@ -93,6 +93,14 @@ pub(crate) fn check(caller: &Caller, request: &Request<'_>) -> Result<(), No> {
             let change = request::ChangeInvisibleTime::parse(fields)?;
             caller.may_consume(change.topic, change.consumer_group)?;
         }
+        C::PEEK_MESSAGE => {
+            let asked = request::PeekMessage::parse(fields)?;
+            caller.may_consume(asked.topic, asked.consumer_group)?;
+        }
+        C::POLLING_INFO => {
+            let asked = request::PollingInfo::parse(fields)?;
+            caller.may_consume(asked.topic, asked.consumer_group)?;
+        }
         C::NOTIFICATION => {
             let asked = request::Notification::parse(fields)?;
             caller.may_consume(asked.topic, asked.consumer_group)?;

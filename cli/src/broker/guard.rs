@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -11,10 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use sluice_broker::{Security, TlsMode, TlsSettings};
+use sluice_broker::{Accounts, Security, TlsMode, TlsSettings};
 use sluice_connect::config::{Problem, tree::Node};
 
 use super::accounts::AclSettings;
+use super::settings::BrokerSettings;
 use crate::show::causes;
 
 /// How often the files are looked at.
@@ -81,6 +82,8 @@ impl TlsFiles {
 /// Access control and TLS as they are said, made ready.
 pub(crate) struct Guard {
     acl: Option<AclSettings>,
+    /// The file of the broker's settings, if the accounts stand among them.
+    config: Option<PathBuf>,
     tls: TlsFiles,
     pub(crate) security: Arc<Security>,
     /// Accounts at the start.
@@ -90,16 +93,19 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Reads the files.
-    pub(crate) fn new(acl: Option<AclSettings>, tls: TlsFiles) -> Result<Self> {
+    /// Reads the files. `config` is that of the broker's settings, if there is one.
+    pub(crate) fn new(acl: Option<AclSettings>, tls: TlsFiles, config: Option<&Path>) -> Result<Self> {
+        let config = config.filter(|_| acl.as_ref().is_some_and(|acl| acl.file.is_none()));
+        let config = config.map(Path::to_owned);
         // Seen before they are read: a change between the two is one.
-        let acl_file = Watched::new(acl.iter().filter_map(|acl| acl.file.clone()));
+        let of_accounts = acl.iter().filter_map(|acl| acl.file.as_ref()).chain(&config);
+        let acl_file = Watched::new(of_accounts.cloned());
         let of_tls = [&tls.certificate, &tls.key, &tls.client_ca];
         let tls_files = Watched::new(of_tls.into_iter().flatten().cloned());
         let accounts = acl.as_ref().map(AclSettings::load).transpose()?;
         let count = accounts.as_ref().map(sluice_broker::Accounts::len);
         let security = Security::new(accounts, tls.settings()).context("TLS")?;
-        Ok(Self { acl, tls, security: Arc::new(security), accounts: count, acl_file, tls_files })
+        Ok(Self { acl, config, tls, security: Arc::new(security), accounts: count, acl_file, tls_files })
     }
 
     /// Refuses to listen for other machines where everybody on them could do everything.
@@ -152,9 +158,12 @@ impl Guard {
     }
 
     fn reload_accounts(&self) {
-        // Accounts that stand among the broker's settings are read once.
-        let Some(acl) = self.acl.as_ref().filter(|acl| acl.file.is_some()) else { return };
-        match acl.load() {
+        let loaded = match (&self.acl, &self.config) {
+            (None, _) => return,
+            (Some(_), Some(config)) => accounts_of(config),
+            (Some(acl), None) => acl.load(),
+        };
+        match loaded {
             Ok(accounts) => self.security.set_accounts(accounts),
             Err(error) => {
                 let problem = causes(&error);
@@ -168,6 +177,19 @@ impl Guard {
         if let Err(error) = self.security.reload_certificate() {
             tracing::error!(problem = causes(&error.into()), "the certificate stays as it was");
         }
+    }
+}
+
+/// The accounts that stand among a broker's settings.
+fn accounts_of(config: &Path) -> Result<Accounts> {
+    let (settings, _) = BrokerSettings::read(config)?;
+    match settings.acl {
+        Some(acl) if acl.file.is_none() => acl.load(),
+        _ => bail!(
+            "{} has no accounts of its own any more: the broker goes without them, or with those of a file, when it is \
+             started anew",
+            config.display()
+        ),
     }
 }
 

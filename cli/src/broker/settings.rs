@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
+use sluice_broker::TransactionCheck;
 use sluice_client::SecretKey;
 use sluice_connect::config::{Problem, Span, tree::Node};
 use sluice_protocol::delay::Levels;
@@ -55,6 +57,9 @@ pub(crate) struct BrokerSettings {
     /// messages that wait already, too [default: RocketMQ's 18 levels, 1s to 2h]
     #[arg(long, value_name = "TIMES")]
     pub(crate) delay_levels: Option<DelayLevels>,
+    /// When producers are asked how their transactions end.
+    #[arg(skip)]
+    pub(crate) transaction_check: Option<CheckSettings>,
     /// Take signed requests only: of the accounts in this file, RocketMQ's plain_acl.yml; read again when it changes
     #[arg(long, value_name = "FILE")]
     pub(crate) acl: Option<AclSettings>,
@@ -77,6 +82,45 @@ pub(crate) struct NameServerAccess {
     pub(crate) secret_key: Option<SecretKey>,
     /// Authorities that their certificates are checked by (PEM); then it speaks TLS.
     pub(crate) ca: Option<PathBuf>,
+}
+
+/// When producers are asked how transactions end of which nobody told; what is not said is as of RocketMQ.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CheckSettings {
+    /// Not before the transaction is so old; 6s.
+    after: Option<Span>,
+    /// How often; 30s.
+    every: Option<Every>,
+    /// How many times; 15. Then its message goes to TRANS_CHECK_MAX_TIME_TOPIC.
+    times: Option<u32>,
+}
+
+impl CheckSettings {
+    pub(crate) fn check(self) -> TransactionCheck {
+        let default = TransactionCheck::default();
+        TransactionCheck {
+            after: self.after.map_or(default.after, |Span(after)| after),
+            every: self.every.map_or(default.every, |Every(every)| every),
+            times: self.times.unwrap_or(default.times),
+        }
+    }
+}
+
+/// A length of time between two looks.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "Span")]
+struct Every(Duration);
+
+impl TryFrom<Span> for Every {
+    type Error = String;
+
+    fn try_from(Span(every): Span) -> Result<Self, String> {
+        if every >= Duration::from_millis(100) {
+            return Ok(Self(every));
+        }
+        Err(format!("{every:?} is too often: 100ms is the least"))
+    }
 }
 
 /// When messages are acknowledged.
@@ -221,6 +265,7 @@ impl BrokerSettings {
             metrics: self.metrics.or(file.metrics),
             retain_hours: self.retain_hours.or(file.retain_hours),
             delay_levels: self.delay_levels.or(file.delay_levels),
+            transaction_check: self.transaction_check.or(file.transaction_check),
             acl: self.acl.or(file.acl),
             tls: self.tls.or(file.tls),
             allow_anonymous: self.allow_anonymous.or(file.allow_anonymous),

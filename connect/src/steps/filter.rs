@@ -3,7 +3,7 @@
 use sluice_filters::Filter;
 
 use super::columns::{Columns, StepProblem};
-use super::rows::{fatal, offsets_lost, resolve, retain};
+use super::rows::{fatal, leave_out, resolve};
 use crate::task::{Slice, TaskError};
 
 /// Checks the filter's names and types.
@@ -17,11 +17,5 @@ pub(super) fn keep(filter: &Filter, slice: &mut Slice) -> Result<(), TaskError> 
     let mask = filter
         .mask(rows, &|name| resolve(&slice.envelope, slice.decoded.as_ref(), name))
         .map_err(|e| fatal("cannot evaluate the filter", e))?;
-    if mask.true_count() == rows {
-        return Ok(());
-    }
-    let before = slice.envelope.clone();
-    retain(slice, &mask)?;
-    slice.filtered += offsets_lost(&before, &slice.envelope);
-    Ok(())
+    leave_out(slice, &mask)
 }

@@ -37,6 +37,17 @@ pub(crate) fn turn_away(slice: &mut Slice, unfit: &[(usize, String)]) -> Result<
     retain(slice, &fits)
 }
 
+/// Leaves out the rows that the mask does not have: filtered ones.
+pub(crate) fn leave_out(slice: &mut Slice, mask: &BooleanArray) -> Result<(), TaskError> {
+    if mask.true_count() == slice.envelope.num_rows() {
+        return Ok(());
+    }
+    let before = slice.envelope.clone();
+    retain(slice, mask)?;
+    slice.filtered += offsets_lost(&before, &slice.envelope);
+    Ok(())
+}
+
 /// Leaves out the rows that the mask does not have.
 pub(super) fn retain(slice: &mut Slice, mask: &BooleanArray) -> Result<(), TaskError> {
     if mask.true_count() == slice.envelope.num_rows() {

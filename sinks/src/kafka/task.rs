@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arrow::array::BooleanArray;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -12,8 +13,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use sluice_bridges::kafka::client::{self, Context, Told, Wait, failed};
-use sluice_bridges::kafka::mapping::{self, Given, Record, to_record};
-use sluice_bridges::kafka::{KeyPlace, Side, topic_problem};
+use sluice_bridges::kafka::mapping::{self, Given, Place, Record, to_record};
+use sluice_bridges::kafka::{Side, topic_problem};
 use sluice_connect::batch;
 use sluice_connect::config::Delivery;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
@@ -41,6 +42,8 @@ pub struct KafkaSink {
     bytes_max: usize,
     producers: ClientConfig,
     asker: BaseConsumer<Context>,
+    /// The id of the cluster.
+    cluster: Option<String>,
     /// Partitions of each topic that rows have gone to.
     topics: BTreeMap<String, i32>,
     kind: Kind,
@@ -120,10 +123,11 @@ impl KafkaSink {
             Kind::AtLeastOnce(producer(&producers)?)
         };
         let (settings, topics) = (settings.clone(), BTreeMap::new());
-        let mut sink =
-            Self { bytes_max: settings.message_bytes_max(), settings, producers, asker, topics, kind };
+        let bytes_max = settings.message_bytes_max();
+        let mut sink = Self { bytes_max, settings, producers, asker, cluster: None, topics, kind };
         let topic = sink.settings.topic.clone();
         sink.find(&topic)?;
+        sink.cluster = client::cluster_id(&sink.asker);
         Ok(sink)
     }
 
@@ -156,7 +160,12 @@ impl KafkaSink {
     fn find_routed(&mut self, chain: &Chain, rows: &Rows<'_>, count: usize) -> Result<(), TaskError> {
         let names: BTreeSet<&str> = (0..count).filter_map(|row| text(rows.route, row)).collect();
         for name in names.into_iter().chain([self.settings.topic.clone().as_str()]) {
-            let partitions = self.find(name)?;
+            let mut partitions = self.find(name)?;
+            if self.settings.partition == PartitionBy::Source && chain.queue >= partitions {
+                // Some may have been added since.
+                self.topics.remove(name);
+                partitions = self.find(name)?;
+            }
             if self.settings.partition == PartitionBy::Source && chain.queue >= partitions {
                 let message = format!(
                     "{chain}: topic {name} has {partitions} partitions, so none has the number of the source's queue: \
@@ -172,6 +181,30 @@ impl KafkaSink {
         failed(format!("Kafka at {}: {what}", self.settings.bootstrap), error, told)
     }
 
+    /// The record of a row. Its headers say where it was, unless it comes back to the cluster that it is from: then it is
+    /// what it was there.
+    fn record(&self, rows: &Rows<'_>, row: usize, origin: &str) -> Result<Record, String> {
+        let given =
+            Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.message_id(row) };
+        let mut record = to_record(given, rows.own_properties(row), origin, &self.settings.key)?;
+        record.is_tombstone |= rows.has_no_body(row);
+        let place = rows.own_properties(row).find(|(name, _)| *name == mapping::ORIGIN);
+        let Some((_, place)) = place else { return Ok(record) };
+        let comes_back = Place::parse(place).is_some_and(|place| place.cluster == self.cluster.as_deref());
+        let mut add = |name: &str, value: &str| {
+            record.headers.push((name.to_owned(), Some(value.as_bytes().to_vec())));
+        };
+        match (self.settings.copies, comes_back) {
+            (true, _) => add(mapping::ORIGIN, place),
+            (false, false) => {
+                add(mapping::ORIGIN, place);
+                add(mapping::ROCKETMQ_ORIGIN, origin);
+            }
+            (false, true) => {}
+        }
+        Ok(record)
+    }
+
     /// Hands all rows over.
     fn submit(
         &self,
@@ -182,7 +215,7 @@ impl KafkaSink {
         let (rows, offsets) = (Rows::new(&slice.envelope), batch::offsets(&slice.envelope));
         for (row, offset) in offsets.iter().enumerate() {
             let origin = origin(chain, *offset);
-            let made = record(&rows, row, &origin, &self.settings.key).map_err(|reason| {
+            let made = self.record(&rows, row, &origin).map_err(|reason| {
                 TaskError::new(
                     Class::Fatal,
                     format!("{chain}: row {offset} was taken for a record: {reason}"),
@@ -274,6 +307,7 @@ impl KafkaSink {
             .and_then(|()| self.hand_over(producer, position))
             .and_then(|()| self.await_all(producer));
         if let Err(error) = sent {
+            let error = self.cause(producer, error);
             // The position did not move, whatever comes of this: an open transaction ends with the next producer.
             if let Err(other) = producer.abort_transaction(ACT_MAX) {
                 tracing::warn!(task = %chain, error = %other, "a transaction could not be taken back");
@@ -290,6 +324,23 @@ impl KafkaSink {
             }
         }
         producer.commit_transaction(ACT_MAX).map_err(|e| self.uncommitted(chain, e, told))
+    }
+
+    /// Why a transaction failed whose records were taken back because of it.
+    fn cause(&self, producer: &BaseProducer<Deliveries>, error: TaskError) -> TaskError {
+        let code = error.source.as_ref().and_then(|cause| cause.downcast_ref::<KafkaError>());
+        let code = code.and_then(KafkaError::rdkafka_error_code);
+        if !matches!(code, Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) {
+            return error;
+        }
+        // Its state lets none begin, and is told with the reason.
+        match producer.begin_transaction() {
+            Err(KafkaError::Transaction(why)) if why.txn_requires_abort() => {
+                let told = &producer.context().told;
+                self.failed("records were not stored", KafkaError::Transaction(why), told)
+            }
+            _ => error,
+        }
     }
 
     /// Whether it was committed after all is seen by the next run.
@@ -318,16 +369,22 @@ impl KafkaSink {
     }
 }
 
+impl KafkaSink {
+    /// Takes another producer for a chain: one whose records were refused has lost their numbers, and can send no more.
+    fn renew(&mut self, chain: &Chain, next: i64) -> Result<(), TaskError> {
+        // Whoever may have taken the chain over meanwhile is shut out by this, so the position says whose it is.
+        match self.position(chain)? {
+            Some((end, _)) if end == next => Ok(()),
+            _ => {
+                Err(TaskError::new(Class::Retry, format!("{chain}: another worker has moved on from {next}")))
+            }
+        }
+    }
+}
+
 /// Where a row came from, as `topic/queue/offset`.
 fn origin(chain: &Chain, offset: i64) -> String {
     format!("{}/{}/{offset}", chain.topic, chain.queue)
-}
-
-fn record(rows: &Rows<'_>, row: usize, origin: &str, key_place: &KeyPlace) -> Result<Record, String> {
-    let given = Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.id(row) };
-    let mut record = to_record(given, rows.own_properties(row), origin, key_place)?;
-    record.is_tombstone |= rows.has_no_body(row);
-    Ok(record)
 }
 
 fn producer(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, TaskError> {
@@ -500,12 +557,12 @@ impl TransactTask for KafkaSink {
                 bytes += name.len() + value.len() + 10;
                 is_plain &= !matches!(name, mapping::HEADERS | mapping::KEY);
             }
-            bytes += [text(rows.keys, row), rows.tag(row), rows.id(row)]
+            bytes += [text(rows.keys, row), rows.tag(row), rows.message_id(row)]
                 .into_iter()
                 .flatten()
                 .map(str::len)
                 .sum::<usize>();
-            if !is_plain && let Err(reason) = record(&rows, row, "", &self.settings.key) {
+            if !is_plain && let Err(reason) = self.record(&rows, row, "") {
                 return Some(reason);
             }
             (bytes > self.bytes_max).then(|| {
@@ -517,6 +574,17 @@ impl TransactTask for KafkaSink {
             })
         };
         (0..slice.envelope.num_rows()).filter_map(|row| Some((row, unfit(row)?))).collect()
+    }
+
+    /// Without the rows that have been in the topic before.
+    fn kept(&mut self, slice: &Slice) -> Result<Option<BooleanArray>, TaskError> {
+        let Some(cluster) = &self.cluster else { return Ok(None) };
+        let rows = Rows::new(&slice.envelope);
+        let is_new = |row: usize| {
+            let topic = text(rows.route, row).unwrap_or(&self.settings.topic);
+            !mapping::has_been_in(rows.own_properties(row), topic, cluster)
+        };
+        Ok(Some((0..slice.envelope.num_rows()).map(|row| Some(is_new(row))).collect()))
     }
 
     fn commit(
@@ -544,7 +612,12 @@ impl TransactTask for KafkaSink {
                 })?;
                 let standing =
                     Standing { end: slice.range.end, incarnation: incarnation.to_owned(), fates: *fates };
-                self.transact(open, chain, Some(slice), &standing)?;
+                if let Err(error) = self.transact(open, chain, Some(slice), &standing) {
+                    if error.class == Class::Record {
+                        self.renew(chain, slice.range.start)?;
+                    }
+                    return Err(error);
+                }
             }
         }
         if let Kind::Exact { chains, .. } = &mut self.kind

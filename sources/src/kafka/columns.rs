@@ -1,7 +1,6 @@
 //! Columns of the envelope over the records of one read. A record's bytes are copied once: librdkafka's memory goes
 //! back with each record.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,9 +12,10 @@ use arrow::datatypes::{Int32Type, Schema};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, Headers, Timestamp};
+use rdkafka::message::{BorrowedMessage, Timestamp};
 use sluice_bridges::kafka::KeyPlace;
-use sluice_bridges::kafka::mapping::{Header, Mapped, to_message};
+use sluice_bridges::kafka::client::headers;
+use sluice_bridges::kafka::mapping::{Mapped, Place, to_message};
 use sluice_connect::batch;
 use sluice_connect::task::{Needs, REJECT_BODY_BYTES_MAX, Reject};
 
@@ -23,6 +23,8 @@ use sluice_connect::task::{Needs, REJECT_BODY_BYTES_MAX, Reject};
 pub(super) struct Columns<'a> {
     needs: &'a Needs,
     key_place: &'a KeyPlace,
+    /// The id of the cluster.
+    cluster: Option<&'a str>,
     /// Whether anything is wanted that comes of key or headers.
     maps: bool,
     offsets: Vec<i64>,
@@ -40,7 +42,7 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn new(needs: &'a Needs, key_place: &'a KeyPlace) -> Self {
+    pub(super) fn new(needs: &'a Needs, key_place: &'a KeyPlace, cluster: Option<&'a str>) -> Self {
         let has = |name: &str| needs.columns.contains(&name);
         let texts = |name: &str| has(name).then(StringViewBuilder::new);
         let times = |name: &str| has(name).then(TimestampMillisecondBuilder::new);
@@ -53,6 +55,7 @@ impl<'a> Columns<'a> {
         Self {
             needs,
             key_place,
+            cluster,
             maps,
             offsets: Vec::new(),
             stored: times("store_timestamp"),
@@ -75,10 +78,10 @@ impl<'a> Columns<'a> {
     /// Takes a record.
     pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<(), ArrowError> {
         self.bytes += message.payload_len() + message.key_len() + 16;
-        let mapped = match self.maps.then(|| mapped(message, self.key_place)).transpose() {
+        let mapped = match self.maps.then(|| mapped(message, self.key_place, self.cluster)).transpose() {
             Ok(mapped) => mapped.unwrap_or_default(),
             Err(reason) => {
-                self.rejects.push(reject(message, reason));
+                self.rejects.push(reject(message, self.cluster, reason));
                 return Ok(());
             }
         };
@@ -165,25 +168,23 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn origin(message: &BorrowedMessage<'_>) -> String {
-    format!("{}/{}/{}", message.topic(), message.partition(), message.offset())
+fn origin(message: &BorrowedMessage<'_>, cluster: Option<&str>) -> String {
+    let (topic, queue, offset) = (message.topic(), message.partition(), message.offset());
+    Place { topic, queue, offset, cluster }.to_string()
 }
 
 /// What a record becomes, or why it can not.
-fn mapped(message: &BorrowedMessage<'_>, key_place: &KeyPlace) -> Result<Mapped, String> {
-    let headers = message.headers().map_or(Ok(Vec::new()), headers)?;
+fn mapped(
+    message: &BorrowedMessage<'_>,
+    key_place: &KeyPlace,
+    cluster: Option<&str>,
+) -> Result<Mapped, String> {
+    let headers = headers(message)?;
     let is_tombstone = message.payload().is_none();
-    Ok(to_message(message.key(), &headers, is_tombstone, &origin(message), key_place))
+    Ok(to_message(message.key(), &headers, is_tombstone, &origin(message, cluster), key_place))
 }
 
-fn headers<H: Headers>(headers: &H) -> Result<Vec<Header<'_>>, String> {
-    let one = |number| headers.try_get(number).map(|header| Header { name: header.key, value: header.value });
-    // The library panics over a name that is no UTF-8, and any client may have written one.
-    let all = || (0..headers.count()).filter_map(one).collect();
-    catch_unwind(AssertUnwindSafe(all)).map_err(|_| "the name of a header is no UTF-8".to_owned())
-}
-
-fn reject(message: &BorrowedMessage<'_>, reason: String) -> Reject {
+fn reject(message: &BorrowedMessage<'_>, cluster: Option<&str>, reason: String) -> Reject {
     let body = message.payload().unwrap_or_default();
     Reject {
         offset: message.offset(),
@@ -200,7 +201,7 @@ fn reject(message: &BorrowedMessage<'_>, reason: String) -> Reject {
             message.key(),
             &[],
             message.payload().is_none(),
-            &origin(message),
+            &origin(message, cluster),
             &KeyPlace::Keys,
         )
         .properties,

@@ -17,8 +17,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex::Regex;
 use sluice_bridges::kafka::Side;
 use sluice_bridges::kafka::client::{
-    ANSWER_MAX, Context, Topic, Wait, asker, bounds, config, consumer, failed, is_passing, member, topic,
-    topics,
+    ANSWER_MAX, Context, Topic, Wait, asker, bounds, cluster_id, config, consumer, failed, is_passing,
+    member, topic, topics,
 };
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError};
 
@@ -31,6 +31,8 @@ use crate::topic::{Begin, Until};
 
 /// How often partitions and topics are looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether partitions that are read are still the ones that they were.
+const SAME_INTERVAL: Duration = Duration::from_secs(20);
 /// How often a partition's end is asked for, for the lag.
 const END_INTERVAL: Duration = Duration::from_secs(2);
 /// What all partitions together read ahead, in KiB, about.
@@ -48,6 +50,7 @@ pub struct KafkaSource {
     queues: BTreeMap<(Arc<str>, i32), Open>,
     listed: Vec<SourceQueue>,
     looked: Option<Wait>,
+    compared: Option<Wait>,
     arrivals: Arc<Arrivals>,
     seen: u64,
 }
@@ -62,6 +65,8 @@ struct Link {
     config: ClientConfig,
     group: String,
     bootstrap: String,
+    /// The id of the cluster.
+    cluster: Option<String>,
 }
 
 /// One partition.
@@ -77,6 +82,9 @@ struct Open {
     /// The end as far as it is known.
     end: i64,
     asked: Option<Wait>,
+    /// A record that was read last, and the one that is compared next: by then the last one may be another topic's.
+    last: Option<Mark>,
+    compared: Option<Mark>,
 }
 
 impl KafkaSource {
@@ -95,6 +103,7 @@ impl KafkaSource {
             queues: BTreeMap::new(),
             listed: Vec::new(),
             looked: None,
+            compared: None,
             arrivals: Arc::default(),
             seen: 0,
         })
@@ -154,10 +163,52 @@ impl KafkaSource {
                 first,
                 origin: if latest { end } else { first },
             });
-            let open = Open { records: None, next: None, at_end: false, probed: None, end, asked: None };
+            let open = Open {
+                records: None,
+                next: None,
+                at_end: false,
+                probed: None,
+                end,
+                asked: None,
+                last: None,
+                compared: None,
+            };
             self.queues.insert((name, partition), open);
         }
         self.looked = Some(Wait::begin(LOOK_INTERVAL));
+        if self.compared.as_ref().is_none_or(Wait::is_over) {
+            self.compare(&link)?;
+            self.compared = Some(Wait::begin(SAME_INTERVAL));
+        }
+        Ok(())
+    }
+
+    /// Reads the records again that were read last: clients go on in a topic that was deleted and made again as if
+    /// nothing had happened.
+    fn compare(&mut self, link: &Link) -> Result<(), TaskError> {
+        let (mut places, mut marks) = (Vec::new(), Vec::new());
+        for ((topic, partition), open) in &self.queues {
+            let Some(mark) = open.compared.as_ref().filter(|_| open.records.is_some()) else { continue };
+            let (first, end) = bounds(&link.asker, topic, *partition)?;
+            if end <= mark.offset {
+                return Err(made_again(topic, *partition, mark.offset));
+            }
+            // Retention may have taken it.
+            if first <= mark.offset {
+                places.push((&**topic, *partition, mark.offset));
+                marks.push(mark);
+            }
+        }
+        let found = match link.marks(&places) {
+            // Or just now.
+            Err(error) if is_out_of_range(&error) => return Ok(()),
+            found => found?,
+        };
+        let mut all = marks.iter().zip(&found).zip(&places);
+        if let Some((_, (topic, partition, offset))) = all.find(|((mark, found), _)| !mark.is_still(found)) {
+            return Err(made_again(topic, *partition, *offset));
+        }
+        self.queues.values_mut().for_each(|open| open.compared = open.last);
         Ok(())
     }
 
@@ -277,6 +328,7 @@ impl SourceTask for KafkaSource {
         let mut config = config(Side::Source, bootstrap, properties);
         let asker = asker(&config)?;
         let partitions: i32 = self.topics(&asker)?.iter().map(|topic| topic.partitions).sum();
+        let cluster = cluster_id(&asker);
         let each = AHEAD_KIB_MAX / usize::try_from(partitions.max(1)).unwrap_or(1);
         config.set("queued.max.messages.kbytes", each.clamp(1024, 16 * 1024).to_string());
         let reader = Arc::new(consumer(&config, &self.group)?);
@@ -284,7 +336,7 @@ impl SourceTask for KafkaSource {
             self.settings.topic.iter().chain(&self.settings.topics).map(String::as_str).collect();
         let member = self.settings.shared.then(|| member(&config, &self.group, &topics)).transpose()?;
         let (group, bootstrap) = (self.group.clone(), bootstrap.clone());
-        self.link = Some(Arc::new(Link { reader, asker, member, config, group, bootstrap }));
+        self.link = Some(Arc::new(Link { reader, asker, member, config, group, bootstrap, cluster }));
         Ok(())
     }
 
@@ -311,7 +363,7 @@ impl SourceTask for KafkaSource {
         }
         let records = open.records.as_ref().ok_or_else(unknown)?;
         let what = format!("cannot read topic {topic} partition {queue} from {}", range.start);
-        let mut columns = Columns::new(&self.needs, &self.settings.key);
+        let mut columns = Columns::new(&self.needs, &self.settings.key, link.cluster.as_deref());
         let (mut next, mut absent, mut goes_on) = (range.start, 0_i64, true);
         while columns.len() < SLICE_ROWS_MAX && columns.bytes < bytes_max {
             match records.poll(Duration::ZERO) {
@@ -323,6 +375,11 @@ impl SourceTask for KafkaSource {
                         let message =
                             format!("{what}: the record at {offset} came after those before {next}");
                         return Err(TaskError::new(Class::Retry, message));
+                    }
+                    if columns.len() == 0 {
+                        let mark = Mark::of(&message);
+                        open.last = Some(mark);
+                        open.compared.get_or_insert(mark);
                     }
                     absent += offset.min(range.end) - next;
                     next = offset.min(range.end);
@@ -343,7 +400,13 @@ impl SourceTask for KafkaSource {
                 Some(Err(error)) if is_passing(&error) => {}
                 Some(Err(error)) => {
                     open.next = None;
-                    return Err(link.failed(&what, out_of_range(error)));
+                    let unknown = error.rdkafka_error_code() == Some(RDKafkaErrorCode::NotImplemented);
+                    let why = if unknown {
+                        ": records are compressed by a codec that is not known here"
+                    } else {
+                        ""
+                    };
+                    return Err(link.failed(&format!("{what}{why}"), out_of_range(error)));
                 }
             }
         }
@@ -421,6 +484,22 @@ impl SourceTask for KafkaSource {
     fn confirmer(&self) -> Arc<dyn Confirm> {
         Arc::new(Confirmer { link: self.link.clone() })
     }
+}
+
+fn made_again(topic: &str, partition: i32, offset: i64) -> TaskError {
+    let message = format!(
+        "topic {topic} partition {partition}: the record at {offset} is not the one that was read before: the topic was \
+         deleted and made again, and its offsets mean other rows now. To take it from its beginning, give the pipeline a \
+         new name"
+    );
+    TaskError::new(Class::Config, message)
+}
+
+fn is_out_of_range(error: &TaskError) -> bool {
+    let cause = error.source.as_ref().and_then(|cause| cause.downcast_ref::<KafkaError>());
+    cause.and_then(KafkaError::rdkafka_error_code).is_some_and(|code| {
+        matches!(code, RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset)
+    })
 }
 
 /// A position beyond what there is: the records are gone, or the topic is another one.
