@@ -163,7 +163,7 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         #[cfg(not(feature = "kafka"))]
         SinkConfig::Kafka(_) => anyhow::bail!("this program was built without Kafka"),
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
-        SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) => {
+        SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
             let mut target =
                 document.sink.open(|| shared.embedded.store(), &shared.clock, document.delivery)?;
             let name = document.name.as_str();
@@ -183,7 +183,9 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
             }
             let holds = "can be listed, written and read; a name that is taken is kept";
             match &document.sink {
-                SinkConfig::Delta(_) => format!("{holds}; rows and position are one commit: exactly_once"),
+                SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
+                    format!("{holds}; rows and position are one commit: exactly_once")
+                }
                 _ => format!("{holds}: exactly_once"),
             }
         }

@@ -110,6 +110,7 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
         SinkConfig::Parquet(_) => "parquet",
         SinkConfig::Arrow(_) => "arrow",
         SinkConfig::Delta(_) => "delta",
+        SinkConfig::Iceberg(_) => "iceberg",
         _ => "",
     };
     let in_store = ["secret_access_key", "session_token"].map(|key| vec!["sink", kind, "store", key]);
@@ -118,11 +119,14 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
         |half: &'static str| sluice_bridges::kafka::SECRETS.map(|key| vec![half, "kafka", "properties", key]);
     let is_open = |path: &Vec<&str>| parsed.tree.find(path).is_some_and(|node| !node.secret);
     let told = "the text of this file is kept in the target: write it as ${VAR}";
+    let in_catalog =
+        sluice_sinks::iceberg::SECRETS.map(|key| vec!["sink", "iceberg", "catalog", "rest", key]);
     let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
     let keys = in_store
         .into_iter()
         .chain([password])
         .chain(in_topics)
+        .chain(in_catalog)
         .chain(of_kafka("source"))
         .chain(of_kafka("sink"))
         .filter(is_open);

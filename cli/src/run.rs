@@ -390,7 +390,7 @@ fn next_steps(all: &[One], arguments: &RunArguments) -> Vec<String> {
             }
             if progress.reading().files > 0 {
                 let what = match parsed.document.sink {
-                    SinkConfig::Delta(_) => "table",
+                    SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => "table",
                     _ => "files in",
                 };
                 lines.push(format!("  open the {what} {path}"));

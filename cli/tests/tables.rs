@@ -1,4 +1,5 @@
-//! Sink `delta` as a user meets it: what a build without it says, a run and a second one, and a table that does not fit.
+//! The sinks of tables as a user meets them: what a build without one says, a run and a second one, and a table that does
+//! not fit.
 
 use std::fs;
 use std::path::Path;
@@ -25,28 +26,62 @@ fn says(place: &Path, arguments: &[&str], code: i32, expected: &str) {
     assert!(said.contains(expected), "{said}");
 }
 
-fn place() -> tempfile::TempDir {
+fn place(sink: &str) -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
-    fs::write(place.path().join("pipeline.yaml"), PIPELINE).unwrap();
+    fs::write(place.path().join("pipeline.yaml"), PIPELINE.replace("delta:", &format!("{sink}:"))).unwrap();
     fs::write(place.path().join("in.ndjson"), "{\"id\": 1}\n{\"id\": 2}\n").unwrap();
     place
 }
 
-#[cfg(not(feature = "delta"))]
 #[test]
 fn a_build_without_tables_says_so_at_the_sink() {
-    let place = place();
-    for command in ["lint", "check", "run"] {
-        says(place.path(), &[command, "pipeline.yaml"], 1, "pipeline.yaml:7:");
-        says(place.path(), &[command, "pipeline.yaml"], 1, "--features delta");
+    for (sink, is_there) in [("delta", cfg!(feature = "delta")), ("iceberg", cfg!(feature = "iceberg"))] {
+        let place = place(sink);
+        for command in ["lint", "check", "run"] {
+            if !is_there {
+                says(place.path(), &[command, "pipeline.yaml"], 1, "pipeline.yaml:7:");
+                says(place.path(), &[command, "pipeline.yaml"], 1, &format!("--features {sink}"));
+            }
+        }
+        assert!(!place.path().join("table").exists());
     }
-    assert!(!place.path().join("table").exists());
+}
+
+#[cfg(feature = "iceberg")]
+#[test]
+fn an_iceberg_table_is_made_once_and_proven_and_a_second_run_finds_nothing() {
+    let place = place("iceberg");
+    says(place.path(), &["lint", "pipeline.yaml"], 0, "ok: 1 pipeline");
+    says(place.path(), &["preview", "pipeline.yaml"], 0, "Iceberg table in table");
+    says(place.path(), &["check", "pipeline.yaml"], 0, "one commit: exactly_once");
+    assert!(!place.path().join("table/metadata").exists(), "a check writes no table");
+    says(place.path(), &["run", "pipeline.yaml"], 0, "2 rows: 2 written");
+    says(place.path(), &["run", "pipeline.yaml"], 0, "0 new rows");
+    says(place.path(), &["audit", "table"], 0, "proven: 1 chain, each of 2 offsets has one fate");
+    says(place.path(), &["compact", "table"], 1, "which an engine compacts");
+    let hint = place.path().join("table/metadata/version-hint.text");
+    assert_eq!(fs::read_to_string(&hint).unwrap(), "2");
+    // Somebody takes the table back to before its rows.
+    fs::remove_file(place.path().join("table/metadata/v2.metadata.json")).unwrap();
+    says(place.path(), &["audit", "table"], 1, "no commit of the table adds");
+}
+
+#[test]
+fn what_is_wrong_with_a_catalog_is_told_at_its_key() {
+    let place = place("iceberg");
+    let catalog = "catalog: {rest: {uri: 'localhost:8181', table: flights, token: abc}}";
+    let pipeline = PIPELINE.replace("delta: {path: table}", &format!("iceberg: {{path: table, {catalog}}}"));
+    fs::write(place.path().join("pipeline.yaml"), pipeline).unwrap();
+    for expected in ["expected an address: http://", "expected a namespace and a name", "write it as ${VAR}"]
+    {
+        says(place.path(), &["lint", "pipeline.yaml"], 1, expected);
+    }
 }
 
 #[cfg(feature = "delta")]
 #[test]
 fn a_table_is_made_once_and_proven_and_a_second_run_finds_nothing() {
-    let place = place();
+    let place = place("delta");
     says(place.path(), &["lint", "pipeline.yaml"], 0, "ok: 1 pipeline");
     says(place.path(), &["preview", "pipeline.yaml"], 0, "Delta Lake table in table");
     says(place.path(), &["check", "pipeline.yaml"], 0, "one commit: exactly_once");
@@ -65,7 +100,7 @@ fn a_table_is_made_once_and_proven_and_a_second_run_finds_nothing() {
 #[cfg(feature = "delta")]
 #[test]
 fn a_table_that_does_not_fit_blocks_the_pipeline_with_the_column() {
-    let place = place();
+    let place = place("delta");
     let log = place.path().join("table/_delta_log");
     fs::create_dir_all(&log).unwrap();
     let schema = r#"{\"type\":\"struct\",\"fields\":[{\"name\":\"id\",\"type\":\"integer\",\"nullable\":true,\"metadata\":{}}]}"#;

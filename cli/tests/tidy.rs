@@ -31,6 +31,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Dependencies of which the lock file may hold one version only.
 const ONE_VERSION: &[&str] = &["arrow", "parquet", "datafusion", "object_store", "sqlparser", "tokio"];
 
+/// What may have a second version, which is whose: `iceberg` still builds on the arrow and the parquet before ours. It is
+/// behind a feature of its own, reads no data, and no type of it meets one of ours.
+const TWO_VERSIONS: &[(&str, &str, &str)] = &[("parquet", "58", "iceberg")];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -136,6 +140,16 @@ fn one_version_of_each_big_dependency() {
         }
     }
     for name in ONE_VERSION {
-        assert_eq!(versions.get(name).map(Vec::len), Some(1), "{name}: {:?}", versions.get(name));
+        let mut found = versions.get(name).cloned().unwrap_or_default();
+        if let Some((_, major, of)) = TWO_VERSIONS.iter().find(|(other, _, _)| other == name) {
+            let before = found.len();
+            found.retain(|version| version.split('.').next() != Some(major));
+            assert_eq!(
+                before,
+                found.len() + 1,
+                "{name} {major} is there for {of}, and no more: end the exception"
+            );
+        }
+        assert_eq!(found.len(), 1, "{name}: {:?}", versions.get(name));
     }
 }

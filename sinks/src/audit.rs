@@ -137,7 +137,7 @@ fn one(
         for file in &plan.files {
             named.insert(file.name.clone());
             if let Some(log) = log
-                && is_elsewhere(log, start, file, is_done, &mut found)
+                && is_elsewhere(place, log, start, file, is_done, &mut found)?
             {
                 continue;
             }
@@ -156,7 +156,7 @@ fn one(
     }
     merges.end(place, named, &mut found)?;
     if let Some(log) = log {
-        let at = log.positions.get(&format!("sluice/{chain}")).copied();
+        let at = log.positions.get(&chain.to_string()).copied();
         // A plan that is not done may have its commit already.
         if at < committed && (log.is_whole || at.is_some()) {
             let shown = at.map_or("nowhere".to_owned(), |at| format!("at {at}"));
@@ -169,8 +169,16 @@ fn one(
     Ok(found)
 }
 
-/// Whether the rows of a plan's file lie in other files of the table by now; what the log says against it is told.
-fn is_elsewhere(log: &TableLog, start: i64, file: &PlanFile, is_done: bool, found: &mut ChainAudit) -> bool {
+/// Whether the rows of a plan's file lie in other files of the table by now; what the log says against it is told. Where
+/// engines have cleaned the log up, a file that neither the table has nor the target was written anew, or taken away.
+fn is_elsewhere(
+    place: &dyn Place,
+    log: &TableLog,
+    start: i64,
+    file: &PlanFile,
+    is_done: bool,
+    found: &mut ChainAudit,
+) -> Result<bool, TaskError> {
     let name = &file.name;
     match log.added.get(name) {
         Some(1) => {}
@@ -178,12 +186,13 @@ fn is_elsewhere(log: &TableLog, start: i64, file: &PlanFile, is_done: bool, foun
         None => found.problems.push(format!("no commit of the table adds {name} of plan {start}")),
         Some(n) => found.problems.push(format!("{n} commits of the table add {name} of plan {start}")),
     }
-    let is_elsewhere = log.removed.contains(name);
+    let is_forgotten = is_done && !log.is_whole && !log.added.contains_key(name);
+    let is_elsewhere = log.removed.contains(name) || is_forgotten && footer(place, name)?.is_none();
     if is_elsewhere {
         found.files += 1;
         found.rows += file.rows;
     }
-    is_elsewhere
+    Ok(is_elsewhere)
 }
 
 /// The merges of a chain's files that have taken place.

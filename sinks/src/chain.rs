@@ -206,7 +206,7 @@ impl Chains {
     }
 
     /// The end of the last plan before `start` that has files.
-    #[cfg(feature = "delta")]
+    #[cfg(feature = "tables")]
     pub(crate) fn end_with_files(&self, chain: &Chain, start: i64) -> Result<Option<i64>, TaskError> {
         let folder = chain_folder(chain);
         for &earlier in list(self.place.as_ref(), &folder)?.plans.range(..start).rev() {

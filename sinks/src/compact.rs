@@ -24,6 +24,7 @@ use sluice_store::file::{Disk, Open};
 
 use crate::chain::Chains;
 use crate::disk::{failed, remove};
+use crate::iceberg;
 use crate::location::Location;
 use crate::parquet::{self, Codec, ParquetConfig, ParquetFormat, RowGroup};
 use crate::place::{Folder, Place, parent};
@@ -49,9 +50,15 @@ pub struct Compacted {
     pub rows: u64,
 }
 
-/// Whether a folder holds a table of Delta Lake.
+/// Whether a folder holds a table.
 pub fn is_table(target: &Path) -> bool {
-    target.join(TABLE_LOG).is_dir()
+    target.join(TABLE_LOG).is_dir() || is_iceberg(target)
+}
+
+/// Whether a folder holds a table of Iceberg.
+fn is_iceberg(target: &Path) -> bool {
+    let entries = target.join(iceberg::METADATA).read_dir().into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_str().is_some_and(iceberg::is_metadata))
 }
 
 /// Merges files of a table in one commit; see [`compact`].
@@ -61,6 +68,14 @@ pub fn compact_table(
     bytes: ByteSize,
     now_ms: i64,
 ) -> Result<Compacted, TaskError> {
+    if is_iceberg(&target) {
+        let message = format!(
+            "{} is a table of Iceberg, which an engine compacts: Spark by `CALL system.rewrite_data_files(…)`, Trino by \
+             `ALTER TABLE … EXECUTE optimize`. Sluice goes on writing meanwhile",
+            target.display()
+        );
+        return Err(TaskError::new(Class::Config, message));
+    }
     #[cfg(feature = "delta")]
     return crate::delta::compact::compact(target, disk, bytes, now_ms);
     #[cfg(not(feature = "delta"))]

@@ -49,6 +49,7 @@ pub fn estimate(config: &SinkConfig, slices: &[Slice]) -> Result<Option<Estimate
     let place = place::open(&Location::Folder(scratch.path().to_owned()), None, disk.clone())?;
     let mut sink = match config {
         SinkConfig::Parquet(config) | SinkConfig::Delta(config) => FileSink::parquet_in(place, config, disk)?,
+        SinkConfig::Iceberg(config) => FileSink::parquet_in(place, &config.files(), disk)?,
         SinkConfig::Arrow(config) => FileSink::arrow_in(place, config, disk)?,
         SinkConfig::Topic(_) | SinkConfig::Kafka(_) | SinkConfig::Stdout(_) => return Ok(None),
     };

@@ -99,8 +99,15 @@ impl FileSink {
         })
     }
 
+    /// The same with the partition columns in the files as well as in their folders' names.
+    #[cfg(feature = "tables")]
+    pub(crate) fn with_partition_in_files(mut self) -> Self {
+        self.partition = self.partition.in_files();
+        self
+    }
+
     /// The chains of plans in the target.
-    #[cfg(feature = "delta")]
+    #[cfg(feature = "tables")]
     pub(crate) fn chains(&self) -> &Chains {
         &self.chains
     }
@@ -109,12 +116,6 @@ impl FileSink {
     #[cfg(feature = "delta")]
     pub(crate) fn chains_mut(&mut self) -> &mut Chains {
         &mut self.chains
-    }
-
-    /// Where the files lie.
-    #[cfg(feature = "delta")]
-    pub(crate) fn place(&self) -> &Arc<dyn Place> {
-        &self.place
     }
 
     /// The partition columns: what they name must be among the rows' columns.
@@ -140,7 +141,9 @@ impl FileSink {
             Some(_) => {}
             None => {
                 let decoded = slice.decoded.as_ref().map_or(&Schema::empty(), |_| schema.as_ref()).clone();
-                self.partition.check(Some(&decoded), None)?;
+                if !self.partition.is_in_files() {
+                    self.partition.check(Some(&decoded), None)?;
+                }
                 open.schema = Some(schema);
             }
         }

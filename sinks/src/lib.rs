@@ -13,6 +13,7 @@ pub mod delta;
 mod disk;
 pub mod estimate;
 pub mod files;
+pub mod iceberg;
 pub mod kafka;
 pub mod location;
 mod name;
@@ -25,6 +26,8 @@ mod records;
 mod returning;
 pub mod rotate;
 pub mod stdout;
+#[cfg(feature = "tables")]
+pub mod table;
 mod table_log;
 mod temp;
 pub mod topic;
@@ -50,6 +53,7 @@ use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
 use cluster::ClusterSink;
 use files::FileSink;
+use iceberg::{CatalogConfig, IcebergConfig};
 use kafka::KafkaConfig;
 use location::Location;
 use objects::StoreConfig;
@@ -73,6 +77,8 @@ pub enum SinkConfig {
     Kafka(KafkaConfig),
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
+    /// A table of Apache Iceberg in a folder or an object store.
+    Iceberg(IcebergConfig),
     /// Standard output.
     Stdout(StdoutConfig),
 }
@@ -94,7 +100,12 @@ impl SinkConfig {
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Kafka(_) | Self::Stdout(_) => None,
+            Self::Parquet(_)
+            | Self::Arrow(_)
+            | Self::Delta(_)
+            | Self::Iceberg(_)
+            | Self::Kafka(_)
+            | Self::Stdout(_) => None,
         }
     }
 
@@ -102,6 +113,7 @@ impl SinkConfig {
     pub fn location(&self) -> Option<&Location> {
         match self {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.path),
+            Self::Iceberg(config) => Some(&config.path),
             Self::Arrow(config) => Some(&config.path),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
@@ -111,6 +123,7 @@ impl SinkConfig {
     pub fn store(&self) -> Option<&StoreConfig> {
         match self {
             Self::Parquet(config) | Self::Delta(config) => config.store.as_ref(),
+            Self::Iceberg(config) => config.store.as_ref(),
             Self::Arrow(config) => config.store.as_ref(),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
@@ -119,6 +132,7 @@ impl SinkConfig {
     fn rotate(&self) -> Option<&Rotate> {
         match self {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.rotate),
+            Self::Iceberg(config) => Some(&config.rotate),
             Self::Arrow(config) => Some(&config.rotate),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
         }
@@ -129,7 +143,7 @@ impl SinkConfig {
         match self {
             Self::Stdout(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Kafka(_) => true,
+            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Iceberg(_) | Self::Kafka(_) => true,
         }
     }
 
@@ -138,6 +152,7 @@ impl SinkConfig {
             Self::Parquet(config) => ("parquet", &config.partition),
             Self::Arrow(config) => ("arrow", &config.partition),
             Self::Delta(config) => ("delta", &config.partition),
+            Self::Iceberg(config) => ("iceberg", &config.partition),
             Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => ("", &[]),
         }
     }
@@ -182,6 +197,15 @@ impl SinkConfig {
             && !cfg!(feature = "delta")
         {
             found.push((vec![kind.to_owned()], WITHOUT_DELTA.to_owned()));
+        }
+        if let Self::Iceberg(config) = self {
+            if !cfg!(feature = "iceberg") {
+                found.push((vec![kind.to_owned()], iceberg::WITHOUT_ICEBERG.to_owned()));
+            }
+            let below = |(path, message): (Vec<&str>, String)| {
+                (["iceberg", "catalog"].into_iter().chain(path).map(str::to_owned).collect(), message)
+            };
+            found.extend(config.catalog_problems().into_iter().map(below));
         }
         for column in partition.columns() {
             match column {
@@ -299,6 +323,13 @@ impl SinkConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, WITHOUT_DELTA).into());
             }
+            #[cfg(feature = "iceberg")]
+            Self::Iceberg(config) => Target::Files(Box::new(iceberg::IcebergSink::new(config, disk)?)),
+            #[cfg(not(feature = "iceberg"))]
+            Self::Iceberg(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, iceberg::WITHOUT_ICEBERG).into());
+            }
             Self::Stdout(config) => {
                 Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout()))))
             }
@@ -314,7 +345,7 @@ impl SinkConfig {
         let partition = Partition::new(self.partition().1);
         let in_path = |name: &str| {
             let columns = partition.iter().flat_map(Partition::columns);
-            !matches!(self, Self::Delta(_))
+            !matches!(self, Self::Delta(_) | Self::Iceberg(_))
                 && columns.into_iter().any(|c| matches!(c, PartitionColumn::Field(field) if field == name))
         };
         let kept: Vec<_> = rows.fields().iter().filter(|f| !in_path(f.name())).cloned().collect();
@@ -344,6 +375,15 @@ impl SinkConfig {
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),
+            Self::Iceberg(c) => {
+                let files = files(&c.path, &c.partition, &c.rotate);
+                match &c.catalog {
+                    CatalogConfig::File => format!("Iceberg table in {files}"),
+                    CatalogConfig::Rest(rest) => {
+                        format!("Iceberg table {} of catalog {} in {files}", rest.table, rest.uri)
+                    }
+                }
+            }
             Self::Stdout(_) => "standard output".to_owned(),
         }
     }

@@ -77,6 +77,13 @@ pub struct StoreConfig {
 #[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 pub struct Secret(String);
 
+impl Secret {
+    /// The value itself.
+    pub(crate) fn open(&self) -> &str {
+        &self.0
+    }
+}
+
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("***")
@@ -94,7 +101,7 @@ pub(crate) fn client(bucket: &str, config: &StoreConfig) -> Result<Arc<dyn Objec
     }
     // How long an answer may take depends on what is sent: `Objects::wait` sees to it.
     builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "1day");
-    let secret = |value: &Option<Secret>| value.as_ref().map(|secret| secret.0.clone());
+    let secret = |value: &Option<Secret>| value.as_ref().map(|secret| secret.open().to_owned());
     for (key, value) in [
         (Endpoint, config.endpoint.clone()),
         (Region, config.region.clone()),
@@ -312,6 +319,19 @@ impl Place for Objects {
         let mut url = url::Url::parse(&root).map_err(|e| io::Error::new(ErrorKind::InvalidFilename, e))?;
         url.set_path(&format!("{}/", url.path().trim_end_matches('/')));
         Ok((self.store.clone(), url.into()))
+    }
+
+    #[cfg(feature = "iceberg")]
+    fn address(&self) -> io::Result<String> {
+        Ok(self.show(""))
+    }
+
+    #[cfg(feature = "iceberg")]
+    fn replace(&self, temp: &Path, key: &str) -> io::Result<()> {
+        let body = Bytes::from(std::fs::read(temp)?);
+        let key = self.key(key)?;
+        self.wait(body.len() as u64, self.store.put(&key, PutPayload::from_bytes(body)))?;
+        found(std::fs::remove_file(temp)).map(drop)
     }
 }
 

@@ -1,12 +1,16 @@
 //! Partition columns: which rows of a slice go to which folder.
 //!
-//! The values stand in the folders' names only, so the columns are left out of the files. It names no
-//! folder itself.
+//! The values stand in the folders' names only, so the columns are left out of the files, if these do not belong to
+//! a table that wants them there. It names no folder itself.
 
 use std::collections::HashMap;
+#[cfg(feature = "tables")]
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, UInt32Array};
 use arrow::compute::take_record_batch;
+#[cfg(feature = "tables")]
+use arrow::datatypes::Field;
 use arrow::datatypes::{DataType, Int64Type, Schema};
 use sluice_connect::batch;
 use sluice_connect::task::{Class, Slice, TaskError};
@@ -73,6 +77,8 @@ impl PartitionColumn {
 #[derive(Clone, Debug)]
 pub struct Partition {
     columns: Vec<PartitionColumn>,
+    /// Whether the columns stand in the files as well.
+    in_files: bool,
 }
 
 /// The rows of one slice that share their partition values.
@@ -107,7 +113,17 @@ impl Partition {
             }
             columns.push(column);
         }
-        Ok(Self { columns })
+        Ok(Self { columns, in_files: false })
+    }
+
+    /// The same with the columns in the files as well.
+    #[cfg(feature = "tables")]
+    pub(crate) fn in_files(self) -> Self {
+        Self { in_files: true, ..self }
+    }
+
+    pub(crate) fn is_in_files(&self) -> bool {
+        self.in_files
     }
 
     /// The columns, in the order of the folders.
@@ -210,11 +226,42 @@ impl Partition {
         (0..slice.envelope.num_rows()).filter(|row| value(&values, *row) == Some("")).collect()
     }
 
+    /// The slice's output with all partition columns, by their names: those that it lacks come last.
+    #[cfg(feature = "tables")]
+    pub(crate) fn with_columns(&self, slice: &Slice) -> Result<RecordBatch, TaskError> {
+        let output = slice.output();
+        let schema = output.schema_ref();
+        let is_property = |name: &str| {
+            self.columns.iter().any(|column| match column {
+                PartitionColumn::Property(property) => {
+                    slice.decoded.is_none() && name == batch::property_column(property)
+                }
+                PartitionColumn::Field(_) | PartitionColumn::Envelope(_) => false,
+            })
+        };
+        let kept =
+            schema.fields().iter().zip(output.columns()).filter(|(field, _)| !is_property(field.name()));
+        let (mut fields, mut columns): (Vec<_>, Vec<_>) =
+            kept.map(|(field, column)| (field.clone(), column.clone())).unzip();
+        for column in &self.columns {
+            if !fields.iter().any(|field| field.name() == column.name()) {
+                let found = found(column, slice)?;
+                fields.push(Arc::new(Field::new(column.name(), found.data_type().clone(), true)));
+                columns.push(found.clone());
+            }
+        }
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+            .map_err(|e| broken("cannot add the partition columns to the rows").because(e))
+    }
+
     /// What the file holds of the slice's output.
     fn output(&self, slice: &Slice) -> Result<RecordBatch, TaskError> {
         let output = slice.output();
         if output.num_rows() != slice.envelope.num_rows() {
             return Err(broken("a slice has other rows in its envelope than decoded"));
+        }
+        if self.in_files {
+            return Ok(output.clone());
         }
         let schema = output.schema_ref();
         let is_partition = |name: &str| {
@@ -296,8 +343,8 @@ fn offsets(slice: &Slice) -> Result<&Int64Array, TaskError> {
     Ok(offsets)
 }
 
-/// The column's values as text.
-fn values(column: &PartitionColumn, slice: &Slice) -> Result<StringViewArray, TaskError> {
+/// The column as it stands in the slice.
+fn found<'a>(column: &PartitionColumn, slice: &'a Slice) -> Result<&'a ArrayRef, TaskError> {
     let found: Option<&ArrayRef> = match column {
         PartitionColumn::Field(name) => {
             slice.decoded.as_ref().and_then(|decoded| decoded.column_by_name(name))
@@ -305,10 +352,15 @@ fn values(column: &PartitionColumn, slice: &Slice) -> Result<StringViewArray, Ta
         PartitionColumn::Envelope(name) => slice.envelope.column_by_name(name),
         PartitionColumn::Property(name) => slice.envelope.column_by_name(&batch::property_column(name)),
     };
-    let found = found.ok_or_else(|| {
+    found.ok_or_else(|| {
         let message = format!("partition column {:?} is not among the columns of the rows", column.written());
         TaskError::new(Class::Config, message)
-    })?;
+    })
+}
+
+/// The column's values as text.
+fn values(column: &PartitionColumn, slice: &Slice) -> Result<StringViewArray, TaskError> {
+    let found = found(column, slice)?;
     batch::texts(found).map_err(|e| {
         let message = format!("partition column {:?} is a {}", column.written(), found.data_type());
         TaskError::new(Class::Config, message).because(e)

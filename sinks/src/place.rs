@@ -69,6 +69,13 @@ pub trait Place: Debug + Send + Sync {
     /// How libraries read it: a store, and the URL of the target in it, with `/` at its end.
     #[cfg(feature = "delta")]
     fn reader(&self) -> io::Result<(Arc<dyn ObjectStore>, String)>;
+    /// The target as tables name it who write whole addresses of their files: nothing in it is encoded, and no `/` is
+    /// at its end.
+    #[cfg(feature = "iceberg")]
+    fn address(&self) -> io::Result<String>;
+    /// Gives a finished temporary file its name, in place of what has it: for a hint that may be wrong.
+    #[cfg(feature = "iceberg")]
+    fn replace(&self, temp: &Path, key: &str) -> io::Result<()>;
 }
 
 /// Opens the place of a target; connects to nothing yet.
@@ -214,6 +221,30 @@ impl Place for Folder {
         let root = url::Url::from_directory_path(fs::canonicalize(&self.root)?);
         let root = root.map_err(|()| io::Error::from(ErrorKind::InvalidFilename))?;
         Ok((Arc::new(object_store::local::LocalFileSystem::new()), root.into()))
+    }
+
+    #[cfg(feature = "iceberg")]
+    fn address(&self) -> io::Result<String> {
+        // The folder may be still to be made.
+        let mut root = std::path::absolute(&self.root)?;
+        let mut below = Vec::new();
+        let root = loop {
+            match found(fs::canonicalize(&root))? {
+                Some(there) => break below.iter().rev().fold(there, |path, name| path.join(name)),
+                None => match root.file_name().map(ToOwned::to_owned) {
+                    Some(name) if root.pop() => below.push(name),
+                    _ => return Err(ErrorKind::InvalidFilename.into()),
+                },
+            }
+        };
+        let root = root.into_os_string().into_string();
+        let root = root.map_err(|_| io::Error::from(ErrorKind::InvalidFilename))?;
+        Ok(format!("file://{}", root.trim_end_matches('/')))
+    }
+
+    #[cfg(feature = "iceberg")]
+    fn replace(&self, temp: &Path, key: &str) -> io::Result<()> {
+        self.disk.rename(temp, &self.path(key))
     }
 }
 

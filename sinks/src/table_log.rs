@@ -1,5 +1,5 @@
-//! What the commits of a Delta Lake table say of files and positions, for `audit`: read as JSON, without the library, in
-//! every build. Commits that were cleaned away behind a checkpoint are not looked for.
+//! What the commits of a table say of files and positions, for `audit`. Those of Delta Lake are read here, as JSON,
+//! without the library, in every build; those of Iceberg in [`crate::iceberg`]. Commits that were cleaned away behind a checkpoint are not looked for.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +19,14 @@ pub(crate) struct TableLog {
     pub(crate) added: BTreeMap<String, u64>,
     /// Files that are none of the table's any more: another engine wrote their rows anew, or took them away.
     pub(crate) removed: BTreeSet<String>,
-    /// Where each application stands.
+    /// Where each chain stands, by what it is written as.
     pub(crate) positions: BTreeMap<String, i64>,
     /// All commits are there.
     pub(crate) is_whole: bool,
 }
+
+/// Before the chain in the name of the application that its position stands under.
+pub(crate) const DELTA_PREFIX: &str = "sluice/";
 
 /// The actions that matter here.
 #[derive(Deserialize)]
@@ -48,6 +51,14 @@ struct Txn {
 impl TableLog {
     /// Reads all commits; `None` if the target is no table.
     pub(crate) fn read(place: &dyn Place) -> Result<Option<Self>, TaskError> {
+        #[cfg(feature = "iceberg")]
+        if let Some(log) = crate::iceberg::log::read(place)? {
+            return Ok(Some(log));
+        }
+        Self::read_delta(place)
+    }
+
+    fn read_delta(place: &dyn Place) -> Result<Option<Self>, TaskError> {
         let entries = place.list(TABLE_LOG).map_err(|e| failed("list", place.show(TABLE_LOG), e))?;
         let mut names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
         names.retain(|name| {
@@ -75,7 +86,8 @@ impl TableLog {
                     log.removed.insert(path);
                 }
                 if let Some(txn) = action.txn {
-                    log.positions.insert(txn.app_id, txn.version);
+                    let chain = txn.app_id.strip_prefix(DELTA_PREFIX).unwrap_or_default();
+                    log.positions.insert(chain.to_owned(), txn.version);
                 }
             }
         }

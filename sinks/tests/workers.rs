@@ -86,8 +86,9 @@ impl Disk for TurnDisk {
         self.turn(|| RealDisk.create_dir(path))
     }
 
-    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
-        unreachable!("a rename may replace, so no file sink renames")
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        support::disk::only_hints(to);
+        self.turn(|| RealDisk.rename(from, to))
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -183,6 +184,26 @@ fn two_workers_killed_anywhere_leave_every_row_of_a_table_once() {
 #[ignore = "takes minutes; `cargo test --workspace --test workers -- --ignored`"]
 fn two_workers_killed_anywhere_leave_every_row_of_a_table_once_by_2000_seeds() {
     race(100..2100, &[Kind::Parquet], table_sink);
+}
+
+#[cfg(feature = "iceberg")]
+#[test]
+fn two_workers_killed_anywhere_leave_every_row_of_an_iceberg_table_once() {
+    race(0..60, &[Kind::Parquet], iceberg_sink);
+}
+
+#[cfg(feature = "iceberg")]
+#[test]
+#[ignore = "takes minutes; `cargo test --workspace --test workers --features … -- --ignored`"]
+fn two_workers_killed_anywhere_leave_every_row_of_an_iceberg_table_once_by_2000_seeds() {
+    race(60..2060, &[Kind::Parquet], iceberg_sink);
+}
+
+#[cfg(feature = "iceberg")]
+fn iceberg_sink(_: Kind, target: &Path, partition: &[&str], disk: Arc<dyn Disk>) -> Box<dyn SinkTask> {
+    let config = serde_json::json!({"path": target, "partition": partition, "rotate": {"rows": 10}});
+    let config = serde_json::from_value(config).unwrap();
+    Box::new(sluice_sinks::iceberg::IcebergSink::new(&config, disk).unwrap())
 }
 
 fn file_sink(kind: Kind, target: &Path, partition: &[&str], disk: Arc<dyn Disk>) -> Box<dyn SinkTask> {

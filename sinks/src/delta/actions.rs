@@ -1,6 +1,5 @@
 //! The lines of a commit: what was done, how the table is made or grows, the files, and where the chain stands.
 
-use ::parquet::file::reader::Length;
 use arrow::datatypes::{DataType, Schema};
 use delta_kernel::engine::arrow_conversion::TryIntoKernel;
 use delta_kernel::schema::StructType;
@@ -10,24 +9,18 @@ use sluice_connect::task::{Chain, Class, TaskError};
 
 use super::log::{Log, Table};
 use super::{app_id, stats};
-use crate::disk::failed;
-use crate::parquet;
-use crate::place::{Place, Stored};
-/// The table's property with the name of the pipeline that made it, which may add columns.
-const MADE_BY: &str = "sluice.pipeline";
+use crate::place::Place;
+use crate::table::{self, MADE_BY};
 
 /// The `add` of a file that has its name.
 pub(super) fn file(place: &dyn Place, file: &PlanFile, decided_ms: i64) -> Result<Value, TaskError> {
-    let shown = place.show(&file.name);
-    let gone = || TaskError::new(Class::Retry, format!("{shown} is gone, or damaged"));
-    let stored = Stored::open(place, &file.name).map_err(|e| failed("read", &shown, e))?.ok_or_else(gone)?;
-    let metadata = parquet::metadata(&stored).map_err(|e| failed("read", &shown, e))?.ok_or_else(gone)?;
+    let (bytes, metadata) = table::footer(place, file)?;
     let values: Map<String, Value> =
         file.partition.iter().map(|(name, value)| (name.clone(), json!(value))).collect();
     Ok(json!({"add": {
         "path": encoded(&file.name),
         "partitionValues": values,
-        "size": stored.len(),
+        "size": bytes,
         "modificationTime": decided_ms,
         "dataChange": true,
         "stats": stats::of(&metadata).to_string(),
@@ -112,10 +105,9 @@ pub(super) fn metadata(
         })));
     };
     if table.partition_columns() != partition {
-        let (standing, asked) = (table.partition_columns().join(", "), partition.join(", "));
-        return Err(refused(format!(
-            "it is partitioned by [{standing}], and the pipeline says [{asked}]: write the table's columns in `partition`"
-        )));
+        let names = |names: &[String]| names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let why = table::other_partition(&names(table.partition_columns()), &names(partition));
+        return Err(refused(why));
     }
     let has_local_times = |schema: &Schema| schema.fields().iter().any(|field| is_local(field.data_type()));
     if has_local_times(columns) && !table.has_feature("timestampNtz") {
@@ -133,14 +125,7 @@ pub(super) fn metadata(
     if added.is_empty() {
         return Ok(None);
     }
-    let maker = table.property(MADE_BY);
-    if maker.is_none_or(|maker| !pipeline.is_empty() && maker != pipeline) {
-        return Err(refused(format!(
-            "it has no column `{}`, and was not made by this pipeline: add it to the table, or leave it out by \
-             `steps: [{{select: {{drop: […]}}}}]`",
-            added.join("`, `")
-        )));
-    }
+    table::may_grow(table.property(MADE_BY), pipeline, &added).map_err(refused)?;
     metadata["schemaString"] = json!(standing.to_string());
     Ok(Some(metadata))
 }

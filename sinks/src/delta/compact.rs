@@ -18,13 +18,14 @@ use sluice_connect::plan::PlanFile;
 use sluice_connect::task::{Class, TaskError};
 use sluice_store::file::{Disk, Open};
 
+use super::actions;
 use super::log::{self, ActiveFile, Log, Table};
-use super::{ATTEMPTS_MAX, actions};
 use crate::compact::{Compacted, codec, format};
 use crate::disk::{failed, remove};
 use crate::place::{Folder, Place, parent};
 use crate::plain;
 use crate::records::ROOT;
+use crate::table::ATTEMPTS_MAX;
 use crate::table_log::decoded;
 use crate::temp::TempFolder;
 

@@ -65,7 +65,7 @@ struct Reader {
 }
 
 /// The table in one version.
-pub(super) struct Table {
+pub struct Table {
     snapshot: SnapshotRef,
     engine: Arc<dyn Engine>,
 }

@@ -4,8 +4,9 @@
 //! |-----------------------------------|-----------------------------------------------------------|
 //! | text, bytes, also of a fixed size | string, binary                                            |
 //! | unsigned integers                 | the next wider signed one; of 64 bits decimal(20,0)       |
+//! | integers of 8 and 16 bits         | as they are in Delta Lake, of 32 bits in Iceberg          |
 //! | timestamps                        | microseconds; a finer value is a reject                   |
-//! | time of day                       | none: the pipeline is refused                             |
+//! | time of day                       | microseconds in Iceberg; in Delta Lake none: refused      |
 //!
 //! A column that the table has wider is widened; one that it has narrower is refused.
 
@@ -15,21 +16,29 @@ use arrow::array::{ArrayRef, RecordBatch, make_comparator};
 use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 
-/// Bytes that Parquet readers of tables do not take in a column's name.
-const NO_NAMES: &[char] = &[' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
-
-/// The columns that rows are cast to, in their order; or why they do not fit, with the column's name.
-pub(super) fn columns(rows: &Schema, table: Option<&Schema>) -> Result<Schema, String> {
-    let standing = table.map(Schema::fields);
-    fields(rows.fields(), standing, "").map(Schema::new)
+/// What the columns of a table format can be.
+#[derive(Debug)]
+pub struct Types {
+    /// Characters that are not taken in a column's name.
+    pub(crate) no_names: &'static [char],
+    /// Whether there are integers of 8 and of 16 bits.
+    pub(crate) has_small_integers: bool,
+    /// Whether there is a time of day.
+    pub(crate) has_times: bool,
 }
 
-fn fields(rows: &Fields, table: Option<&Fields>, above: &str) -> Result<Fields, String> {
+/// The columns that rows are cast to, in their order; or why they do not fit, with the column's name.
+pub(crate) fn columns(types: &Types, rows: &Schema, table: Option<&Schema>) -> Result<Schema, String> {
+    let standing = table.map(Schema::fields);
+    fields(types, rows.fields(), standing, "").map(Schema::new)
+}
+
+fn fields(types: &Types, rows: &Fields, table: Option<&Fields>, above: &str) -> Result<Fields, String> {
     let mut found: Vec<FieldRef> = Vec::with_capacity(rows.len());
     for field in rows {
         let name = field.name();
         let shown = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
-        if name.contains(NO_NAMES) {
+        if name.contains(types.no_names) {
             let step = "`steps: [{select: {rename: …}}]`";
             return Err(format!("column {shown:?} has a name that tables do not take: rename it by {step}"));
         }
@@ -39,21 +48,21 @@ fn fields(rows: &Fields, table: Option<&Fields>, above: &str) -> Result<Fields, 
             return Err(format!("columns `{other}` and `{shown}` differ by case alone: rename one of them"));
         }
         let standing = table.and_then(|fields| fields.iter().find(|other| other.name() == name));
-        let data_type = target(field.data_type(), standing.map(|f| f.data_type()), &shown)?;
+        let data_type = target(types, field.data_type(), standing.map(|f| f.data_type()), &shown)?;
         found.push(Arc::new(Field::new(name, data_type, true)));
     }
     Ok(found.into())
 }
 
-fn target(rows: &DataType, table: Option<&DataType>, shown: &str) -> Result<DataType, String> {
+fn target(types: &Types, rows: &DataType, table: Option<&DataType>, shown: &str) -> Result<DataType, String> {
     let inner = |name: &str, field: &FieldRef, table: Option<&DataType>| {
-        target(field.data_type(), table, shown).map(|data_type| Field::new(name, data_type, true))
+        target(types, field.data_type(), table, shown).map(|data_type| Field::new(name, data_type, true))
     };
     let plain = match (rows, table) {
         (DataType::Struct(rows), Some(DataType::Struct(table))) => {
-            return fields(rows, Some(table), shown).map(DataType::Struct);
+            return fields(types, rows, Some(table), shown).map(DataType::Struct);
         }
-        (DataType::Struct(rows), None) => return fields(rows, None, shown).map(DataType::Struct),
+        (DataType::Struct(rows), None) => return fields(types, rows, None, shown).map(DataType::Struct),
         (DataType::List(row) | DataType::LargeList(row), None | Some(DataType::List(_))) => {
             let table = match table {
                 Some(DataType::List(table)) => Some(table.data_type()),
@@ -79,7 +88,7 @@ fn target(rows: &DataType, table: Option<&DataType>, shown: &str) -> Result<Data
             let entries = Field::new("key_value", DataType::Struct(vec![key, value].into()), false);
             return Ok(DataType::Map(Arc::new(entries), false));
         }
-        (rows, _) => plain(rows).ok_or_else(|| {
+        (rows, _) => plain(types, rows).ok_or_else(|| {
             let rows = named(rows);
             format!("column `{shown}` is a {rows}, which tables have no type for: cast it by `steps: [{{select: {{cast: …}}}}]`")
         })?,
@@ -102,13 +111,17 @@ fn named(data_type: &DataType) -> String {
 }
 
 /// The table's type of plain values.
-fn plain(rows: &DataType) -> Option<DataType> {
+fn plain(types: &Types, rows: &DataType) -> Option<DataType> {
     Some(match rows {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
             DataType::Binary
         }
-        DataType::Dictionary(_, values) => plain(values)?,
+        DataType::Dictionary(_, values) => plain(types, values)?,
+        DataType::Int8 | DataType::Int16 | DataType::UInt8 if !types.has_small_integers => DataType::Int32,
+        DataType::Time32(_) | DataType::Time64(_) if types.has_times => {
+            DataType::Time64(TimeUnit::Microsecond)
+        }
         DataType::UInt8 => DataType::Int16,
         DataType::UInt16 => DataType::Int32,
         DataType::UInt32 => DataType::Int64,
@@ -146,13 +159,13 @@ fn is_wider(wide: &DataType, narrow: &DataType) -> bool {
 }
 
 /// Rows with a time that is finer than a microsecond, each with the reason.
-pub(super) fn too_fine(rows: &RecordBatch) -> Vec<(usize, String)> {
+pub(crate) fn too_fine(types: &Types, rows: &RecordBatch) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
         if !has_nanoseconds(field.data_type()) {
             continue;
         }
-        let Some(changed) = changed_rows(field, column) else { continue };
+        let Some(changed) = changed_rows(types, field, column) else { continue };
         let name = field.name();
         found.extend(
             changed.into_iter().map(|row| {
@@ -165,7 +178,7 @@ pub(super) fn too_fine(rows: &RecordBatch) -> Vec<(usize, String)> {
 
 fn has_nanoseconds(data_type: &DataType) -> bool {
     match data_type {
-        DataType::Timestamp(unit, _) => *unit == TimeUnit::Nanosecond,
+        DataType::Timestamp(unit, _) | DataType::Time64(unit) => *unit == TimeUnit::Nanosecond,
         DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => {
             has_nanoseconds(field.data_type())
         }
@@ -177,8 +190,8 @@ fn has_nanoseconds(data_type: &DataType) -> bool {
 
 /// Rows that do not come back from the table's type as they were. `None` if the column does not fit at all, which is
 /// told when it is put.
-fn changed_rows(field: &Field, column: &ArrayRef) -> Option<Vec<usize>> {
-    let target = target(field.data_type(), None, field.name()).ok()?;
+fn changed_rows(types: &Types, field: &Field, column: &ArrayRef) -> Option<Vec<usize>> {
+    let target = target(types, field.data_type(), None, field.name()).ok()?;
     let back = cast(&cast(column, &target).ok()?, field.data_type()).ok()?;
     let compare = make_comparator(column.as_ref(), back.as_ref(), SortOptions::default()).ok()?;
     Some((0..column.len()).filter(|row| compare(*row, *row).is_ne()).collect())
@@ -190,13 +203,20 @@ mod tests {
 
     use super::*;
 
+    const DELTA: Types = Types { no_names: &[' '], has_small_integers: true, has_times: false };
+    const ICEBERG: Types = Types { no_names: &['.'], has_small_integers: false, has_times: true };
+
     fn one(data_type: DataType) -> Schema {
         Schema::new(vec![Field::new("a", data_type, false)])
     }
 
     fn fit(rows: DataType, table: Option<DataType>) -> Result<DataType, String> {
+        fit_in(&DELTA, rows, table)
+    }
+
+    fn fit_in(types: &Types, rows: DataType, table: Option<DataType>) -> Result<DataType, String> {
         let table = table.map(one);
-        columns(&one(rows), table.as_ref()).map(|schema| schema.field(0).data_type().clone())
+        columns(types, &one(rows), table.as_ref()).map(|schema| schema.field(0).data_type().clone())
     }
 
     #[test]
@@ -218,6 +238,17 @@ mod tests {
     }
 
     #[test]
+    fn each_format_has_its_own_integers_and_times() {
+        use DataType::{Int16, Int32, Int64, Time32, Time64, UInt8};
+        let times = Time64(TimeUnit::Microsecond);
+        for (rows, table) in [(UInt8, Int32), (Int16, Int32), (Time32(TimeUnit::Second), times)] {
+            assert_eq!(fit_in(&ICEBERG, rows, None), Ok(table));
+        }
+        assert_eq!(fit_in(&ICEBERG, Int16, Some(Int64)), Ok(Int64));
+        assert_eq!((fit(UInt8, None), fit(Int16, None)), (Ok(Int16), Ok(Int16)));
+    }
+
+    #[test]
     fn nested_columns_fit_by_their_fields() {
         let row = DataType::Struct(vec![Field::new("b", DataType::Int32, true)].into());
         let table = DataType::Struct(
@@ -233,7 +264,7 @@ mod tests {
     fn names_that_tables_do_not_take_are_told() {
         let named = |names: &[&str]| {
             let fields = names.iter().map(|name| Field::new(*name, DataType::Int64, true));
-            columns(&Schema::new(fields.collect::<Vec<_>>()), None).unwrap_err()
+            columns(&DELTA, &Schema::new(fields.collect::<Vec<_>>()), None).unwrap_err()
         };
         assert!(named(&["a b"]).contains("rename it"));
         assert!(named(&["ab", "aB"]).contains("differ by case"));
@@ -245,7 +276,7 @@ mod tests {
         let schema = one(times.data_type().clone());
         let schema = Schema::new(vec![schema.field(0).clone().with_nullable(true)]);
         let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(times)]).unwrap();
-        let found = too_fine(&batch);
+        let found = too_fine(&DELTA, &batch);
         assert!(found.len() == 1 && found[0].0 == 2, "{found:?}");
     }
 
