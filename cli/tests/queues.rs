@@ -206,12 +206,8 @@ fn a_broker_that_goes_away_is_waited_for() {
     until("files", || !place.files().is_empty());
     place.broker.cut();
     place.fill("orders", 300..600);
-    until("all is acknowledged", || {
-        let state = place.broker.state.lock().unwrap();
-        state.queues["orders"].is_empty() && state.acknowledged >= 600
-            || state.acknowledged > 550 && state.queues["orders"].is_empty()
-    });
-    nix_terminate(&run);
+    until("each message is acknowledged", || place.broker.state.lock().unwrap().acknowledged == 600);
+    terminate(&run);
     assert!(run.wait().is_ok());
     let mut ids = place.ids();
     ids.sort_unstable();
@@ -220,7 +216,7 @@ fn a_broker_that_goes_away_is_waited_for() {
     place.audited();
 }
 
-fn nix_terminate(run: &Child) {
+fn terminate(run: &Child) {
     let status = Command::new("kill").arg(run.id().to_string()).status().unwrap();
     assert!(status.success());
 }
@@ -229,10 +225,7 @@ fn nix_terminate(run: &Child) {
 fn what_can_not_be_reached_or_is_refused_is_told() {
     let place = Place::new(&["orders"]);
     let told = place.told("run", &LAKE.replace("queue: orders", "queue: orderz"));
-    assert!(
-        told.contains("no queue 'orderz'") && told.contains("404") || told.contains("NOT_FOUND"),
-        "{told}"
-    );
+    assert!(told.contains("no queue 'orderz'"), "{told}");
     let wrong = LAKE.replace("queue: orders", "queue: orders, user: me, password: \"${WRONG:wrong}\"");
     let told = place.told("run", &wrong);
     assert!(told.contains("as user me") && told.contains("ACCESS_REFUSED"), "{told}");
@@ -249,7 +242,7 @@ delivery: at_least_once
     assert!(told.contains("exchange eventz"), "{told}");
     let told = place.told("run", &sink.replace("TO", "exchange: events, routing_key: nobody"));
     assert!(told.contains("no queue takes messages with routing key `nobody`"), "{told}");
-    place.write(&LAKE.replace("queue: orders", "queue: orders"));
+    place.write(LAKE);
     let check = place.sluice(&["check", "pipeline.yaml"]);
     assert!(check.status.success(), "{check:?}");
     place.write(&sink.replace("TO", "queue: orders"));

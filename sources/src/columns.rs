@@ -28,6 +28,7 @@ pub(crate) struct Row<'r> {
 pub(crate) struct Columns<'a> {
     needs: &'a Needs,
     /// Whether anything is wanted that a bridge maps.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "asked by source `kafka`"))]
     pub(crate) maps: bool,
     offsets: Vec<i64>,
     stored: Option<TimestampMillisecondBuilder>,
