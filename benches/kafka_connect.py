@@ -5,9 +5,9 @@
 Sluice: `sluice run`, topic of the embedded broker to Parquet, exactly once. Kafka Connect: Apache Kafka with one node,
 a standalone worker with `iceberg-kafka-connect` and its file ("hadoop") catalog, which also ends in Parquet with zstd,
 two tasks for two partitions. Topics are filled before. Counted are the rows a second of the whole process, from its start
-until all rows are committed; for Kafka Connect also without the time that its worker takes to start, and with what it
-would lose to its commit interval taken off by asking it to commit every second. Memory is the peak of the process
-(VmHWM), of Kafka Connect that of the worker alone, with the 2 GiB of heap that its own scripts give it. Needs a JDK 17,
+until all rows are committed; for Kafka Connect also without the time that its worker takes to start. It is asked to commit every
+second (`--commit`), so that little is lost in waiting for the last commit. Memory is the peak of the process, of Kafka
+Connect that of the worker alone, with the 2 GiB of heap that its own scripts give it. Needs a JDK 17,
 Maven and SLUICE, or cargo.
 """
 import argparse
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -45,24 +46,41 @@ def write_json(path: pathlib.Path, times: int) -> int:
     return len(lines) * times
 
 
-def peak_mib(pid: int) -> float:
-    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise ValueError("no VmHWM")
+class Memory(threading.Thread):
+    """The most that a process holds, in MiB, looked at every 10 ms until it ends: `all`, mapped files included (of Sluice
+    these are the page cache's, of the log), and `own` (RssAnon)."""
+
+    def __init__(self, pid: int):
+        super().__init__(daemon=True)
+        self.pid, self.all, self.own = pid, 0.0, 0.0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                lines = pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            except OSError:
+                return
+            values = {key: int(value.split()[0]) / 1024 for key, _, value in (line.partition(":") for line in lines) if key in ("VmHWM", "RssAnon")}
+            if not values:  # it has ended, and nobody has waited for it
+                return
+            self.all, self.own = max(self.all, values["VmHWM"]), max(self.own, values["RssAnon"])
+            time.sleep(0.01)
 
 
-def sluice(program: str, folder: pathlib.Path) -> tuple[float, float]:
-    """Wall time in s and peak memory in MiB."""
+def sluice(program: str, folder: pathlib.Path) -> tuple[float, float, float]:
+    """Wall time in s and peak memory in MiB, all and own."""
     subprocess.run(["rm", "-rf", folder / "lake"], check=True)
     began = time.monotonic()
     process = subprocess.Popen([program, "run", "lake.yaml", "--data-dir", "store"], cwd=folder, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
+    memory = Memory(process.pid)
     out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    process.wait()
     wall = time.monotonic() - began
-    assert status == 0, out
-    return wall, usage.ru_maxrss / 1024
+    assert process.returncode == 0, out
+    memory.join()
+    return wall, memory.all, memory.own
 
 
 class Kafka:
@@ -118,8 +136,8 @@ def committed(warehouse: pathlib.Path) -> int:
     return rows
 
 
-def connect(kafka: Kafka, folder: pathlib.Path, number: int, rows: int) -> tuple[float, float, float]:
-    """Wall time in s from the start of the process, the same from when its worker is ready, peak memory in MiB."""
+def connect(kafka: Kafka, folder: pathlib.Path, number: int, rows: int, commit_s: int) -> tuple[float, float, float, float]:
+    """Wall time in s from the start of the process, the same from when its worker is ready, peak memory in MiB, all and own."""
     folder = folder / f"connect-{number}"
     folder.mkdir()
     kafka.create(f"control-{number}", 1)
@@ -146,7 +164,7 @@ iceberg.tables.auto-create-enabled=true
 iceberg.catalog.type=hadoop
 iceberg.catalog.warehouse=file://{warehouse}
 iceberg.control.topic=control-{number}
-iceberg.control.commit.interval-ms=1000
+iceberg.control.commit.interval-ms={commit_s * 1000}
 iceberg.control.commit.timeout-ms=5000
 """)
     classpath = subprocess.run([ROOT / "interop/peers", "classpath", "kafka-connect"], check=True, capture_output=True, text=True).stdout.strip()
@@ -154,6 +172,7 @@ iceberg.control.commit.timeout-ms=5000
         began = time.monotonic()
         process = subprocess.Popen(["java", "-Xms256M", "-Xmx2G", "-XX:+UseG1GC", "-cp", classpath, "org.apache.kafka.connect.cli.ConnectStandalone",
                                     folder / "worker.properties", folder / "iceberg.properties"], stdout=log, stderr=log)
+    memory = Memory(process.pid)
     try:
         ready = None
         while committed(warehouse) < rows:
@@ -170,7 +189,7 @@ iceberg.control.commit.timeout-ms=5000
             time.sleep(0.1)
         ended = time.monotonic()
         assert committed(warehouse) == rows, f"kafka connect wrote {committed(warehouse)} of {rows} rows"
-        return ended - began, ended - (ready or began), peak_mib(process.pid)
+        return ended - began, ended - (ready or began), memory.all, memory.own
     finally:
         process.kill()
         process.wait()
@@ -180,6 +199,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--times", type=int, default=6, help="how often all 336,776 flights are in the topic")
+    arguments.add_argument("--commit", type=int, default=1, help="seconds between commits of Kafka Connect's Iceberg sink")
     arguments = arguments.parse_args()
     program = binary("SLUICE", "-p", "sluice-cli", "--no-default-features")
     with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +225,7 @@ sink: {parquet: {path: lake, codec: zstd(3)}}
             for number in range(arguments.rounds):
                 ours.append(sluice(program, folder))
                 print(f"round {number + 1}: sluice {rows / ours[-1][0]:,.0f} rows/s, {ours[-1][1]:,.0f} MiB", flush=True)
-                theirs.append(connect(kafka, folder, number, rows))
+                theirs.append(connect(kafka, folder, number, rows, arguments.commit))
                 print(f"round {number + 1}: kafka connect {rows / theirs[-1][0]:,.0f} rows/s, {rows / theirs[-1][1]:,.0f} without its "
                       f"start, {theirs[-1][2]:,.0f} MiB", flush=True)
         finally:
@@ -216,6 +236,7 @@ sink: {parquet: {path: lake, codec: zstd(3)}}
     print(f"{'rows/s, whole process':32}  {rate:14,.0f}  {ours_rate:12,.0f}  {ours_rate / rate:.1f}")
     print(f"{'rows/s, its start left out':32}  {running:14,.0f}  {ours_rate:12,.0f}  {ours_rate / running:.1f}")
     print(f"{'peak memory, MiB':32}  {median(theirs, 2):14,.0f}  {median(ours, 1):12,.0f}  {median(ours, 1) / median(theirs, 2):.2f}")
+    print(f"{'of it its own (RssAnon), MiB':32}  {median(theirs, 3):14,.0f}  {median(ours, 2):12,.0f}  {median(ours, 2) / median(theirs, 3):.2f}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ mod cluster;
 mod compact;
 mod connect;
 mod dlq;
+mod doctor;
 mod filter;
+mod generate;
 mod load;
 mod metrics;
 mod network;
@@ -29,7 +31,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 const EXAMPLES: &str = "Examples:
   sluice run examples/flights.yaml               run the pipelines of a file, with the embedded broker
@@ -200,6 +203,31 @@ Exit code 1 if one of them does not answer.")]
   sluice filter test \"dep_delay > 15\" --props dep_delay=20"
     )]
     Filter(filter::FilterCommand),
+    /// Look at this machine, and say what to change before a broker or a worker runs here for long
+    #[command(after_help = "Examples:
+  sluice doctor
+  sluice doctor --data-dir /var/lib/sluice --listen 0.0.0.0:10911 --advertise broker.example.org:10911
+
+Looks at limits, memory, clock, disk, ports and addresses; leaves nothing behind. Exit code 1 if something would
+keep a broker from running here.")]
+    Doctor(doctor::DoctorArguments),
+    /// Print what a shell reads to complete the words of this command line
+    #[command(after_help = "Examples:
+  sluice completions bash > /etc/bash_completion.d/sluice
+  sluice completions zsh > ~/.zfunc/_sluice
+  sluice completions fish > ~/.config/fish/completions/sluice.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages of all commands into a folder
+    #[command(after_help = "Example:
+  sluice man /usr/local/share/man/man1")]
+    Man {
+        /// Made if it is not there
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Ask SQL of topics and of the files they became
     #[cfg(feature = "query")]
     #[command(after_help = "Examples:
@@ -234,6 +262,9 @@ fn main() -> ExitCode {
         Command::Dlq(command) => dlq::run(command),
         Command::Message(command) => network::message(command),
         Command::Filter(command) => filter::run(command),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions { shell } => generate::completions(shell, Arguments::command()),
+        Command::Man { folder } => generate::man(&folder, Arguments::command()),
         #[cfg(feature = "query")]
         Command::Query(arguments) => query::run(&arguments),
     };
