@@ -360,6 +360,7 @@ mod tests {
         confirmer.confirm("q", 0, 9).unwrap();
         assert_eq!(broker.lock().unwrap().acknowledged, [0, 1]);
         assert_eq!(rows(read(&mut source, 13)), (Range { start: 13, end: 15 }, 2, 0));
+        assert!(matches!(read(&mut source, 15), Read::Held), "six are out, and two are not asked for");
         assert!(matches!(read(&mut source, 15), Read::Ended));
         confirmer.confirm("q", 0, 15).unwrap();
         assert_eq!(broker.lock().unwrap().acknowledged, [0, 1, 2, 3, 4, 5, 6, 7]);
