@@ -1,4 +1,11 @@
 //! What a source and a sink of one outside system share: the settings of its connection, and the mapping of its
 //! records to messages. Knows no task: those are in `sources` and `sinks`.
 
+pub mod address;
+pub mod amqp091;
 pub mod kafka;
+pub mod message;
+#[cfg(feature = "stream")]
+pub mod stream;
+#[cfg(feature = "amqp091")]
+mod typed;

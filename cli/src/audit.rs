@@ -69,7 +69,9 @@ fn show(found: &Audit, out: &mut impl Write) -> Result<()> {
 }
 
 fn line(chain: &ChainAudit) -> String {
-    let ChainAudit { pipeline, topic, queue, start, end, fates, plans, files, rows, bytes, .. } = chain;
+    let ChainAudit {
+        pipeline, topic, queue, start, end, fates, plans, given_back, files, rows, bytes, ..
+    } = chain;
     let mut parts = vec![format!("{} written", count(fates.written))];
     let others = [
         (fates.filtered, "filtered"),
@@ -79,8 +81,9 @@ fn line(chain: &ChainAudit) -> String {
         (fates.absent, "absent"),
     ];
     parts.extend(others.iter().filter(|(n, _)| *n > 0).map(|(n, fate)| format!("{} {fate}", count(*n))));
+    let back = if *given_back > 0 { format!(" ({} given back)", count(*given_back)) } else { String::new() };
     format!(
-        "{pipeline}/{topic}/{queue}: offsets {start} to {end} (exclusive) in {} plans: {}; {} files with {} rows and {} bytes",
+        "{pipeline}/{topic}/{queue}: offsets {start} to {end} (exclusive) in {} plans{back}: {}; {} files with {} rows and {} bytes",
         count(*plans),
         parts.join(", "),
         count(*files),

@@ -162,6 +162,10 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Kafka(config) => sluice_sinks::kafka::check(config, document.delivery)?,
         #[cfg(not(feature = "kafka"))]
         SinkConfig::Kafka(_) => anyhow::bail!("this program was built without Kafka"),
+        #[cfg(feature = "amqp091")]
+        SinkConfig::Amqp091(config) => sluice_sinks::amqp091::check(config)?,
+        #[cfg(not(feature = "amqp091"))]
+        SinkConfig::Amqp091(_) => anyhow::bail!(sluice_bridges::amqp091::WITHOUT),
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
             let mut target =

@@ -371,7 +371,7 @@ impl Worker {
                     told,
                 )
             }
-            SourceConfig::File(_) | SourceConfig::Generate(_) => {
+            _ => {
                 anyhow::bail!("pipeline {name} reads no topic")
             }
         };

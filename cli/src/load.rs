@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use serde::de::DeserializeOwned;
 use sluice_connect::config::{
-    self, Decode, Delivery, Document, Format, Parsed, Problem, tree::Node, tree::Place, tree::Value, vars,
+    self, Decode, Delivery, Document, Format, Parsed, Problem, Step, tree::Node, tree::Place, tree::Value,
+    vars,
 };
 use sluice_formats::protobuf::Protobuf;
 use sluice_sinks::SinkConfig;
@@ -78,7 +79,8 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         let message = "the pipeline would read what it writes, for ever: name another topic";
         found.push(parsed.problem(&["sink", "kafka", "topic"], message));
     }
-    if *delivery == Delivery::ExactlyOnce && !sink.keeps_positions() {
+    found.extend(of_queue(parsed));
+    if *delivery == Delivery::ExactlyOnce && source.rereads() && !sink.keeps_positions() {
         let message = match sink.topic() {
             Some(_) => {
                 "RocketMQ's protocol has no act that stores messages and a position together, so rows may come twice after a failure: write `delivery: at_least_once`"
@@ -86,6 +88,33 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
             None => "this sink keeps no positions: write `delivery: at_least_once`",
         };
         found.push(parsed.problem(&["sink"], message));
+    }
+    found
+}
+
+/// What a queue whose messages have no offsets can not give.
+fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
+    let Pipeline { source, steps, delivery, .. } = &parsed.document;
+    if source.rereads() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let way_out = "send them to a topic, and read that one with a step `dedupe: {key: $message_id}`";
+    if *delivery == Delivery::ExactlyOnce {
+        let message = format!(
+            "the broker hands out again what was not acknowledged, with nothing to tell by that it came before, so rows \
+             may come twice after a failure: write `delivery: at_least_once`. To have each message once, {way_out}"
+        );
+        let key = if parsed.tree.find(&["delivery"]).is_some() { "delivery" } else { "source" };
+        found.push(parsed.problem(&[key], message));
+    }
+    for (at, step) in steps.iter().enumerate() {
+        if matches!(step, Step::Dedupe(_)) {
+            let message = format!(
+                "reads again, after each start, the rows before its position, and a queue has none: {way_out}"
+            );
+            found.push(parsed.problem(&["steps", &format!("[{at}]"), "dedupe"], message));
+        }
     }
     found
 }
@@ -122,11 +151,13 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let in_catalog =
         sluice_sinks::iceberg::SECRETS.map(|key| vec!["sink", "iceberg", "catalog", "rest", key]);
     let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
+    let of_queues = ["source", "sink"].map(|end| vec![end, "amqp091", "password"]);
     let keys = in_store
         .into_iter()
         .chain([password])
         .chain(in_topics)
         .chain(in_catalog)
+        .chain(of_queues)
         .chain(of_kafka("source"))
         .chain(of_kafka("sink"))
         .filter(is_open);
@@ -208,7 +239,7 @@ fn group(parsed: &ParsedPipeline) -> Option<(String, String)> {
     let (cluster, group) = match &parsed.document.source {
         SourceConfig::Topic(config) => (config.cluster.clone()?, &config.group),
         SourceConfig::Kafka(config) => (config.bootstrap.clone(), &config.group),
-        SourceConfig::File(_) | SourceConfig::Generate(_) => return None,
+        _ => return None,
     };
     Some((cluster, group.as_deref().unwrap_or(parsed.document.name.as_str()).to_owned()))
 }
@@ -220,7 +251,7 @@ fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<P
     let (cluster, key) = match source {
         SourceConfig::Topic(config) => (config.cluster.as_deref(), "topic"),
         SourceConfig::Kafka(_) => (None, "kafka"),
-        SourceConfig::File(_) | SourceConfig::Generate(_) => {
+        _ => {
             let told = "workers share the queues of a topic, and this source has none: `sluice run` runs it";
             return vec![parsed.problem(&["source"], told)];
         }

@@ -28,7 +28,7 @@ pub(crate) fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         let at = format!("[{at}]");
         let path = ["steps", &at, step.key()];
         match step {
-            Step::Headers(_) if !matches!(document.sink, SinkConfig::Topic(_) | SinkConfig::Kafka(_)) => {
+            Step::Headers(_) if !document.sink.takes_messages() => {
                 let message = "headers are properties of messages: only sinks `topic` and `kafka` write them";
                 found.push(parsed.problem(&path, message));
             }

@@ -83,7 +83,8 @@ pub(crate) struct Way {
     tls: Option<Tls>,
 }
 
-struct Tls {
+/// TLS as settings say it, with the files read.
+pub struct Tls {
     connector: TlsConnector,
     server_name: Option<ServerName<'static>>,
 }
@@ -109,19 +110,26 @@ impl Way {
         stream: TcpStream,
     ) -> io::Result<Result<TlsStream<TcpStream>, TcpStream>> {
         let Some(tls) = &self.tls else { return Ok(Err(stream)) };
-        let name = match &tls.server_name {
-            Some(name) => name.clone(),
-            None => {
-                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-                ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?
-            }
-        };
-        tls.connector.connect(name, stream).await.map(Ok)
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let (connector, name) = tls.to(host)?;
+        connector.connect(name, stream).await.map(Ok)
     }
 }
 
 impl Tls {
-    fn new(settings: &TlsSettings) -> Result<Self, Error> {
+    /// What a connection to a host needs: with the name that its certificate must have.
+    pub fn to(&self, host: &str) -> io::Result<(TlsConnector, ServerName<'static>)> {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => {
+                ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?
+            }
+        };
+        Ok((self.connector.clone(), name))
+    }
+
+    /// Reads the files.
+    pub fn new(settings: &TlsSettings) -> Result<Self, Error> {
         let unusable =
             |source: rustls::Error| Error::Tls { what: "settings".to_owned(), source: Arc::new(source) };
         let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());

@@ -31,7 +31,7 @@ mod tracing_layer;
 mod unique;
 mod wire;
 
-pub use access::{Access, SecretKey, TlsSettings};
+pub use access::{Access, SecretKey, Tls, TlsSettings};
 pub use admin::{Admin, GroupOffset, QueueOffsets};
 pub use assigned::Start;
 pub use client::{Client, ClientSettings};

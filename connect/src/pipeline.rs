@@ -284,6 +284,12 @@ impl SourceHalf<'_> {
             let (topic, queue) = (Arc::clone(&feed.chain.topic), feed.chain.queue);
             match self.source.read(&topic, queue, range, SLICE_BYTES)? {
                 Read::Idle => break,
+                Read::Held => {
+                    // Rows that wait for a schema would hold up those that show one.
+                    self.release()?;
+                    let chain = self.feeds[number].chain.clone();
+                    self.sender.send(0, Message::Publish(chain)).map_err(|_| nobody_listens())?;
+                }
                 Read::Ended => {
                     if let Some(until) = feed.until {
                         return Err(TaskError::new(
@@ -372,7 +378,7 @@ impl SourceHalf<'_> {
                 }
                 // What is pulled over a network may be on its way.
                 Read::Idle => self.source.wait(IDLE_WAIT),
-                Read::Ended => break,
+                Read::Ended | Read::Held => break,
             }
         }
         if let Some(feed) = self.feeds.get_mut(number) {

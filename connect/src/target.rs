@@ -98,6 +98,8 @@ pub(crate) enum Message {
     Schema(SchemaRef, Option<SchemaRef>, SyncSender<SchemaRef>),
     /// Rows.
     Slice(Chain, Slice),
+    /// What a chain holds is to be published now.
+    Publish(Chain),
     /// Nothing more comes of a chain in this run.
     End(Chain),
 }
@@ -221,6 +223,7 @@ impl<'a> TargetHalf<'a> {
                     // What was good before a bad record still gets its place.
                     Err(error) => return self.publish_all(|_| true).and(Err(error)),
                 },
+                Received::Item(Message::Publish(chain)) => self.publish(&chain)?,
                 Received::Item(Message::End(chain)) => {
                     self.publish(&chain)?;
                     self.open.remove(&chain);

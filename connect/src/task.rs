@@ -211,6 +211,8 @@ pub enum Read {
     Idle,
     /// Nothing there, and nothing more will come in this run.
     Ended,
+    /// The source wants what was read to be published now: it gives only so much that is not confirmed.
+    Held,
 }
 
 /// Brings record batches out of one system.
@@ -243,6 +245,11 @@ pub trait Confirm: Send + Sync {
     /// says why it can not be read on although it is.
     fn same(&self, _topic: &str, _queue: i32, recorded: &str, current: &str) -> Result<bool, TaskError> {
         Ok(recorded == current)
+    }
+    /// Whether what was read can be read again under the same offsets. Without it the rows of a plan that is not
+    /// finished are given back: they come again under others, because they were not confirmed.
+    fn rereads(&self) -> bool {
+        true
     }
     /// The last confirmed offset, if the source keeps one.
     fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError>;
@@ -335,6 +342,9 @@ pub trait SinkTask: Send {
     fn publish(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError>;
     /// Marks the plan as done.
     fn confirm(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError>;
+    /// Marks a plan that is not done as given back: its rows come again in later plans. Whoever put it may finish it
+    /// all the same; then its rows are there twice.
+    fn give_back(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError>;
     /// Drops the rows of the open plan.
     fn discard(&mut self, chain: &Chain) -> Result<(), TaskError>;
 }

@@ -201,6 +201,10 @@ impl SinkTask for Picky {
         Ok(())
     }
 
+    fn give_back(&mut self, _: &Chain, _: &Plan) -> Result<(), TaskError> {
+        Ok(())
+    }
+
     fn discard(&mut self, _: &Chain) -> Result<(), TaskError> {
         self.open.clear();
         Ok(())

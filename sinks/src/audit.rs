@@ -49,6 +49,8 @@ pub struct ChainAudit {
     pub fates: Fates,
     /// Plans of the chain.
     pub plans: u64,
+    /// Those of them that were not finished, because their rows came again from a queue.
+    pub given_back: u64,
     /// Files that were found.
     pub files: u64,
     /// Rows in them, as their footers say.
@@ -93,6 +95,7 @@ fn one(
         end: 0,
         fates: Fates::default(),
         plans: 0,
+        given_back: 0,
         files: 0,
         rows: 0,
         bytes: 0,
@@ -122,8 +125,12 @@ fn one(
             std::cmp::Ordering::Equal => {}
         }
         found.end = found.end.max(plan.end);
-        found.fates.add(&plan.fates);
         found.plans += 1;
+        if standing.is_back(start) {
+            given_back(place, &plan, named, &mut found)?;
+            continue;
+        }
+        found.fates.add(&plan.fates);
         let is_done = standing.done.contains(&start);
         if plan.files.is_empty() && plan.fates.dead > 0 && !is_done {
             found.problems.push(format!(
@@ -167,6 +174,25 @@ fn one(
         }
     }
     Ok(found)
+}
+
+/// A plan whose rows come again in later ones: its offsets count as absent, and those of its files that are there hold
+/// rows that came twice.
+fn given_back(
+    place: &dyn Place,
+    plan: &Plan,
+    named: &mut BTreeSet<String>,
+    found: &mut ChainAudit,
+) -> Result<(), TaskError> {
+    found.fates.absent += plan.fates.total();
+    found.given_back += 1;
+    for file in &plan.files {
+        named.insert(file.name.clone());
+        if footer(place, &file.name)?.is_some() {
+            one_file(place, plan, file, "", found)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the rows of a plan's file lie in other files of the table by now; what the log says against it is told. Where

@@ -8,6 +8,7 @@
 //! | `<topic>/<queue>/origin.json`      | where the chain begins, with the topic's incarnation          |
 //! | `<topic>/<queue>/<start:020>.plan` | one plan as JSON                                             |
 //! | `<topic>/<queue>/<start:020>.done` | nothing; the plan's files are there                          |
+//! | `<topic>/<queue>/<start:020>.back` | nothing; if it is not done, its rows come again in later plans, and some of its files may be there |
 //! | `schema-<n>.json`                  | the pipeline's Arrow schema, and those that it grew into     |
 //! | `config-<hash>.yaml`               | a config's text                                              |
 //!
@@ -30,7 +31,7 @@ use sluice_store::file::{Disk, Open};
 use crate::disk::{failed, remove};
 use crate::place::{Place, parent};
 use crate::records::{
-    BYTES_MAX, Origin, chain_folder, chains, check, config_name, done_name, json, list, parse,
+    BYTES_MAX, Origin, back_name, chain_folder, chains, check, config_name, done_name, json, list, parse,
     pipeline_folder, plan_name, read, read_plan, schema_name,
 };
 use crate::temp::TempFolder;
@@ -93,14 +94,14 @@ impl Chains {
             return Ok(Some(Position { next: origin, incarnation, unfinished: None }));
         };
         let plan = read_plan(place, &folder, start)?;
-        let is_done = standing.done.contains(&start);
-        if !is_done {
+        let is_open = standing.is_open(start);
+        if is_open || !standing.done.contains(&start) {
             self.sync(&folder)?;
         }
         Ok(Some(Position {
             next: plan.end,
             incarnation: plan.incarnation.clone(),
-            unfinished: (!is_done).then_some(plan),
+            unfinished: is_open.then_some(plan),
         }))
     }
 
@@ -175,7 +176,7 @@ impl Chains {
         let mut found = Vec::new();
         for (chain, standing) in chains(self.place.as_ref(), pipeline)? {
             let folder = chain_folder(&chain);
-            for &start in standing.plans.difference(&standing.done) {
+            for &start in standing.plans.iter().filter(|start| standing.is_open(**start)) {
                 let plan = read_plan(self.place.as_ref(), &folder, start)?;
                 self.sync(&folder)?;
                 found.push((chain.clone(), plan));
@@ -209,7 +210,8 @@ impl Chains {
     #[cfg(feature = "tables")]
     pub(crate) fn end_with_files(&self, chain: &Chain, start: i64) -> Result<Option<i64>, TaskError> {
         let folder = chain_folder(chain);
-        for &earlier in list(self.place.as_ref(), &folder)?.plans.range(..start).rev() {
+        let standing = list(self.place.as_ref(), &folder)?;
+        for &earlier in standing.plans.range(..start).rev().filter(|start| !standing.is_back(**start)) {
             let plan = read_plan(self.place.as_ref(), &folder, earlier)?;
             if !plan.files.is_empty() {
                 return Ok(Some(plan.end));
@@ -241,6 +243,14 @@ impl Chains {
     pub(crate) fn confirm(&self, chain: &Chain, start: i64) -> Result<(), TaskError> {
         let key = format!("{}/{}", chain_folder(chain), done_name(start));
         self.place.mark(&key).map_err(|e| failed("make", self.place.show(&key), e))
+    }
+
+    /// Marks a plan as given back, durably.
+    pub(crate) fn give_back(&self, chain: &Chain, start: i64) -> Result<(), TaskError> {
+        let folder = chain_folder(chain);
+        let key = format!("{folder}/{}", back_name(start));
+        self.place.mark(&key).map_err(|e| failed("make", self.place.show(&key), e))?;
+        self.sync(&folder)
     }
 
     /// Tries what a run needs: a list, a name given once and refused the second time, a read, a removal.

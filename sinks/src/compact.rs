@@ -179,6 +179,9 @@ impl Compactor {
         let mut runs: BTreeMap<(String, String), (Merged, u64)> = BTreeMap::new();
         let mut chosen = Vec::new();
         for start in standing.plans.iter().filter(|start| Some(*start) != last) {
+            if standing.is_back(*start) {
+                continue;
+            }
             if !standing.done.contains(start) || chosen.len() >= MERGED_MAX {
                 break;
             }

@@ -428,6 +428,10 @@ impl SinkTask for FileSink {
         self.chains.confirm(chain, plan.start)
     }
 
+    fn give_back(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
+        self.chains.give_back(chain, plan.start)
+    }
+
     fn discard(&mut self, chain: &Chain) -> Result<(), TaskError> {
         let temps = match self.works.remove(chain) {
             None => return Ok(()),

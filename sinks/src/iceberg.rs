@@ -28,6 +28,7 @@ mod schema;
 #[cfg(feature = "iceberg")]
 mod storage;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::location::Location;
@@ -55,7 +56,7 @@ pub(crate) fn is_metadata(name: &str) -> bool {
 }
 
 /// Settings of `sink: {iceberg: …}`: those of Parquet files, and the catalog.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IcebergConfig {
     /// Where the table lies: a folder, or `s3://bucket/prefix`.
@@ -84,7 +85,7 @@ pub struct IcebergConfig {
 }
 
 /// Who says which metadata of a table is the newest.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CatalogConfig {
     /// The table's own folder: `metadata/v<n>.metadata.json`, as Hadoop's catalog has it.
@@ -95,7 +96,7 @@ pub enum CatalogConfig {
 }
 
 /// A table of a REST catalog.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestConfig {
     /// Address of the catalog: `http://localhost:8181`, without `/v1`.

@@ -3,6 +3,7 @@
 //!
 //! Retry, filters, the order of a plan's steps and counting belong to the runtime.
 
+pub mod amqp091;
 pub mod arrow_ipc;
 pub mod audit;
 mod chain;
@@ -49,6 +50,7 @@ use sluice_protocol::id::TopicName;
 use sluice_store::Store;
 use sluice_store::file::{Disk, RealDisk};
 
+use amqp091::Amqp091Config;
 use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
 use cluster::ClusterSink;
@@ -75,6 +77,8 @@ pub enum SinkConfig {
     Arrow(ArrowConfig),
     /// A topic of a Kafka cluster.
     Kafka(KafkaConfig),
+    /// An exchange or a queue of RabbitMQ, or of another broker that speaks AMQP 0-9-1.
+    Amqp091(Amqp091Config),
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
@@ -100,12 +104,7 @@ impl SinkConfig {
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
-            Self::Parquet(_)
-            | Self::Arrow(_)
-            | Self::Delta(_)
-            | Self::Iceberg(_)
-            | Self::Kafka(_)
-            | Self::Stdout(_) => None,
+            _ => None,
         }
     }
 
@@ -115,7 +114,7 @@ impl SinkConfig {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.path),
             Self::Iceberg(config) => Some(&config.path),
             Self::Arrow(config) => Some(&config.path),
-            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
+            _ => None,
         }
     }
 
@@ -125,7 +124,7 @@ impl SinkConfig {
             Self::Parquet(config) | Self::Delta(config) => config.store.as_ref(),
             Self::Iceberg(config) => config.store.as_ref(),
             Self::Arrow(config) => config.store.as_ref(),
-            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
+            _ => None,
         }
     }
 
@@ -134,14 +133,14 @@ impl SinkConfig {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.rotate),
             Self::Iceberg(config) => Some(&config.rotate),
             Self::Arrow(config) => Some(&config.rotate),
-            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => None,
+            _ => None,
         }
     }
 
     /// Whether the target keeps positions, so that delivery can be exactly once.
     pub fn keeps_positions(&self) -> bool {
         match self {
-            Self::Stdout(_) => false,
+            Self::Stdout(_) | Self::Amqp091(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
             Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Iceberg(_) | Self::Kafka(_) => true,
         }
@@ -153,7 +152,7 @@ impl SinkConfig {
             Self::Arrow(config) => ("arrow", &config.partition),
             Self::Delta(config) => ("delta", &config.partition),
             Self::Iceberg(config) => ("iceberg", &config.partition),
-            Self::Topic(_) | Self::Kafka(_) | Self::Stdout(_) => ("", &[]),
+            _ => ("", &[]),
         }
     }
 
@@ -165,11 +164,16 @@ impl SinkConfig {
         output: Option<&Schema>,
         properties: Option<&[String]>,
     ) -> Vec<KeyProblem> {
-        if let Self::Kafka(config) = self {
+        let of_broker = match self {
+            Self::Kafka(config) => Some(("kafka", config.problems())),
+            Self::Amqp091(config) => Some(("amqp091", config.problems())),
+            _ => None,
+        };
+        if let Some((kind, problems)) = of_broker {
             let below = |(path, message): KeyProblem| {
-                (std::iter::once("kafka".to_owned()).chain(path).collect(), message)
+                (std::iter::once(kind.to_owned()).chain(path).collect(), message)
             };
-            return config.problems().into_iter().map(below).collect();
+            return problems.into_iter().map(below).collect();
         }
         if let Self::Topic(config) = self {
             let name = TopicName::new(&config.name).err().map(|e| (at(&["topic", "name"]), e.to_string()));
@@ -261,13 +265,18 @@ impl SinkConfig {
     pub fn takes_route(&self) -> bool {
         let partition = Partition::new(self.partition().1);
         let columns = partition.iter().flat_map(Partition::columns);
-        matches!(self, Self::Topic(_) | Self::Kafka(_))
+        self.takes_messages()
             || columns.into_iter().any(|c| matches!(c, PartitionColumn::Envelope(name) if name == ROUTE))
+    }
+
+    /// Whether rows become messages, with properties of their own.
+    pub fn takes_messages(&self) -> bool {
+        matches!(self, Self::Topic(_) | Self::Kafka(_) | Self::Amqp091(_))
     }
 
     /// What a source must give. With `decoded` a file holds the decoded columns, else the envelope.
     pub fn needs(&self, decoded: bool) -> Needs {
-        if let Self::Topic(_) | Self::Kafka(_) = self {
+        if self.takes_messages() {
             return TopicSink::needs();
         }
         let mut needs = Needs::default();
@@ -313,6 +322,13 @@ impl SinkConfig {
                 let _ = delivery;
                 let message = "this program was built without Kafka: build it with `--features kafka`";
                 return Err(TaskError::new(sluice_connect::task::Class::Config, message).into());
+            }
+            #[cfg(feature = "amqp091")]
+            Self::Amqp091(config) => Target::Transact(Box::new(amqp091::Amqp091Sink::new(config)?)),
+            #[cfg(not(feature = "amqp091"))]
+            Self::Amqp091(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::amqp091::WITHOUT).into());
             }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
@@ -372,6 +388,7 @@ impl SinkConfig {
             }
             Self::Topic(config) => format!("topic {}", config.name),
             Self::Kafka(config) => format!("topic {} of Kafka at {}", config.topic, config.bootstrap),
+            Self::Amqp091(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),

@@ -56,9 +56,23 @@ pub(crate) struct Standing {
     pub(crate) plans: BTreeSet<i64>,
     /// Starts of the plans that are done.
     pub(crate) done: BTreeSet<i64>,
+    /// Starts of the plans that were given back.
+    pub(crate) back: BTreeSet<i64>,
     /// Numbers of the compactions.
     pub(crate) compactions: BTreeSet<i64>,
     pub(crate) has_origin: bool,
+}
+
+impl Standing {
+    /// Whether the rows of a plan come again in later ones.
+    pub(crate) fn is_back(&self, start: i64) -> bool {
+        self.back.contains(&start) && !self.done.contains(&start)
+    }
+
+    /// Whether a plan is yet to be finished.
+    pub(crate) fn is_open(&self, start: i64) -> bool {
+        !self.back.contains(&start) && !self.done.contains(&start)
+    }
 }
 
 /// The folder of all that belongs to a pipeline.
@@ -76,6 +90,10 @@ pub(crate) fn plan_name(start: i64) -> String {
 
 pub(crate) fn done_name(start: i64) -> String {
     format!("{start:020}.done")
+}
+
+pub(crate) fn back_name(start: i64) -> String {
+    format!("{start:020}.back")
 }
 
 pub(crate) fn compaction_name(number: i64) -> String {
@@ -189,6 +207,8 @@ fn standing(entries: &[Entry]) -> Standing {
         match kind {
             "plan" => drop(standing.plans.insert(start)),
             "done" => drop(standing.done.insert(start)),
+            // A topic's folder may be called so.
+            "back" if !entry.is_folder => drop(standing.back.insert(start)),
             "compact" => drop(standing.compactions.insert(start)),
             _ => {}
         }

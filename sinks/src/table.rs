@@ -405,6 +405,10 @@ impl<F: TableFormat> SinkTask for TableSink<F> {
         self.files.confirm(chain, plan)
     }
 
+    fn give_back(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
+        self.files.give_back(chain, plan)
+    }
+
     fn discard(&mut self, chain: &Chain) -> Result<(), TaskError> {
         self.shapes.remove(chain);
         self.expected.remove(chain);

@@ -43,6 +43,9 @@ pub fn fates(
             }
             let folder = chain_folder(&chain);
             let Some(&start) = standing.plans.range(..=offset).next_back() else { continue };
+            if standing.is_back(start) {
+                continue;
+            }
             let Plan { end, files, fates, decided_ms, .. } = read_plan(place, &folder, start)?;
             if offset >= end {
                 continue;

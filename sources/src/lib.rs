@@ -3,13 +3,18 @@
 //!
 //! Decoding, steps and counting belong to the runtime.
 
+pub mod amqp091;
 mod arrivals;
 mod cluster;
+#[cfg(any(feature = "amqp091", feature = "kafka"))]
+mod columns;
 mod envelope;
 pub mod file;
 mod filtered;
 pub mod generate;
 pub mod kafka;
+#[cfg(feature = "amqp091")]
+mod queue;
 pub mod registry;
 pub mod topic;
 mod unconfirmed;
@@ -24,6 +29,7 @@ use sluice_connect::task::{Class, SourceTask, TaskError};
 use sluice_protocol::id::{GroupName, TopicName};
 use sluice_store::Store;
 
+use amqp091::Amqp091Config;
 use cluster::ClusterSource;
 use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
@@ -45,6 +51,8 @@ pub enum SourceConfig {
     Topic(TopicConfig),
     /// Topics of a Kafka cluster.
     Kafka(KafkaConfig),
+    /// A queue of RabbitMQ, or of another broker that speaks AMQP 0-9-1.
+    Amqp091(Amqp091Config),
     /// Made-up rows.
     Generate(GenerateConfig),
 }
@@ -55,6 +63,12 @@ pub type Feeders = Vec<Arc<Progress>>;
 /// A problem of some key below `source`, by its path.
 pub type KeyProblem = (Vec<String>, String);
 
+/// Problems of keys below one of them.
+fn below(key: &str, problems: Vec<KeyProblem>) -> Vec<KeyProblem> {
+    let below = |(path, message)| (std::iter::once(key.to_owned()).chain(path).collect(), message);
+    problems.into_iter().map(below).collect()
+}
+
 impl SourceConfig {
     /// What is wrong with the settings, as far as it shows without opening anything.
     pub fn problems(&self) -> Vec<KeyProblem> {
@@ -63,12 +77,8 @@ impl SourceConfig {
         };
         match self {
             Self::File(config) => config.problem().iter().map(|(key, m)| at(&["file", key], m)).collect(),
-            Self::Kafka(config) => {
-                let below = |(path, message): KeyProblem| {
-                    (std::iter::once("kafka".to_owned()).chain(path).collect(), message)
-                };
-                config.problems().into_iter().map(below).collect()
-            }
+            Self::Kafka(config) => below("kafka", config.problems()),
+            Self::Amqp091(config) => below("amqp091", config.problems()),
             Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
@@ -83,12 +93,18 @@ impl SourceConfig {
         }
     }
 
+    /// Whether what was read can be read again under the same offsets. A broker of queues hands out again what was not
+    /// acknowledged, and knows no offsets.
+    pub fn rereads(&self) -> bool {
+        !matches!(self, Self::Amqp091(_))
+    }
+
     /// The topic that the source reads, if it reads one: its cluster, unless it is the embedded broker's, and its
     /// name.
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
         match self {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
-            Self::File(_) | Self::Generate(_) | Self::Kafka(_) => None,
+            _ => None,
         }
     }
 
@@ -97,7 +113,7 @@ impl SourceConfig {
         match self {
             Self::File(config) => Some(config.properties.clone()),
             Self::Generate(_) => Some(generate::PROPERTIES.map(|(name, _)| name.to_owned()).to_vec()),
-            Self::Topic(_) | Self::Kafka(_) => None,
+            _ => None,
         }
     }
 
@@ -122,6 +138,13 @@ impl SourceConfig {
             Self::Kafka(_) => {
                 let message = "this program was built without Kafka: build it with `--features kafka`";
                 return Err(TaskError::new(sluice_connect::task::Class::Config, message).into());
+            }
+            #[cfg(feature = "amqp091")]
+            Self::Amqp091(config) => amqp091::open(config),
+            #[cfg(not(feature = "amqp091"))]
+            Self::Amqp091(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::amqp091::WITHOUT).into());
             }
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))

@@ -75,7 +75,7 @@ fn slice(source: &mut FileSource, topic: &str, range: Range, bytes_max: usize) -
             Some(slice)
         }
         Read::Ended => None,
-        Read::Idle => panic!("a file is never idle"),
+        Read::Idle | Read::Held => panic!("a file is never idle"),
     }
 }
 

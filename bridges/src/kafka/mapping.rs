@@ -30,6 +30,8 @@ use base64::engine::general_purpose::STANDARD;
 use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY};
 
 use super::KeyPlace;
+pub use crate::message::Mapped;
+use crate::message::{is_reserved, plain};
 
 /// Property: where a record came from, as [`Place`]. Header of a record that was copied from another one.
 pub const ORIGIN: &str = "kafka.origin";
@@ -125,80 +127,17 @@ pub fn bare(record: Record, more: Option<&str>) -> (Record, Vec<String>) {
     (Record { key, headers, is_tombstone }, places)
 }
 
-/// Names that RocketMQ's clients and brokers give a meaning (`MessageConst` of `rocketmq-common`), sorted.
-const RESERVED: [&str; 53] = [
-    "1ST_POP_TIME",
-    "ARRIVE_TIME",
-    "BUYER_ID",
-    "CHECK_IMMUNITY_TIME_IN_SECONDS",
-    "CLUSTER",
-    "CONSUME_START_TIME",
-    "CORRECTION_FLAG",
-    "CORRELATION_ID",
-    "DELAY",
-    "DLQ_ORIGIN_MESSAGE_ID",
-    "DLQ_ORIGIN_TOPIC",
-    "DUP_INFO",
-    "EXTEND_UNIQ_INFO",
-    "INNER_BASE",
-    "INNER_MULTI_DISPATCH",
-    "INNER_MULTI_QUEUE_OFFSET",
-    "INNER_NUM",
-    "INSTANCE_ID",
-    "KEYS",
-    "MAX_OFFSET",
-    "MAX_RECONSUME_TIMES",
-    "MIN_OFFSET",
-    "MQ2_FLAG",
-    "MSG_REGION",
-    "MSG_TYPE",
-    "ORIGIN_MESSAGE_ID",
-    "PGROUP",
-    "POP_CK",
-    "POP_CK_OFFSET",
-    "PUSH_REPLY_TIME",
-    "REAL_QID",
-    "REAL_TOPIC",
-    "RECONSUME_TIME",
-    "REPLY_TO_CLIENT",
-    "RETRY_TOPIC",
-    "TAGS",
-    "TIMER_DELAY_MS",
-    "TIMER_DELAY_SEC",
-    "TIMER_DELIVER_MS",
-    "TIMER_DEL_UNIQKEY",
-    "TIMER_OUT_MS",
-    "TRACE_ON",
-    "TRANSACTION_CHECK_TIMES",
-    "TRANSFER_FLAG",
-    "TRAN_MSG",
-    "TRAN_PREPARED_QUEUE_OFFSET",
-    "TTL",
-    "UNIQ_KEY",
-    "WAIT",
-    "__SHARDINGKEY",
-    "__SLUICE_BATCH",
-    "__STARTDELIVERTIME",
-    "__transactionId__",
-];
-
 /// Whether a header of this name can be a property, and a property a header.
 pub fn is_property_name(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b > 2)
-        && RESERVED.binary_search(&name).is_err()
+        && !is_reserved(name)
         && !is_own(name)
         && !matches!(name, ROCKETMQ_TAGS | ROCKETMQ_ID)
 }
 
 fn is_own(name: &str) -> bool {
     matches!(name, ORIGIN | KEY | HEADERS | TOMBSTONE)
-}
-
-/// The text of bytes that a property can have as its value.
-fn plain(bytes: &[u8]) -> Option<&str> {
-    let fits = !bytes.is_empty() && bytes.iter().all(|b| !matches!(b, 0 | 2));
-    str::from_utf8(bytes).ok().filter(|_| fits)
 }
 
 /// A header of a record.
@@ -208,30 +147,6 @@ pub struct Header<'a> {
     pub name: &'a str,
     /// Its value; `None` is null.
     pub value: Option<&'a [u8]>,
-}
-
-/// What a record becomes beside the body and the times.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mapped {
-    /// The business keys.
-    pub keys: Option<String>,
-    /// The tag.
-    pub tags: Option<String>,
-    /// The unique id.
-    pub message_id: Option<String>,
-    /// The other properties, each name once.
-    pub properties: Vec<(String, String)>,
-}
-
-impl Mapped {
-    /// The value of a property.
-    pub fn property(&self, name: &str) -> Option<&str> {
-        self.properties.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
-    }
-
-    fn set(&mut self, name: &str, value: String) {
-        self.properties.push((name.to_owned(), value));
-    }
 }
 
 /// What stands for a header in a message.
@@ -353,7 +268,7 @@ pub fn to_record<'a>(
             TOMBSTONE => record.is_tombstone = value == "true",
             KEYS | TAGS | UNIQ_KEY => {}
             _ if matches!(key_place, KeyPlace::Property(key) if key == name) => key = Some(value),
-            _ if RESERVED.binary_search(&name).is_ok() => {}
+            _ if is_reserved(name) => {}
             _ => {
                 has_origin |= name == ROCKETMQ_ORIGIN;
                 named.push((name, Some(value)));
@@ -541,10 +456,5 @@ mod tests {
         let record = to_record(Given::default(), properties(), "", &KeyPlace::Keys).unwrap();
         let (bare, places) = bare(record, mapped.property(ORIGIN));
         assert_eq!((bare, places.join(" ")), (Record::default(), "orders/0/3@one copy/1/9@two".to_owned()));
-    }
-
-    #[test]
-    fn reserved_names_are_sorted() {
-        assert!(RESERVED.is_sorted());
     }
 }

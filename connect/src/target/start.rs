@@ -78,6 +78,8 @@ impl TargetHalf<'_> {
         if let Some(plan) = unfinished {
             if self.is_published(&chain, &plan)? {
                 self.finish(&chain, &plan)?;
+            } else if !self.confirmer.rereads() {
+                self.give_back(&chain, &plan)?;
             } else if plan.config != self.config.1 {
                 // A worker that shares the pipeline may not have its new config yet; its plan is finished by the old one.
                 let class = if self.recall.is_some() { Class::Retry } else { Class::Config };
@@ -112,6 +114,16 @@ impl TargetHalf<'_> {
         };
         self.open.insert(chain, open);
         Ok(Start { next, until, without_schema, schema })
+    }
+
+    /// Leaves a plan as it is whose rows come again under other offsets. Those of its files that are there stay.
+    fn give_back(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
+        let (start, end) = (plan.start, plan.end);
+        tracing::warn!(%chain, start, end, "a plan was not finished; its rows come again from the queue");
+        match &mut self.target {
+            Target::Files(sink) => sink.give_back(chain, plan),
+            Target::Transact(_) => Ok(()),
+        }
     }
 
     /// The schema that a plan was begun with, by which it is finished.

@@ -366,7 +366,7 @@ impl SourceTask for KafkaSource {
         let what = format!("cannot read topic {topic} partition {queue} from {}", range.start);
         let mut columns = Columns::new(&self.needs, &self.settings.key, link.cluster.as_deref());
         let (mut next, mut absent, mut goes_on) = (range.start, 0_i64, true);
-        while columns.len() < SLICE_ROWS_MAX && columns.bytes < bytes_max {
+        while columns.len() < SLICE_ROWS_MAX && columns.bytes() < bytes_max {
             match records.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {

@@ -1,0 +1,100 @@
+//! Where a broker of queues listens, as a pipeline's `url` says it.
+
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+/// A broker's place, of `scheme://host:port/path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Whether TLS is spoken there.
+    pub is_secure: bool,
+    /// The host's name or address, in brackets if it has colons.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// What stands behind the first slash, decoded; `None` without a slash.
+    pub path: Option<String>,
+}
+
+/// Two schemes, without and with TLS, and their ports.
+pub type Schemes = [(&'static str, u16); 2];
+
+impl Address {
+    /// Reads a URL. User and password have keys of their own, so that a password can be a variable.
+    pub fn parse(text: &str, schemes: Schemes) -> Result<Self, String> {
+        let expected = format!("expected {}://HOST:PORT", schemes[0].0);
+        let url = Url::parse(text).map_err(|error| format!("`{text}` is no URL ({error}): {expected}"))?;
+        let known = schemes.iter().position(|(scheme, _)| *scheme == url.scheme());
+        let (Some(place), Some(host)) = (known, url.host_str().filter(|host| !host.is_empty())) else {
+            return Err(format!("`{text}`: {expected}"));
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(
+                "user and password do not belong here: write `user` and `password: ${VAR}` beside `url`"
+                    .to_owned(),
+            );
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(format!("`{text}` has something behind the path: {expected}"));
+        }
+        let path = match url.path() {
+            "" => None,
+            path => {
+                let decoded = percent_decode_str(path.trim_start_matches('/')).decode_utf8();
+                Some(decoded.map_err(|_| format!("the path of `{text}` is no UTF-8"))?.into_owned())
+            }
+        };
+        let port = url.port().unwrap_or(schemes[place].1);
+        Ok(Self { is_secure: place == 1, host: host.to_owned(), port, path })
+    }
+
+    /// The host as sockets take it.
+    pub fn socket(&self) -> (&str, u16) {
+        (self.host.trim_matches(['[', ']']), self.port)
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMES: Schemes = [("amqp", 5672), ("amqps", 5671)];
+
+    #[test]
+    fn a_url_says_host_port_and_path() {
+        let parse = |text| Address::parse(text, SCHEMES).unwrap();
+        let at = |is_secure, host: &str, port, path: Option<&str>| Address {
+            is_secure,
+            host: host.to_owned(),
+            port,
+            path: path.map(str::to_owned),
+        };
+        assert_eq!(parse("amqp://h"), at(false, "h", 5672, None));
+        assert_eq!(parse("amqps://h/%2f"), at(true, "h", 5671, Some("/")));
+        assert_eq!(parse("amqp://[::1]:7/a%20b"), at(false, "[::1]", 7, Some("a b")));
+        assert_eq!(parse("amqp://h/"), at(false, "h", 5672, Some("")));
+        assert_eq!(parse("amqp://[::1]:7").socket(), ("::1", 7));
+    }
+
+    #[test]
+    fn what_is_no_address_is_told() {
+        for (text, part) in [
+            ("h:5672", "amqp://HOST:PORT"),
+            ("http://h", "amqp://HOST:PORT"),
+            ("amqp://", "amqp://HOST:PORT"),
+            ("amqp://me:secret@h", "password: ${VAR}"),
+            ("amqp://h?heartbeat=1", "behind the path"),
+            ("amqp://h:99999", "no URL"),
+            ("amqp://h/%ff", "no UTF-8"),
+        ] {
+            let told = Address::parse(text, SCHEMES).unwrap_err();
+            assert!(told.contains(part), "{text}: {told}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Sink `amqp091`: rows become messages of an exchange of `RabbitMQ`, or of another broker that speaks AMQP 0-9-1.
+//!
+//! A row counts as written once the broker has confirmed its message. There is no act that stores messages and a
+//! position, so delivery is at least once. How a message becomes one of AMQP: `bridges/src/amqp091/mapping.rs`.
+
+#[cfg(feature = "amqp091")]
+mod task;
+
+use bytesize::ByteSize;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sluice_bridges::amqp091::{NAME_BYTES_MAX, WITHOUT, Way, name_problem};
+use sluice_client::{SecretKey, TlsSettings};
+use sluice_connect::config::size;
+
+#[cfg(feature = "amqp091")]
+pub use task::{Amqp091Sink, check};
+
+/// Settings of sink `amqp091`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Amqp091Config {
+    /// The broker: `amqp://HOST:PORT/VHOST`, or `amqps://…` for TLS.
+    pub url: String,
+    /// The account; `guest` if not said.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Its password.
+    #[serde(default)]
+    pub password: Option<SecretKey>,
+    /// How the broker is trusted, for `amqps://`.
+    #[serde(default)]
+    pub tls: Option<TlsSettings>,
+    /// The queue, which must be there; beside it there is no exchange.
+    #[serde(default)]
+    pub queue: Option<String>,
+    /// The exchange, which must be there.
+    #[serde(default)]
+    pub exchange: Option<String>,
+    /// The routing key of all messages; each message's own property `amqp.routing_key` if not said. Step `route` says it
+    /// for each row.
+    #[serde(default)]
+    pub routing_key: Option<String>,
+    /// The longest body that is sent; brokers have a limit of their own.
+    #[serde(default = "body_max_default", deserialize_with = "size")]
+    #[schemars(with = "u64")]
+    pub body_max: ByteSize,
+}
+
+fn body_max_default() -> ByteSize {
+    ByteSize::mib(16)
+}
+
+impl Amqp091Config {
+    /// The broker, and how to get in.
+    fn way(&self) -> Result<Way, String> {
+        let password = self.password.as_ref().map(|SecretKey(password)| password.as_str());
+        Way::new(&self.url, self.user.as_deref(), password)
+    }
+
+    /// What is wrong with the settings, each by its path below `amqp091`.
+    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+        if !cfg!(feature = "amqp091") {
+            return vec![(Vec::new(), WITHOUT.to_owned())];
+        }
+        let at = |key: &str| vec![key.to_owned()];
+        let mut found = Vec::new();
+        match self.way() {
+            Err(problem) => found.push((at("url"), problem)),
+            Ok(way) if self.tls.is_some() && !way.address.is_secure => {
+                found.push((at("tls"), "is for `amqps://`".to_owned()));
+            }
+            Ok(_) => {}
+        }
+        match (&self.queue, &self.exchange) {
+            (None, None) => found.push((
+                Vec::new(),
+                "where messages go is missing: `queue: NAME`, or `exchange: NAME` with a `routing_key`"
+                    .to_owned(),
+            )),
+            (Some(_), Some(_)) => {
+                found.push((at("queue"), "beside `exchange`: give one of them".to_owned()));
+            }
+            (Some(queue), None) => {
+                found.extend(name_problem(queue).map(|problem| (at("queue"), problem)));
+                if self.routing_key.is_some() {
+                    found.push((at("routing_key"), "goes with `exchange`".to_owned()));
+                }
+            }
+            (None, Some(exchange)) => {
+                found.extend(name_problem(exchange).map(|problem| (at("exchange"), problem)));
+            }
+        }
+        if self.routing_key.as_ref().is_some_and(|key| key.len() > NAME_BYTES_MAX) {
+            found.push((at("routing_key"), format!("expected at most {NAME_BYTES_MAX} bytes")));
+        }
+        found
+    }
+
+    /// Where rows go, for a person.
+    pub(crate) fn shown(&self) -> String {
+        let place = self.way().map_or_else(|_| self.url.clone(), |way| way.shown());
+        match (&self.queue, &self.exchange) {
+            (Some(queue), _) => format!("queue {queue} of RabbitMQ at {place}"),
+            (None, exchange) => {
+                format!("exchange {} of RabbitMQ at {place}", exchange.as_deref().unwrap_or_default())
+            }
+        }
+    }
+}
