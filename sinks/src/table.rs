@@ -375,7 +375,7 @@ impl<F: TableFormat> SinkTask for TableSink<F> {
         self.files.claim(chain, plan)
     }
 
-    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
+    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<Vec<u64>, TaskError> {
         self.files.seal(chain, plan)
     }
 

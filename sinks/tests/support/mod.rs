@@ -109,6 +109,7 @@ pub(crate) fn rows(start: i64, end: i64, offsets: &[i64]) -> Slice {
         deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
+        stored_ms: None,
     }
 }
 
