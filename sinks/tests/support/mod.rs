@@ -185,8 +185,8 @@ pub(crate) fn run(
             }
             sink.confirm(&chain(), &plan)?;
             source.confirmed = plan.end;
-            continue;
         }
+        // The runtime goes on from here without asking where it stands.
         ensure(source.confirmed <= position.next, "rows are asked for that were confirmed")?;
         if position.next == end {
             return Ok(());
