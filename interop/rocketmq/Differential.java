@@ -331,9 +331,9 @@ public final class Differential {
             seed = random.nextLong();
             queues = 1 + random.nextInt(4);
             topic = "t" + number;
-            List<String> kinds = new ArrayList<>(List.of("concurrent", "orderly", "pop"));
+            List<String> kinds = new ArrayList<>(List.of("concurrent", "orderly", "pop", "pop-orderly"));
             Collections.shuffle(kinds, random);
-            for (String kind : kinds.subList(0, 2 + random.nextInt(2))) {
+            for (String kind : kinds.subList(0, 2 + random.nextInt(3))) {
                 groups.add(new Readers(this, kind, random));
             }
         }
