@@ -1280,7 +1280,7 @@ public final class Probe {
 
     /**
      * A consumer that is shut down interrupts its threads. What fails on one of them, whose listener keeps the interrupt as it
-     * should, comes to the next member; but not from clients since 5.0.1, which find out by a lock that can be interrupted
+     * should, comes to the next member; but not from clients from 5.1 to 5.5.0 (the newest), which find out by a lock that can be interrupted
      * whether they still hold the message, take the interrupt for a no, and commit its offset without having sent it back.
      */
     static void retryInterrupted(Run run) throws Exception {
