@@ -69,8 +69,8 @@ final class Readers {
     int fails(String id) {
         int dice = of(id).nextInt(100);
         if (pops) {
-            // RocketMQ's broker has no dead letters of what is popped.
-            return dice < 75 ? 0 : how(id).equals("late") ? 2 : 1;
+            // RocketMQ's broker has no dead letters of what is popped. In order, a queue waits for each that fails.
+            return dice < (inOrder ? 90 : 75) ? 0 : how(id).equals("late") ? 2 : 1;
         }
         return dice < 75 ? 0 : dice < 93 ? 1 + dice % max : max + 1;
     }
@@ -135,6 +135,8 @@ final class Readers {
     final class Member {
         final int number;
         volatile boolean ended, dead;
+        /** What it had in hand when it died. */
+        final Set<String> held = ConcurrentHashMap.newKeySet();
         DefaultMQPushConsumer consumer;
         DefaultMQProducer client;
         Thread thread;
@@ -186,11 +188,14 @@ final class Readers {
 
         private boolean failsOn(MessageExt m) {
             if (dead) {
+                if (held.add(Differential.body(m))) {
+                    Differential.tell("held", lane.number, name, Differential.body(m));
+                }
                 return true;
             }
             long begun = System.currentTimeMillis();
             try {
-                Thread.sleep(2);
+                Thread.sleep(Differential.work);
             } catch (InterruptedException e) {
                 Thread.currentThread().interrupt();
             }
