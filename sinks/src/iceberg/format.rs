@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ::parquet::file::metadata::ParquetMetaData;
 use ::parquet::schema::types::Type as ParquetType;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use iceberg::spec::{TableMetadata, Transform, UnboundPartitionSpec};
+use iceberg::spec::{Snapshot, TableMetadata, Transform, UnboundPartitionSpec};
 use iceberg::table::Table;
 use iceberg::transaction::{ApplyTransactionAction, Transaction};
 use iceberg::{Error, ErrorKind, TableCreation};
@@ -76,6 +76,13 @@ fn position_key(chain: &Chain) -> String {
     format!("{}{chain}", super::POSITION)
 }
 
+/// Whether a snapshot without a parent is the first one of all: some engines take the parent away when they expire it. Of a table
+/// that was replaced, those from before are there yet.
+pub(super) fn begins(table: &TableMetadata, snapshot: &Snapshot) -> bool {
+    let first = snapshot.sequence_number();
+    first <= 1 || table.snapshots().any(|other| other.sequence_number() < first)
+}
+
 /// Where a chain stands in a table. An error if its properties and the snapshots that are there do not agree.
 pub(super) fn position(table: &TableMetadata, chain: &Chain, shown: &str) -> Result<Option<i64>, TaskError> {
     let key = position_key(chain);
@@ -96,11 +103,8 @@ pub(super) fn position(table: &TableMetadata, chain: &Chain, shown: &str) -> Res
         match this.parent_snapshot_id() {
             // One that is gone was expired, and those before it.
             Some(parent) => snapshot = table.snapshot_by_id(parent),
-            // The first one of all; of a table that was replaced, those from before are there yet. Some engines take the parent
-            // away when they expire it.
             None => {
-                let first = this.sequence_number();
-                is_whole = first <= 1 || table.snapshots().any(|other| other.sequence_number() < first);
+                is_whole = begins(table, this);
                 break;
             }
         }

@@ -7,6 +7,7 @@ use iceberg::spec::{Manifest, ManifestList, ManifestStatus, TableMetadata};
 use sluice_connect::task::{Class, TaskError};
 
 use super::catalog::{last_listed, version_name};
+use super::format::begins;
 use super::{POSITION, storage};
 use crate::disk::failed;
 use crate::place::Place;
@@ -41,8 +42,10 @@ pub(crate) fn read(place: &dyn Place) -> Result<Option<TableLog>, TaskError> {
         }
     }
     // Expired snapshots had files of their own.
-    let parents = table.snapshots().filter_map(|snapshot| snapshot.parent_snapshot_id());
-    log.is_whole = parents.into_iter().all(|parent| table.snapshot_by_id(parent).is_some());
+    log.is_whole = table.snapshots().all(|snapshot| match snapshot.parent_snapshot_id() {
+        Some(parent) => table.snapshot_by_id(parent).is_some(),
+        None => begins(&table, snapshot),
+    });
     let (mut seen, mut added, mut existing) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for snapshot in table.snapshots() {
         let key = below(snapshot.manifest_list())?;
