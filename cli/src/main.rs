@@ -241,15 +241,21 @@ keep a broker from running here.")]
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// Ask SQL of topics and of the files they became
+    /// Ask SQL of topics, of pipelines and of files, or serve it to clients of Arrow Flight SQL
     #[cfg(feature = "query")]
     #[command(after_help = "Examples:
   sluice query \"select origin, count(*) from flights group by origin\"
   sluice query \"select _queue_offset, carrier from flights where dep_delay > 300\"
   sluice query \"select origin, avg(dep_delay) from './lake/late_flights/' group by origin\"
+  sluice query --pipelines lake.yaml 'select count(*) from \"late-flights\"'
+  sluice query --serve 127.0.0.1:8815 --pipelines lake.yaml
+  sluice query --serve 0.0.0.0:8815 --token '${file:/run/secrets/token}' --memory 4GiB
 
 A topic's columns are the fields of its JSON bodies, typed by inference, and the envelope as _topic,
-_queue_id, _queue_offset, _store_timestamp, _born_timestamp, _message_id, _keys, _tags, _properties.")]
+_queue_id, _queue_offset, _store_timestamp, _born_timestamp, _message_id, _keys, _tags, _properties.
+A pipeline's table is what it has published and, through its steps, what the topic has beyond: each row once.
+A topic and a pipeline of one name are topics.NAME and pipelines.NAME. With --serve ADBC, pyarrow and JDBC connect
+to grpc://HOST:PORT. Both read beside a running broker or `sluice run`, and take no lock.")]
     Query(query::QueryArguments),
 }
 

@@ -678,7 +678,7 @@ fn query_reads_topics_and_the_files_they_became() {
     );
     let wrong = place.sluice(&["query", "select * from nowhere"]);
     assert_eq!(wrong.status.code(), Some(1));
-    assert!(String::from_utf8(wrong.stderr).unwrap().contains("no topic `nowhere` (there are: t)"));
+    assert!(String::from_utf8(wrong.stderr).unwrap().contains("no table `nowhere` (there are: t)"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
 use sluice_protocol::record::records;
 use sluice_store::Store;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use crate::Failure;
 
 /// Bounds, both inclusive.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use sluice_formats::json::Decoder;
 use sluice_protocol::id::{QueueId, QueueOffset};
 use sluice_store::{Store, Topic};
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+use crate::Failure;
 
 /// Bytes of the log that are read at once.
 pub(crate) const READ_BYTES: usize = 2 * 1024 * 1024;

@@ -17,10 +17,9 @@ use sluice_formats::json::Inferer;
 use sluice_protocol::id::{QueueId, QueueOffset};
 use sluice_store::{Store, Topic};
 
+use crate::Failure;
 use crate::pushdown::Pushdown;
 use crate::queue_rows::{Column, QueueRows, READ_BYTES};
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Bodies of each queue, in bytes, that the types of a topic's fields are taken from. What comes after them
 /// and does not fit is null, and told.
@@ -36,14 +35,28 @@ pub(crate) struct TopicTable {
     schema: SchemaRef,
 }
 
+/// What was found of the bodies of a topic: each message is looked at once.
+#[derive(Default)]
+pub(crate) struct TopicShape {
+    incarnation: String,
+    inferer: Inferer,
+    /// The next offset and the bytes so far, by queue.
+    seen: Vec<(i64, usize)>,
+}
+
 impl TopicTable {
-    pub(crate) fn new(store: &Store, topic: &Topic) -> Result<Self, Failure> {
+    /// Over what the topic has now; the types of its fields are those of all bodies, of which `shape` knows some.
+    pub(crate) fn new(store: &Store, topic: &Topic, shape: &mut TopicShape) -> Result<Self, Failure> {
         let mut queues = Vec::new();
         for queue in QueueId::all(topic.queues) {
             let (first, end) = store.offsets(&topic.name, queue).unwrap_or_default();
             queues.push((queue, Range { start: first.get(), end: end.get() }));
         }
-        let decoded = infer(store, topic, &queues)?;
+        if shape.incarnation != topic.incarnation {
+            *shape = TopicShape { incarnation: topic.incarnation.clone(), ..TopicShape::default() };
+        }
+        shape.look(store, topic, &queues)?;
+        let decoded = shape.inferer.schema();
         let (mut columns, mut fields) = (Vec::new(), Vec::new());
         let envelope: Vec<(&str, Field)> = envelope_fields().collect();
         let mut taken: Vec<String> = envelope.iter().map(|(_, f)| f.name().clone()).collect();
@@ -140,28 +153,30 @@ fn plain_map() -> DataType {
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries.into()), false)), false)
 }
 
-/// The types of all fields that the bodies have.
-fn infer(store: &Store, topic: &Topic, queues: &[(QueueId, Range)]) -> Result<SchemaRef, Failure> {
-    let mut inferer = Inferer::new();
-    let needs = Needs { columns: vec!["body"], ..Needs::default() };
-    for (queue, range) in queues {
-        let (mut next, mut bytes) = (range.start, 0);
-        while next < range.end && bytes < INFER_BYTES {
-            let read = store.read(&topic.name, *queue, QueueOffset::new(next), READ_BYTES)?;
-            let end = read.next.get().min(range.end);
-            if end <= next {
-                break;
+impl TopicShape {
+    /// Looks at the bodies that it has not seen.
+    fn look(&mut self, store: &Store, topic: &Topic, queues: &[(QueueId, Range)]) -> Result<(), Failure> {
+        self.seen.resize(self.seen.len().max(queues.len()), (0, 0));
+        let needs = Needs { columns: vec!["body"], ..Needs::default() };
+        for ((queue, range), (next, bytes)) in queues.iter().zip(&mut self.seen) {
+            *next = (*next).max(range.start);
+            while *next < range.end && *bytes < INFER_BYTES {
+                let read = store.read(&topic.name, *queue, QueueOffset::new(*next), READ_BYTES)?;
+                let end = read.next.get().min(range.end);
+                if end <= *next {
+                    break;
+                }
+                let slice = sluice_sources::topic::slice(&read.runs, Range { start: *next, end }, &needs)?;
+                let bodies = slice.envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt());
+                for body in bodies.into_iter().flatten().flatten() {
+                    // A body that is no JSON object has no columns; its envelope is shown all the same.
+                    let _ = self.inferer.add(body);
+                }
+                *bytes += read.bytes;
+                // It may end before its range.
+                *next = slice.range.end;
             }
-            let slice = sluice_sources::topic::slice(&read.runs, Range { start: next, end }, &needs)?;
-            let bodies = slice.envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt());
-            for body in bodies.into_iter().flatten().flatten() {
-                // A body that is no JSON object has no columns; its envelope is shown all the same.
-                let _ = inferer.add(body);
-            }
-            bytes += read.bytes;
-            // It may end before its range.
-            next = slice.range.end;
         }
+        Ok(())
     }
-    Ok(inferer.schema())
 }

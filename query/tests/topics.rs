@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::util::pretty::pretty_format_batches;
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{Message, push_property};
-use sluice_query::Error;
+use sluice_query::{Engine, Error};
 use sluice_store::{Batch, Settings, Store};
 use sluice_testkit::{FaultyDisk, ManualClock, scratch};
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ impl Place {
 
     fn query(&self, sql: &str) -> Result<String, Error> {
         let mut batches = Vec::new();
-        sluice_query::run(sql, Some(&self.store), &mut |_, batch| -> Result<bool, Error> {
+        Engine::new(Some(self.store.clone())).run(sql, &mut |_, batch| -> Result<bool, Error> {
             batches.push(batch);
             Ok(true)
         })?;
@@ -128,5 +128,5 @@ fn a_query_writes_nothing_and_a_missing_table_is_named_with_those_there_are() {
     let error = place.query("select * from order").unwrap_err().to_string();
     assert!(error.contains("order"), "{error}");
     let error = place.query("select * from ordres").unwrap_err().to_string();
-    assert!(error.contains("no topic `ordres`") && error.contains("orders"), "{error}");
+    assert!(error.contains("no table `ordres`") && error.contains("orders"), "{error}");
 }

@@ -30,6 +30,25 @@ impl Token {
         }
         Ok(Self(text.to_owned()))
     }
+
+    /// Whether this is what was shown, in a time that does not tell how much of it is right.
+    pub fn is(&self, shown: &str) -> bool {
+        bool::from(shown.as_bytes().ct_eq(self.0.as_bytes()))
+    }
+}
+
+/// Refuses to listen where others reach a server that asks for no token. `what` others could do, and `option` is where a
+/// token is given.
+pub fn check_open(
+    addr: SocketAddr,
+    token: Option<&Token>,
+    what: &'static str,
+    option: &'static str,
+) -> Result<(), Error> {
+    if addr.ip().is_loopback() || token.is_some() {
+        return Ok(());
+    }
+    Err(Error::Open { addr, what, option })
 }
 
 /// Who may ask.
@@ -44,11 +63,8 @@ impl Guard {
     /// For a server at this address. `option` is where a token is given, for the error of one that has none and can be
     /// reached by others.
     pub fn new(addr: SocketAddr, token: Option<Token>, option: &'static str) -> Result<Self, Error> {
-        let is_local = addr.ip().is_loopback();
-        if !is_local && token.is_none() {
-            return Err(Error::Open { addr, what: "it may change pipelines", option });
-        }
-        Ok(Self { token, is_local })
+        check_open(addr, token.as_ref(), "it may change pipelines", option)?;
+        Ok(Self { token, is_local: addr.ip().is_loopback() })
     }
 
     /// For what everybody may read.
@@ -78,11 +94,10 @@ impl Guard {
             }
             None => None,
             Some(_) if is_open(request.uri().path()) => None,
-            Some(Token(token)) => {
+            Some(token) => {
                 let shown = header(&AUTHORIZATION).and_then(Result::ok).and_then(|h| h.split_once(' '));
                 let shown = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-                let is_right = shown
-                    .is_some_and(|(_, shown)| bool::from(shown.trim().as_bytes().ct_eq(token.as_bytes())));
+                let is_right = shown.is_some_and(|(_, shown)| token.is(shown.trim()));
                 (!is_right).then(|| Fault::new(401, "expected the header `Authorization: Bearer TOKEN`"))
             }
         }

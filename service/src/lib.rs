@@ -28,7 +28,7 @@ pub use command::{
     Class, Command, Condition, Kind, Origin, Outcome, Pipeline, Reply, State, Version, Wanted,
 };
 pub use fault::Fault;
-pub use guard::{Guard, Token};
+pub use guard::{Guard, Token, check_open};
 pub use server::{Error, serve};
 
 /// The text that `/metrics` serves, as it is now.

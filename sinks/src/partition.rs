@@ -4,14 +4,11 @@
 //! a table that wants them there. It names no folder itself.
 
 use std::collections::HashMap;
-#[cfg(feature = "tables")]
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray, UInt32Array};
 use arrow::compute::take_record_batch;
-#[cfg(feature = "tables")]
-use arrow::datatypes::Field;
-use arrow::datatypes::{DataType, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use sluice_connect::batch;
 use sluice_connect::task::{Class, Slice, TaskError};
 
@@ -227,7 +224,6 @@ impl Partition {
     }
 
     /// The slice's output with all partition columns, by their names: those that it lacks come last.
-    #[cfg(feature = "tables")]
     pub(crate) fn with_columns(&self, slice: &Slice) -> Result<RecordBatch, TaskError> {
         let output = slice.output();
         let schema = output.schema_ref();
