@@ -139,7 +139,9 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let is_open = |path: &Vec<&str>| parsed.tree.find(path).is_some_and(|node| !node.secret);
     let told = "the text of this file is kept in the target: write it as ${VAR}";
     let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
-    let of_queues = ["source", "sink"].map(|end| vec![end, "amqp091", "password"]);
+    let of_queues = ["source", "sink"].into_iter().flat_map(|end| {
+        ["amqp091", "amqp10"].map(|kind| vec![end, kind, "password"])
+    });
     let keys = in_store
         .into_iter()
         .chain([password])
