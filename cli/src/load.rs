@@ -151,7 +151,9 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let in_catalog =
         sluice_sinks::iceberg::SECRETS.map(|key| vec!["sink", "iceberg", "catalog", "rest", key]);
     let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
-    let of_queues = ["source", "sink"].map(|end| vec![end, "amqp091", "password"]);
+    let of_queues = ["source", "sink"].into_iter().flat_map(|end| {
+        ["amqp091", "amqp10"].map(|kind| vec![end, kind, "password"])
+    });
     let keys = in_store
         .into_iter()
         .chain([password])
