@@ -3,7 +3,13 @@
 #[cfg(feature = "amqp10")]
 pub mod client;
 #[cfg(feature = "amqp10")]
+mod guard;
+#[cfg(feature = "amqp10")]
 pub mod mapping;
+#[cfg(feature = "amqp10")]
+pub mod receive;
+#[cfg(feature = "amqp10")]
+mod walk;
 
 use crate::address::{Address, Schemes};
 use crate::amqp091::Password;
@@ -30,7 +36,9 @@ impl Way {
             return Err(format!("`{url}` has a path: expected amqp://HOST:PORT"));
         }
         let login = match (user, password) {
-            (Some(user), password) => Some((user.to_owned(), Password(password.unwrap_or_default().to_owned()))),
+            (Some(user), password) => {
+                Some((user.to_owned(), Password(password.unwrap_or_default().to_owned())))
+            }
             (None, None) => None,
             (None, Some(_)) => return Err("`password` stands without `user`".to_owned()),
         };

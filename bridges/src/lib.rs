@@ -10,3 +10,4 @@ pub mod message;
 pub mod stream;
 #[cfg(any(feature = "amqp091", feature = "amqp10"))]
 mod typed;
+pub mod zeromq;

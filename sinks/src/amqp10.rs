@@ -8,6 +8,7 @@
 mod task;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_bridges::amqp10::{WITHOUT, Way, node_problem};
 use sluice_client::{SecretKey, TlsSettings};
@@ -17,7 +18,7 @@ use sluice_connect::config::size;
 pub use task::{Amqp10Sink, check};
 
 /// Settings of sink `amqp10`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Amqp10Config {
     /// The broker: `amqp://HOST:PORT`, or `amqps://…` for TLS.
@@ -35,6 +36,7 @@ pub struct Amqp10Config {
     pub queue: String,
     /// The longest body that is sent; brokers have a limit of their own.
     #[serde(default = "body_max_default", deserialize_with = "size")]
+    #[schemars(with = "u64")]
     pub body_max: ByteSize,
 }
 

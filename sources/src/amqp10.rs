@@ -6,6 +6,7 @@
 mod task;
 
 use bytesize::ByteSize;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_bridges::amqp10::{WITHOUT, Way, node_problem};
 use sluice_client::{SecretKey, TlsSettings};
@@ -17,7 +18,7 @@ use crate::topic::Until;
 pub(crate) use task::open;
 
 /// Settings of source `amqp10`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Amqp10Config {
     /// The broker: `amqp://HOST:PORT`, or `amqps://…` for TLS.
@@ -36,10 +37,11 @@ pub struct Amqp10Config {
     /// Messages that are handed out and not acknowledged yet, at most.
     #[serde(default = "prefetch_default")]
     pub prefetch: u16,
-    /// The longest message that is received.
+    /// A longer message is a record that does not fit.
     #[serde(default = "body_max_default", deserialize_with = "size")]
+    #[schemars(with = "u64")]
     pub body_max: ByteSize,
-    /// When the pipeline ends; it has caught up once nothing has come for 2 s.
+    /// When the pipeline ends.
     #[serde(default)]
     pub until: Until,
 }

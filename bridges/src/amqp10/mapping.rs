@@ -4,7 +4,7 @@
 //! |---|---|
 //! | body of one data section | body |
 //! | body that is a string (a text message of JMS), binary, null, or missing | body; `amqp10.body`: `string`, `binary`, `null`, `empty` |
-//! | other bodies: values, sequences, several data sections | body, encoded as AMQP; `amqp10.body`: `encoded` |
+//! | other bodies: a value, sequences, several data sections | body, encoded as AMQP; `amqp10.body`: `value`, `sequences`, `sections` |
 //! | `message-id` that is a string | the unique id |
 //! | `creation-time` | born timestamp; property `amqp10.creation_time` (ms) |
 //! | application property with a plain name, of a type that text shows | property of that name; its type in `amqp10.types`, unless it is a string |
@@ -23,12 +23,13 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fe2o3_amqp::types::messaging::{
-    Annotations, ApplicationProperties, Body, Data, Header as Transport, Message, MessageAnnotations, MessageId,
-    Priority, Properties,
+    AmqpSequence, AmqpValue, Annotations, ApplicationProperties, Batch, Body, Data, Header as Transport,
+    Message, MessageAnnotations, MessageId, Priority, Properties,
 };
 use fe2o3_amqp::types::primitives::{Binary, LazyValue, OrderedMap, SimpleValue, Symbol, Timestamp};
 use serde_amqp::{from_slice, to_vec};
 
+use super::walk::check_all;
 use crate::message::{Mapped, is_reserved, plain};
 use crate::typed::{Back, Header, Layout, headers};
 
@@ -100,8 +101,18 @@ fn string_id(id: &Option<MessageId>) -> Option<&str> {
 
 fn is_own(name: &str) -> bool {
     let others = [
-        ORIGIN, TYPES, PROPERTIES, ANNOTATIONS, BODY, DURABLE, PRIORITY, TTL, DELIVERY_COUNT, CREATION_TIME,
-        EXPIRY_TIME, GROUP_SEQUENCE,
+        ORIGIN,
+        TYPES,
+        PROPERTIES,
+        ANNOTATIONS,
+        BODY,
+        DURABLE,
+        PRIORITY,
+        TTL,
+        DELIVERY_COUNT,
+        CREATION_TIME,
+        EXPIRY_TIME,
+        GROUP_SEQUENCE,
     ];
     others.contains(&name) || TEXTS.iter().any(|(text, ..)| *text == name)
 }
@@ -119,7 +130,7 @@ fn is_name(name: &str) -> bool {
 pub fn to_message(
     node: &str,
     message: Message<Body<LazyValue>>,
-) -> Result<(Mapped, Option<i64>, Option<Vec<u8>>), String> {
+) -> Result<(Mapped, Option<i64>, Vec<u8>), String> {
     let mut mapped = Mapped::default();
     let mut layout = Layout::default();
     let table = message.application_properties;
@@ -141,7 +152,8 @@ pub fn to_message(
         layout.put(&mut mapped, Header { name, kind, text }, STRING, is_name, || encoded);
     }
     layout.finish(&mut mapped, TYPES, is_empty_table);
-    let born = message.properties.as_ref().and_then(|p| p.creation_time.as_ref()).map(Timestamp::milliseconds);
+    let born =
+        message.properties.as_ref().and_then(|p| p.creation_time.as_ref()).map(Timestamp::milliseconds);
     if let Some(mut odd) = message.properties {
         if let Some(id) = string_id(&odd.message_id).and_then(|id| plain(id.as_bytes())) {
             mapped.message_id = Some(id.to_owned());
@@ -153,7 +165,8 @@ pub fn to_message(
                 set(&mut odd, None);
             }
         }
-        let times = [(CREATION_TIME, odd.creation_time.take()), (EXPIRY_TIME, odd.absolute_expiry_time.take())];
+        let times =
+            [(CREATION_TIME, odd.creation_time.take()), (EXPIRY_TIME, odd.absolute_expiry_time.take())];
         for (name, time) in times {
             if let Some(time) = time {
                 mapped.set(name, time.milliseconds().to_string());
@@ -229,7 +242,7 @@ pub fn to_amqp<'a>(
             Back::Text(text, kind) => kind
                 .and_then(|kind| value_of(&kind, text))
                 .unwrap_or_else(|| SimpleValue::String(text.to_owned())),
-            Back::Encoded(bytes) => read(&bytes, TYPES)?,
+            Back::Encoded(bytes) => read(&bytes, "property `amqp10.types`")?,
         };
         table.insert(name, value);
     }
@@ -246,7 +259,7 @@ pub fn to_amqp<'a>(
     let application_properties =
         (!table.is_empty() || says.contains_key(TYPES)).then_some(ApplicationProperties(table));
     let mut properties = match says.get(PROPERTIES) {
-        Some(text) => read::<Properties>(&decoded(text, PROPERTIES)?, PROPERTIES)?,
+        Some(text) => encoded(text, PROPERTIES)?,
         None => Properties::default(),
     };
     if let Some(id) = given.message_id {
@@ -281,7 +294,7 @@ pub fn to_amqp<'a>(
         header.get_or_insert_default().ttl = Some(ttl);
     }
     let message_annotations = match says.get(ANNOTATIONS) {
-        Some(text) => Some(MessageAnnotations(read::<Annotations>(&decoded(text, ANNOTATIONS)?, ANNOTATIONS)?)),
+        Some(text) => Some(MessageAnnotations(encoded::<Annotations>(text, ANNOTATIONS)?)),
         None => None,
     };
     Ok(Message {
@@ -295,61 +308,57 @@ pub fn to_amqp<'a>(
     })
 }
 
-fn decoded(text: &str, property: &str) -> Result<Vec<u8>, String> {
-    STANDARD.decode(text).map_err(|_| format!("property `{property}` holds no base64"))
+/// The value that a property holds in base64.
+fn encoded<T: for<'de> serde::Deserialize<'de>>(text: &str, property: &str) -> Result<T, String> {
+    let what = format!("property `{property}`");
+    let bytes = STANDARD.decode(text).map_err(|_| format!("{what} holds no base64"))?;
+    read(&bytes, &what)
 }
 
-/// Lists and maps in one another would be read by recursion: what comes from a message's property is short, so that
-/// it ends.
-const ENCODED_BYTES_MAX: usize = 16 * 1024;
-
-fn read<T: for<'de> serde::Deserialize<'de>>(bytes: &[u8], property: &str) -> Result<T, String> {
-    if bytes.len() > ENCODED_BYTES_MAX {
-        return Err(format!("property `{property}` is longer than {ENCODED_BYTES_MAX} bytes"));
-    }
-    from_slice(bytes).map_err(|error| format!("property `{property}` holds no AMQP: {error}"))
+/// Reads a value that a property or a body holds, which a step may have changed.
+fn read<T: for<'de> serde::Deserialize<'de>>(bytes: &[u8], what: &str) -> Result<T, String> {
+    let told = |why: String| format!("{what} holds no AMQP: {why}");
+    check_all(bytes).map_err(told)?;
+    from_slice(bytes).map_err(|error| told(error.to_string()))
 }
 
 /// How a body is called, unless it is one data section, and its bytes.
-fn body_of(body: Body<LazyValue>) -> Result<(Option<&'static str>, Option<Vec<u8>>), String> {
+fn body_of(body: Body<LazyValue>) -> Result<(Option<&'static str>, Vec<u8>), String> {
     let told = |e: serde_amqp::Error| format!("the body: {e}");
     Ok(match body {
-        Body::Empty => (Some("empty"), None),
+        Body::Empty => (Some("empty"), Vec::new()),
         Body::Data(sections) => {
-            let mut sections: Vec<Data> = sections.into_iter().collect();
+            let mut sections: Vec<Binary> = sections.into_iter().map(|Data(bytes)| bytes).collect();
             match (sections.pop(), sections.is_empty()) {
-                (Some(Data(only)), true) => (None, Some(only.into_vec())),
+                (Some(only), true) => (None, only.into_vec()),
                 (last, _) => {
                     sections.extend(last);
-                    let all: Vec<Binary> = sections.into_iter().map(|Data(bytes)| bytes).collect();
-                    (Some("sections"), Some(to_vec(&all).map_err(told)?))
+                    (Some("sections"), to_vec(&sections).map_err(told)?)
                 }
             }
         }
-        Body::Value(value) => {
-            let bytes = value.0.as_slice();
+        Body::Value(AmqpValue(value)) => {
+            let bytes = value.as_slice();
             match bytes.first() {
-                Some(0x40) => (Some("null"), None),
-                Some(0xA1 | 0xB1) => (Some("string"), Some(from_slice::<String>(bytes).map_err(told)?.into_bytes())),
-                Some(0xA0 | 0xB0) => (Some("binary"), Some(from_slice::<Binary>(bytes).map_err(told)?.into_vec())),
-                _ => (Some("value"), Some(bytes.to_vec())),
+                Some(0x40) => (Some("null"), Vec::new()),
+                Some(0xA1 | 0xB1) => {
+                    (Some("string"), from_slice::<String>(bytes).map_err(told)?.into_bytes())
+                }
+                Some(0xA0 | 0xB0) => (Some("binary"), from_slice::<Binary>(bytes).map_err(told)?.into_vec()),
+                _ => (Some("value"), bytes.to_vec()),
             }
         }
-        Body::Sequence(_) => return Err("a body of sequences can not be taken".to_owned()),
+        Body::Sequence(sequences) => {
+            let sequences: Vec<Vec<LazyValue>> = sequences.into_iter().map(|AmqpSequence(all)| all).collect();
+            (Some("sequences"), to_vec(&sequences).map_err(told)?)
+        }
     })
 }
 
 fn to_body(kind: Option<&str>, bytes: &[u8]) -> Result<Body<LazyValue>, String> {
-    use fe2o3_amqp::types::messaging::{AmqpValue, Batch};
-    let value = |encoded: Vec<u8>| -> Result<Body<LazyValue>, String> {
-        let mut reader = serde_amqp::read::SliceReader::new(&encoded);
-        let lazy = LazyValue::from_reader(&mut reader).map_err(|e| format!("the body is no AMQP: {e}"))?;
-        if lazy.as_slice().len() != encoded.len() {
-            return Err("the body is more than one value of AMQP".to_owned());
-        }
-        Ok(Body::Value(AmqpValue(lazy)))
-    };
-    let told = |e: serde_amqp::Error| format!("the body: {e}");
+    const WHAT: &str = "the body";
+    let value = |encoded: Vec<u8>| Ok(Body::Value(AmqpValue(read::<LazyValue>(&encoded, WHAT)?)));
+    let told = |e: serde_amqp::Error| format!("{WHAT}: {e}");
     match kind {
         Some("empty") if bytes.is_empty() => Ok(Body::Empty),
         Some("null") if bytes.is_empty() => value(vec![0x40]),
@@ -357,8 +366,12 @@ fn to_body(kind: Option<&str>, bytes: &[u8]) -> Result<Body<LazyValue>, String> 
         Some("binary") => value(to_vec(&Binary::from(bytes)).map_err(told)?),
         Some("value") => value(bytes.to_vec()),
         Some("sections") => {
-            let all: Vec<Binary> = from_slice(bytes).map_err(told)?;
-            Ok(Body::Data(Batch::new(all.into_iter().map(Data).collect())))
+            let all: Vec<Binary> = read(bytes, WHAT)?;
+            Ok(Body::Data(Batch::new(all.into_iter().map(Data).collect::<Vec<_>>())))
+        }
+        Some("sequences") => {
+            let all: Vec<Vec<LazyValue>> = read(bytes, WHAT)?;
+            Ok(Body::Sequence(Batch::new(all.into_iter().map(AmqpSequence).collect::<Vec<_>>())))
         }
         // A step may have made another one.
         _ => Ok(Body::Data(Batch::new(vec![Data(Binary::from(bytes))]))),
@@ -411,7 +424,6 @@ fn value_of(kind: &str, text: &str) -> Option<SimpleValue> {
 
 #[cfg(test)]
 mod tests {
-    use fe2o3_amqp::types::messaging::{AmqpValue, Batch};
     use proptest::prelude::*;
     use serde_amqp::lazy::to_lazy_value;
 
@@ -459,6 +471,10 @@ mod tests {
             bytes().prop_map(|bytes| Body::Value(AmqpValue(to_lazy_value(&Binary::from(bytes)).unwrap()))),
             any::<i32>().prop_map(|number| Body::Value(AmqpValue(to_lazy_value(&number).unwrap()))),
             Just(Body::Value(AmqpValue(to_lazy_value(&()).unwrap()))),
+            prop::collection::vec(prop::collection::vec(any::<i32>(), 0..3), 1..3).prop_map(|all| {
+                let lazy = |all: Vec<i32>| all.iter().map(|number| to_lazy_value(number).unwrap()).collect();
+                Body::Sequence(Batch::new(all.into_iter().map(lazy).map(AmqpSequence).collect::<Vec<_>>()))
+            }),
             Just(Body::Empty),
         ]
     }
@@ -472,8 +488,12 @@ mod tests {
     }
 
     fn properties() -> impl Strategy<Value = Properties> {
-        let texts = prop::collection::vec(prop::option::of(prop_oneof!["[a-z/]{0,5}", Just("\u{2}".to_owned())]), TEXTS.len());
-        let numbers = (prop::option::of(any::<i64>()), prop::option::of(any::<i64>()), prop::option::of(any::<u32>()));
+        let texts = prop::collection::vec(
+            prop::option::of(prop_oneof!["[a-z/]{0,5}", Just("\u{2}".to_owned())]),
+            TEXTS.len(),
+        );
+        let numbers =
+            (prop::option::of(any::<i64>()), prop::option::of(any::<i64>()), prop::option::of(any::<u32>()));
         (texts, ids(), ids(), numbers).prop_map(|(texts, id, correlation, (created, expires, sequence))| {
             let mut properties = Properties::default();
             for ((_, _, set), text) in TEXTS.into_iter().zip(&texts) {
@@ -492,30 +512,38 @@ mod tests {
         let table = prop::option::of(prop::collection::btree_map(names(), values(), 0..5));
         let header = prop::option::of((any::<bool>(), any::<u8>(), prop::option::of(any::<u32>())));
         let annotation = prop::option::of(any::<i8>());
-        (table, header, properties(), annotation, bodies()).prop_map(|(table, header, properties, annotation, body)| {
-            let message_annotations = annotation.map(|number| {
-                let mut annotations = Annotations::new();
-                annotations.insert("x-opt-jms-msg-type".into(), fe2o3_amqp::types::primitives::Value::Byte(number));
-                MessageAnnotations(annotations)
-            });
-            Message {
-                header: header.map(|(durable, priority, ttl)| {
-                    Transport { durable, priority: Priority(priority), ttl, ..Transport::default() }
-                }),
-                delivery_annotations: None,
-                message_annotations,
-                properties: (properties != Properties::default()).then_some(properties),
-                application_properties: table.map(|table| {
-                    let mut map = OrderedMap::new();
-                    for (name, value) in table {
-                        map.insert(name, value);
-                    }
-                    ApplicationProperties(map)
-                }),
-                body,
-                footer: None,
-            }
-        })
+        (table, header, properties(), annotation, bodies()).prop_map(
+            |(table, header, properties, annotation, body)| {
+                let message_annotations = annotation.map(|number| {
+                    let mut annotations = Annotations::new();
+                    annotations.insert(
+                        "x-opt-jms-msg-type".into(),
+                        fe2o3_amqp::types::primitives::Value::Byte(number),
+                    );
+                    MessageAnnotations(annotations)
+                });
+                Message {
+                    header: header.map(|(durable, priority, ttl)| Transport {
+                        durable,
+                        priority: Priority(priority),
+                        ttl,
+                        ..Transport::default()
+                    }),
+                    delivery_annotations: None,
+                    message_annotations,
+                    properties: (properties != Properties::default()).then_some(properties),
+                    application_properties: table.map(|table| {
+                        let mut map = OrderedMap::new();
+                        for (name, value) in table {
+                            map.insert(name, value);
+                        }
+                        ApplicationProperties(map)
+                    }),
+                    body,
+                    footer: None,
+                }
+            },
+        )
     }
 
     /// The order of a map means nothing to users, and a value that is no number is not equal to itself.
@@ -547,7 +575,6 @@ mod tests {
         #[test]
         fn an_amqp_message_comes_back_as_it_was(message in messages()) {
             let (mapped, born, body) = to_message("q", message.clone()).unwrap();
-            let body = body.unwrap_or_default();
             let back = to_amqp(given(&mapped, born, &body), own(&mapped)).unwrap();
             prop_assert_eq!(shown(&back), shown(&message));
             for (at, (name, value)) in mapped.properties.iter().enumerate() {
@@ -572,7 +599,7 @@ mod tests {
             let sent = to_amqp(given(&message, born, &body), own(&message)).unwrap();
             prop_assert!(sent.header.as_ref().unwrap().durable);
             let (mut again, born_again, body_again) = to_message("q", sent).unwrap();
-            prop_assert_eq!((born_again, body_again), (born, Some(body)));
+            prop_assert_eq!((born_again, body_again), (born, body));
             prop_assert_eq!(again.property(ROCKETMQ_ORIGIN), Some("t/0/7"));
             again.properties.retain(|(name, _)| !name.starts_with("amqp10.") && !name.starts_with("rocketmq."));
             prop_assert_eq!(again, message);
@@ -581,12 +608,13 @@ mod tests {
 
     #[test]
     fn what_can_not_be_sent_is_told() {
-        let long = STANDARD.encode(vec![0; ENCODED_BYTES_MAX + 1]);
+        let deep = STANDARD.encode([&[0; 40][..], &[0x40; 40]].concat());
         for (name, value, part) in [
             (TYPES, "[]", "holds no headers"),
             (PROPERTIES, "?", "no base64"),
             (PROPERTIES, "AAAA", "holds no AMQP"),
-            (ANNOTATIONS, long.as_str(), "is longer than"),
+            (ANNOTATIONS, deep.as_str(), "nested more than 32 deep"),
+            (BODY, "value", "the body holds no AMQP"),
             (PRIORITY, "256", "over 255"),
             (CREATION_TIME, "now", "no number"),
         ] {

@@ -29,7 +29,7 @@ impl Amqp10Sink {
     pub fn new(settings: &Amqp10Config) -> Result<Self, TaskError> {
         let way = settings.way().map_err(|problem| TaskError::new(Class::Config, problem))?;
         let tls = way.address.is_secure.then(|| tls(settings, &way.address.host)).transpose()?;
-        let link = Link::open(&way, tls.as_ref())?;
+        let link = Link::open(&way, tls.as_ref(), settings.body_max.as_u64())?;
         let sender = link.sender(&settings.queue)?;
         Ok(Self { settings: settings.clone(), sender, link, stored: BTreeSet::new() })
     }
@@ -39,7 +39,7 @@ fn given<'a>(rows: &Rows<'a>, row: usize, origin: &'a str) -> Given<'a> {
     Given {
         keys: text(rows.keys, row),
         tags: rows.tag(row),
-        message_id: rows.id(row),
+        message_id: rows.message_id(row),
         born: rows.born(row),
         origin,
         body: rows.body(row),
@@ -54,9 +54,9 @@ async fn send(
     chain: &Chain,
     slice: &Slice,
 ) -> (Vec<Place>, Result<(), TaskError>) {
-    const WHAT: &str = "cannot send messages";
+    const WHAT: &str = "cannot send a message";
     let rows = Rows::new(&slice.envelope);
-    let (mut sent, mut place, mut failure) = (Vec::new(), (i64::MIN, 0), None);
+    let (mut sent, mut place, mut failure, mut refusal) = (Vec::new(), (i64::MIN, 0), None, None);
     for (row, offset) in batch::offsets(&slice.envelope).iter().enumerate() {
         place = if place.0 == *offset { (*offset, place.1 + 1) } else { (*offset, 0) };
         if stored.contains(&(chain.clone(), place)) {
@@ -72,15 +72,17 @@ async fn send(
         };
         match outcome {
             Ok(outcome) => sent.push((place, outcome)),
+            // Longer than the broker takes.
+            Err(error) if error.class == Class::Record => refusal = Some(error),
             Err(error) => {
                 failure = Some(error);
                 break;
             }
         }
     }
-    let (mut stored, mut refusal) = (Vec::new(), None);
+    let mut stored = Vec::new();
     for (place, outcome) in sent {
-        match link.answer(WHAT, outcome).await.and_then(|outcome| link.outcome("a message", outcome)) {
+        match link.answer(WHAT, outcome).await.and_then(|outcome| link.outcome(WHAT, outcome)) {
             Ok(()) => stored.push(place),
             Err(error) if error.class == Class::Record => refusal = Some(error),
             Err(error) => {
@@ -120,7 +122,9 @@ impl TransactTask for Amqp10Sink {
         let unfit = |row: usize| {
             let body = rows.body(row).len();
             if body as u64 > body_max {
-                return Some(format!("a body of {body} bytes exceeds the limit of {body_max} bytes: raise `body_max`"));
+                return Some(format!(
+                    "a body of {body} bytes exceeds the limit of {body_max} bytes: raise `body_max`"
+                ));
             }
             to_amqp(given(&rows, row, ""), rows.own_properties(row)).err()
         };
