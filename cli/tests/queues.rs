@@ -5,7 +5,7 @@
 
 #[path = "queues/broker.rs"]
 mod broker;
-#[allow(dead_code, reason = "each test needs a part of it")]
+#[allow(dead_code, reason = "each test file uses its part")]
 #[path = "queues/place.rs"]
 mod place;
 

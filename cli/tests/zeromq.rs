@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 #![allow(clippy::disallowed_methods, reason = "a test over processes takes the machine's environment")]
 
-#[allow(dead_code, reason = "each test needs a part of it")]
+#[allow(dead_code, reason = "each test file uses its part")]
 #[path = "queues/place.rs"]
 mod place;
 

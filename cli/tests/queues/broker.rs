@@ -10,32 +10,32 @@ use std::time::Duration;
 
 /// A message as it stands in a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    pub routing_key: String,
+pub(crate) struct Stored {
+    pub(crate) routing_key: String,
     /// Flags and properties of the content header.
-    pub properties: Vec<u8>,
-    pub body: Vec<u8>,
-    pub redelivered: bool,
+    pub(crate) properties: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) redelivered: bool,
 }
 
 #[derive(Default)]
-pub struct State {
-    pub queues: BTreeMap<String, VecDeque<Stored>>,
-    pub acknowledged: usize,
+pub(crate) struct State {
+    pub(crate) queues: BTreeMap<String, VecDeque<Stored>>,
+    pub(crate) acknowledged: usize,
     /// Handed out and not acknowledged, at most at one moment.
-    pub held_max: usize,
+    pub(crate) held_max: usize,
     /// Connections of a lower number are cut.
     cut_below: usize,
     connections: usize,
 }
 
-pub struct Broker {
-    pub port: u16,
-    pub state: Arc<Mutex<State>>,
+pub(crate) struct Broker {
+    pub(crate) port: u16,
+    pub(crate) state: Arc<Mutex<State>>,
 }
 
 impl Broker {
-    pub fn start(queues: &[&str]) -> Self {
+    pub(crate) fn start(queues: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let queues = queues.iter().map(|name| ((*name).to_owned(), VecDeque::new())).collect();
@@ -59,11 +59,11 @@ impl Broker {
         Self { port, state }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("amqp://127.0.0.1:{}", self.port)
     }
 
-    pub fn send(&self, queue: &str, properties: &[u8], body: &[u8]) {
+    pub(crate) fn send(&self, queue: &str, properties: &[u8], body: &[u8]) {
         let stored = Stored {
             routing_key: queue.to_owned(),
             properties: properties.to_vec(),
@@ -74,26 +74,26 @@ impl Broker {
     }
 
     /// Cuts all connections, as a broker that is killed does.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         let mut state = self.state.lock().unwrap();
         state.cut_below = state.connections + 1;
     }
 }
 
 /// Content header without properties.
-pub const PLAIN: [u8; 2] = [0, 0];
+pub(crate) const PLAIN: [u8; 2] = [0, 0];
 
 /// Properties with a table of headers, each with its value encoded.
-pub fn headers(all: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn headers(all: &[(&str, &[u8])]) -> Vec<u8> {
     let table: Vec<u8> = all.iter().flat_map(|(name, value)| [&short(name)[..], value].concat()).collect();
     [&(1_u16 << 13).to_be_bytes()[..], &u32::try_from(table.len()).unwrap().to_be_bytes(), &table].concat()
 }
 
-pub fn short(text: &str) -> Vec<u8> {
+pub(crate) fn short(text: &str) -> Vec<u8> {
     [&[u8::try_from(text.len()).unwrap()][..], text.as_bytes()].concat()
 }
 
-pub fn long(text: &str) -> Vec<u8> {
+pub(crate) fn long(text: &str) -> Vec<u8> {
     [&u32::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
 }
 

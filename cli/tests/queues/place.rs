@@ -101,7 +101,7 @@ pub(crate) fn fate(pipeline: &Value, name: &str) -> u64 {
     pipeline["fates"][name].as_u64().unwrap_or_else(|| panic!("{pipeline}"))
 }
 
-pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
