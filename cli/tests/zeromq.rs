@@ -73,7 +73,8 @@ fn what_is_pushed_goes_into_files_and_what_is_too_long_where_errors_says() {
 #[test]
 fn a_subscriber_takes_what_it_asked_for() {
     let (place, _) = new();
-    let mut publisher = PubSocket::new();
+    // It begins a task when it is made.
+    let mut publisher = place.broker.block_on(async { PubSocket::new() });
     let there = place.broker.block_on(publisher.bind("tcp://127.0.0.1:0")).unwrap();
     let socket = format!("connect: '{there}', socket: sub, prefixes: [a, b.]");
     let mut run = place.begin(&LAKE.replace("SOCKET", &socket));

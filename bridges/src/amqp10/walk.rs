@@ -280,7 +280,7 @@ mod tests {
         for (bytes, part) in [
             (&[0xC0, 0, 0][..], "too small"),
             (&[0xC0, 3, 1, 0x40, 0x40], "not that of its values"),
-            (&[0xC0, 2, 2, 0x40, 0x40], "not that of its values"),
+            (&[0xC0, 2, 2, 0x40, 0x40], "longer than what holds it"),
             (&[0xC0, 4, 1, 0xA0, 9, 0], "longer than what holds it"),
             (&[0xC1, 2, 1, 0x40], "without a value"),
             (&[0xF0, 0, 0, 0, 5, 0xFF, 0xFF, 0xFF, 0xFF, 0x50], "not that of its values"),
