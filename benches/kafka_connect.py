@@ -2,7 +2,7 @@
 
   benches/kafka_connect.py [--rounds 3] [--times 6]
 
-Sluice: `sluice run`, topic of the embedded broker to Parquet, exactly once. Kafka Connect: Apache Kafka with one node,
+Sluice: `sluice run`, to Parquet, exactly once; from a topic of the embedded broker, and from the very topic of Kafka. Kafka Connect: Apache Kafka with one node,
 a standalone worker with `iceberg-kafka-connect` and its file ("hadoop") catalog, which also ends in Parquet with zstd,
 two tasks for two partitions. Topics are filled before. Counted are the rows a second of the whole process, from its start
 until all rows are committed; for Kafka Connect also without the time that its worker takes to start. It is asked to commit every
@@ -69,11 +69,11 @@ class Memory(threading.Thread):
             time.sleep(0.01)
 
 
-def sluice(program: str, folder: pathlib.Path) -> tuple[float, float, float]:
+def sluice(program: str, folder: pathlib.Path, pipeline: str) -> tuple[float, float, float]:
     """Wall time in s and peak memory in MiB, all and own."""
     subprocess.run(["rm", "-rf", folder / "lake"], check=True)
     began = time.monotonic()
-    process = subprocess.Popen([program, "run", "lake.yaml", "--data-dir", "store"], cwd=folder, stdout=subprocess.PIPE,
+    process = subprocess.Popen([program, "run", pipeline, "--data-dir", "store"], cwd=folder, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
     memory = Memory(process.pid)
     out = process.stdout.read()
@@ -203,7 +203,7 @@ def main() -> None:
     arguments.add_argument("--times", type=int, default=6, help="how often all 336,776 flights are in the topic")
     arguments.add_argument("--commit", type=int, default=1, help="seconds between commits of Kafka Connect's Iceberg sink")
     arguments = arguments.parse_args()
-    program = binary("SLUICE", "-p", "sluice-cli", "--no-default-features")
+    program = binary("SLUICE", "-p", "sluice-cli", "--no-default-features", "--features", "kafka")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         rows = write_json(folder / "flights.ndjson", arguments.times)
@@ -223,22 +223,30 @@ sink: {parquet: {path: lake, codec: zstd(3)}}
         try:
             kafka.fill(folder / "flights.ndjson")
             print(f"{rows:,} messages in each topic", flush=True)
-            ours, theirs = [], []
+            (folder / "from-kafka.yaml").write_text(f"""
+name: from-kafka
+source: {{kafka: {{bootstrap: '127.0.0.1:{kafka.port}', topic: flights, start: earliest, until: caught_up}}}}
+decode: {{format: json}}
+sink: {{parquet: {{path: lake, codec: zstd(3)}}}}
+""")
+            ours, bridged, theirs = [], [], []
             for number in range(arguments.rounds):
-                ours.append(sluice(program, folder))
-                print(f"round {number + 1}: sluice {rows / ours[-1][0]:,.0f} rows/s, {ours[-1][1]:,.0f} MiB", flush=True)
+                for name, found, pipeline in [("its own topic", ours, "lake.yaml"), ("Kafka", bridged, "from-kafka.yaml")]:
+                    found.append(sluice(program, folder, pipeline))
+                    print(f"round {number + 1}: sluice from {name} {rows / found[-1][0]:,.0f} rows/s, {found[-1][1]:,.0f} MiB", flush=True)
                 theirs.append(connect(kafka, folder, number, rows, arguments.commit))
                 print(f"round {number + 1}: kafka connect {rows / theirs[-1][0]:,.0f} rows/s, {rows / theirs[-1][1]:,.0f} without its "
                       f"start, {theirs[-1][2]:,.0f} MiB", flush=True)
         finally:
             kafka.stop()
     median = lambda values, at: statistics.median(value[at] for value in values)
-    ours_rate, rate, running = rows / median(ours, 0), rows / median(theirs, 0), rows / median(theirs, 1)
-    print(f"\n{'medians of ' + str(arguments.rounds):32}  {'Kafka Connect':>14}  {'Sluice':>12}  ratio")
-    print(f"{'rows/s, whole process':32}  {rate:14,.0f}  {ours_rate:12,.0f}  {ours_rate / rate:.1f}")
-    print(f"{'rows/s, its start left out':32}  {running:14,.0f}  {ours_rate:12,.0f}  {ours_rate / running:.1f}")
-    print(f"{'peak memory, MiB':32}  {median(theirs, 2):14,.0f}  {median(ours, 1):12,.0f}  {median(ours, 1) / median(theirs, 2):.2f}")
-    print(f"{'of it its own (RssAnon), MiB':32}  {median(theirs, 3):14,.0f}  {median(ours, 2):12,.0f}  {median(ours, 2) / median(theirs, 3):.2f}")
+    rate, running = rows / median(theirs, 0), rows / median(theirs, 1)
+    sides = [("from its own topic", ours), ("from the same topic of Kafka", bridged)]
+    print(f"\n{'medians of ' + str(arguments.rounds):32}  {'Kafka Connect':>14}" + "".join(f"  {'Sluice, ' + name:>36}  ratio" for name, _ in sides))
+    lines = [("rows/s, whole process", rate, lambda found: rows / median(found, 0)), ("rows/s, its start left out", running, lambda found: rows / median(found, 0)),
+             ("peak memory, MiB", median(theirs, 2), lambda found: median(found, 1)), ("of it its own (RssAnon), MiB", median(theirs, 3), lambda found: median(found, 2))]
+    for name, base, of in lines:
+        print(f"{name:32}  {base:14,.0f}" + "".join(f"  {of(found):36,.0f}  {of(found) / base:5.2f}" for _, found in sides))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Worker:
 
     def count(self, series: str) -> int:
         text = urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5).read().decode()
-        return int(re.search(rf"^sluice_connect_{series}{{.*?}} (\d+)$", text, re.M).group(1))
+        return int(re.search(rf"^sluice_pipeline_{series}{{.*?}} (\d+)$", text, re.M).group(1))
 
     def finish(self) -> tuple[int, float, int]:
         """Rows published, CPU seconds, times fenced; once it has ended by itself."""
@@ -105,7 +105,7 @@ def main() -> None:
             for signalled, what in [(signal.SIGKILL, "killed"), (signal.SIGSTOP, "hung (lease 6 s)"), (signal.SIGTERM, "ended")]:
                 three = start("over", 3)
                 until(lambda: sorted(w.count("tasks") for w in three) == [2, 2, 2])
-                until(lambda: sum(w.count("lag_rows") for w in three) == 0)
+                until(lambda: sum(w.count("lag_messages") for w in three) == 0)
                 three[0].process.send_signal(signalled)
                 took = until(lambda: sum(w.count("tasks") for w in three[1:]) == QUEUES)
                 print(f"{what}: its tasks run elsewhere after {took:.1f} s", flush=True)
@@ -114,7 +114,7 @@ def main() -> None:
                     worker.process.wait()
 
             one = start("over", 1)[0]
-            until(lambda: one.count("tasks") == QUEUES and one.count("lag_rows") == 0)
+            until(lambda: one.count("tasks") == QUEUES and one.count("lag_messages") == 0)
             time.sleep(2)
             before = cpu_seconds(one.process.pid)
             time.sleep(arguments.idle)

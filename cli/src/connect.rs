@@ -231,8 +231,8 @@ fn listen(events: &Sender<Event>) -> Result<()> {
 impl Worker {
     /// Serves counters and the management API, as far as asked for.
     fn listen(&self, arguments: &ConnectArguments) -> Result<()> {
-        let counts = self.counts.clone();
-        let render: Render = Arc::new(move || counts.render());
+        let (counts, clock) = (self.counts.clone(), self.shared.clock.clone());
+        let render: Render = Arc::new(move || counts.render((clock)()));
         if let Some(addr) = &arguments.metrics {
             let served = sluice_service::serve(
                 resolve(addr)?,
@@ -382,11 +382,13 @@ impl Worker {
         let (shared, events, handle) =
             (Arc::clone(&self.shared), self.events.clone(), self.runtime.handle().clone());
         std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let span = tracing::error_span!("pipeline", name = %parsed.document.name).entered();
             let make = |text: Option<&str>| build::pipeline(&parsed, text, &shared, &Vec::new());
             let (scope, retry_for) = (Scope::Shared(assignment), parsed.document.errors.retry.0);
             let work = || worker::run(&make, &scope, &stop, &progress, &shared.clock, retry_for);
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
                 .unwrap_or_else(|_| Err(TaskError::new(TaskClass::Fatal, "the pipeline's thread panicked")));
+            drop(span);
             // What was in hand is published: the others may begin there.
             if let Some(membership) = membership {
                 handle.block_on(membership.leave());

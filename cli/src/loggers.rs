@@ -9,6 +9,8 @@ use tracing_subscriber::EnvFilter;
 
 /// The variable with the levels at the start, such as `info` or `info,sluice_connect=debug`.
 const VARIABLE: &str = "SLUICE_LOG";
+/// The variable with the format: `text`, or `json` with one object a line.
+const FORMAT: &str = "SLUICE_LOG_FORMAT";
 /// What is logged if nobody says otherwise.
 const DEFAULT: &str = "warn";
 /// The name of all other loggers.
@@ -29,19 +31,36 @@ static LOGGERS: OnceLock<Loggers> = OnceLock::new();
 
 /// Logs to standard error from now on.
 pub(crate) fn start() {
-    #[expect(clippy::disallowed_methods, reason = "cli is where the environment comes in")]
-    let first = std::env::var(VARIABLE).ok().filter(|text| EnvFilter::try_new(text).is_ok());
+    let first = variable(VARIABLE).filter(|text| EnvFilter::try_new(text).is_ok());
     let first = first.unwrap_or_else(|| DEFAULT.to_owned());
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_env_filter(EnvFilter::new(&first))
-        .with_filter_reloading();
-    let handle = builder.reload_handle();
-    let reload: Reload = Box::new(move |filter| Ok(handle.reload(filter)?));
-    builder.init();
+        .with_env_filter(EnvFilter::new(&first));
+    let reload: Reload = match variable(FORMAT).as_deref() {
+        Some("json") => {
+            let builder = builder.json().with_span_list(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Box::new(move |filter| Ok(handle.reload(filter)?))
+        }
+        format => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            if let Some(other) = format.filter(|format| *format != "text") {
+                tracing::warn!("{FORMAT} is {other:?}, expected text or json: text is logged");
+            }
+            Box::new(move |filter| Ok(handle.reload(filter)?))
+        }
+    };
     // It is called once.
     let _ = LOGGERS.set(Loggers { first, set: Mutex::default(), reload });
+}
+
+#[expect(clippy::disallowed_methods, reason = "cli is where the environment comes in")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn lock(loggers: &Loggers) -> MutexGuard<'_, BTreeMap<String, (String, i64)>> {

@@ -201,6 +201,7 @@ fn run_all(all: &[One], shared: &Shared, stop: &Stop, json: bool) -> Vec<Result<
                     let retry_for = parsed.document.errors.retry.0;
                     // Whoever waits for this pipeline must hear of its end, even of a panic.
                     let _end = End(progress);
+                    let _span = tracing::error_span!("pipeline", name = %parsed.document.name).entered();
                     worker::run(&make, &Scope::All, stop, progress, &shared.clock, retry_for)
                 })
             })

@@ -280,6 +280,7 @@ fn given(messages: &[GivenMessage], needs: &Needs) -> Result<Slice> {
         deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
+        stored_ms: None,
     })
 }
 

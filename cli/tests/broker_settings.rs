@@ -156,7 +156,7 @@ acl:
 #[test]
 fn a_file_that_is_right_is_checked_without_opening_anything() {
     let dir = tempfile::tempdir().unwrap();
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/broker.yaml");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/deploy/broker.yaml");
     fs::write(dir.path().join("empty.yaml"), "# nothing is said\n").unwrap();
     for file in [example.to_str().unwrap(), "empty.yaml"] {
         let out = sluice_in(dir.path(), &["broker", "--config", file, "--check"]);

@@ -142,18 +142,18 @@ impl Worker {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    /// The value of one of its counters, of one pipeline.
-    fn count(&self, series: &str, pipeline: &str) -> u64 {
+    /// The value of one of its counters, of one pipeline, with more labels of the series.
+    fn count(&self, series: &str, pipeline: &str, more: &str) -> u64 {
         let (head, body) = served::get(&self.metrics, "/metrics");
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-        let line = format!("{series}{{pipeline=\"{pipeline}\"}} ");
+        let line = format!("sluice_pipeline_{series}{{pipeline=\"{pipeline}\"{more}}} ");
         body.lines().find_map(|text| text.strip_prefix(&line)?.parse().ok()).unwrap()
     }
 
     /// Whether it holds rows that are not published.
     fn holds_rows(&self, pipeline: &str) -> bool {
-        self.count("sluice_connect_rows_read_total", pipeline)
-            > self.count("sluice_connect_rows_written_total", pipeline)
+        let rows = |outcome| self.count("records_total", pipeline, &format!(",outcome=\"{outcome}\""));
+        rows("read") > rows("written")
     }
 
     /// The next thing that it says of a pipeline.
@@ -220,7 +220,7 @@ fn tasks_of_a_dead_worker_run_elsewhere_and_a_stale_one_is_fenced() {
     until("the other one publishes its rows", || all(3));
     assert!(stopped.elapsed() < TAKE_OVER_MAX, "{:?}", stopped.elapsed());
     second.signal("-CONT");
-    until("the stale worker is fenced", || second.count("sluice_connect_fenced_total", "lake") > 0);
+    until("the stale worker is fenced", || second.count("fenced_total", "lake", "") > 0);
     assert!(second.log().contains("fenced: another worker has planned these rows"));
     until("two members again", || place.members("lake") == 2);
     place.load();
@@ -357,4 +357,32 @@ fn what_can_not_be_shared_is_said_with_its_place() {
     let foreign = embedded.replace("name: out", &format!("name: out, cluster: '{names}'"));
     check("foreign.yaml", &foreign, &["--cluster", &names], &["write `delivery: at_least_once`"]);
     drop(place.broker);
+}
+
+#[test]
+fn every_series_of_the_dashboard_is_served() {
+    let dashboard = fs::read_to_string("../examples/deploy/grafana.json").unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let place = Place::new();
+    let broker = Served::broker(&place.path("other"), &["--metrics", "127.0.0.1:0"]);
+    // A request that is counted.
+    sluice(&["topic", "list", "--namesrv", &broker.names()]);
+    fs::write(place.path("lake.yaml"), place.pipeline("lake", "1s")).unwrap();
+    let worker = place.worker(1, &["lake.yaml"], &[]);
+    let text =
+        [&worker.metrics, &broker.text("metrics")].map(|addr| served::get(addr, "/metrics").1).concat();
+    let is_served = |name: &str| text.lines().any(|line| line.starts_with(&format!("# TYPE {name} ")));
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut found = 0;
+    for expr in panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap()).map(|t| &t["expr"]) {
+        let expr = expr.as_str().unwrap();
+        let names =
+            expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| w.starts_with("sluice_"));
+        for name in names {
+            assert!(is_served(name.trim_end_matches("_bucket")), "{name} of {expr} is not in\n{text}");
+            found += 1;
+        }
+    }
+    assert!(found >= panels.len());
+    worker.end("lake");
 }

@@ -479,7 +479,7 @@ fn the_native_paths_do_what_the_command_line_does() {
     let (head, metrics) = served::get(&worker.addr, "/metrics");
     assert!(
         head.starts_with("HTTP/1.1 200 ")
-            && metrics.contains("sluice_connect_rows_written_total{pipeline=\"lake\"} 3")
+            && metrics.contains("sluice_pipeline_records_total{pipeline=\"lake\",outcome=\"written\"} 3")
     );
     let document = worker.get("/openapi.json").json();
     assert!(document["paths"]["/connectors/{name}/config"]["patch"].is_object(), "{document}");

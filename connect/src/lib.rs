@@ -9,6 +9,7 @@ pub mod channel;
 pub mod config;
 mod dead_letter;
 pub mod decode;
+pub mod histogram;
 pub mod memory;
 pub mod pipeline;
 pub mod plan;

@@ -17,7 +17,7 @@ use crate::assignment::Assignment;
 use crate::channel::{self, Sender};
 use crate::config::{StopAfter, Then};
 use crate::memory::Share;
-use crate::progress::{Progress, Stop};
+use crate::progress::{Progress, Stop, begin};
 use crate::recall::Recall;
 use crate::steps::{Next, Steps};
 use crate::target::{Message, Start, Target, TargetHalf};
@@ -142,8 +142,10 @@ pub fn run(
         half.decoded_by(schema);
     }
     half.finish_lost(&source.queues()?, scope)?;
+    let span = tracing::Span::current();
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
+            let _entered = span.enter();
             let (feeds, known) = (Vec::new(), HashMap::new());
             let recall = &recall;
             SourceHalf {
@@ -212,6 +214,8 @@ struct Feed {
     given_up: bool,
     /// Rows between the last one read and the queue's end, where it is known.
     lag: Option<i64>,
+    /// When that row was stored, in ms since 1970-01-01 UTC, where it is known.
+    stored_ms: Option<i64>,
 }
 
 struct SourceHalf<'a> {
@@ -316,7 +320,9 @@ impl SourceHalf<'_> {
             }
             let Some(end) = self.source.end(&topic, queue) else { continue };
             self.feeds[number].lag = Some(end.saturating_sub(self.feeds[number].next));
-            self.progress.lag(self.feeds.iter().filter_map(|f| f.lag).reduce(i64::saturating_add));
+            let behind = self.feeds.iter().filter(|f| f.lag > Some(0)).filter_map(|f| f.stored_ms).min();
+            let lag = self.feeds.iter().filter_map(|f| f.lag).reduce(i64::saturating_add);
+            self.progress.lag(lag, behind);
         }
         Ok(progressed)
     }
@@ -329,6 +335,7 @@ impl SourceHalf<'_> {
             return Err(TaskError::new(Class::Fatal, message));
         }
         feed.next = slice.range.end;
+        feed.stored_ms = slice.stored_ms.or(feed.stored_ms);
         let without_schema = feed.until.is_some() && feed.without_schema && self.steps.decodes();
         let schema = feed.schema.clone().filter(|_| self.steps.decodes());
         if feed.until == Some(feed.next) {
@@ -337,7 +344,7 @@ impl SourceHalf<'_> {
             feed.ended = self.scope.is_unfinished();
         }
         self.progress.state("running");
-        self.progress.read(u64::try_from(slice.range.end - slice.range.start).unwrap_or(0));
+        self.progress.read(&slice);
         if without_schema {
             let slice = self.steps.reject_all(slice)?;
             return self.send_all(vec![(number, slice)]);
@@ -346,7 +353,10 @@ impl SourceHalf<'_> {
             let slices = self.steps.push_by(&schema, number, slice)?;
             return self.send_all(slices);
         }
-        match self.steps.push(number, slice)? {
+        let began = begin();
+        let next = self.steps.push(number, slice)?;
+        self.progress.batch(began.elapsed());
+        match next {
             Next::Pass(slices) => {
                 self.send_all(slices)?;
                 let since = self.held_since.unwrap_or_else(|| (self.clock)());
@@ -431,7 +441,7 @@ impl SourceHalf<'_> {
             let standing = self.ask(|reply| Message::Schema(Arc::clone(&proposed), output, reply))?;
             if !self.steps.grows() || covers(&standing, &proposed) {
                 let columns = standing.fields().len();
-                tracing::info!(pipeline = %self.name, columns, "a schema stands from here on");
+                tracing::info!(columns, "a schema stands from here on");
                 return Ok(standing);
             }
             match widened(&standing, &proposed) {
@@ -449,6 +459,7 @@ impl SourceHalf<'_> {
     fn send_all(&mut self, slices: Vec<(usize, Slice)>) -> Result<(), TaskError> {
         for (number, slice) in slices {
             let (chain, end) = (self.feeds[number].chain.clone(), slice.range.end);
+            self.progress.passed(&slice);
             self.sender.send(slice.bytes, Message::Slice(chain, slice)).map_err(|_| nobody_listens())?;
             if self.feeds[number].ended && self.feeds[number].next == end {
                 self.send_end(number)?;
@@ -515,7 +526,7 @@ impl SourceHalf<'_> {
             let Feed { chain, given_up, .. } = &self.feeds[number];
             let is_mine = mine.iter().any(|q| q.topic == chain.topic && q.queue == chain.queue);
             if !is_mine && !given_up {
-                tracing::info!(pipeline = &*self.name, task = %chain, "gave a task up");
+                tracing::info!(task = %chain, "gave a task up");
                 self.give_up(number)?;
             }
         }
@@ -550,7 +561,7 @@ impl SourceHalf<'_> {
             ));
         }
         if self.scope.is_shared() {
-            tracing::info!(pipeline = &*self.name, task = %chain, queue_offset = next, "took a task");
+            tracing::info!(task = %chain, queue_offset = next, "took a task");
         }
         let ended = self.scope.is_unfinished() && until.is_none();
         let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
@@ -571,6 +582,7 @@ impl SourceHalf<'_> {
             ended,
             given_up: false,
             lag,
+            stored_ms: None,
         };
         match known.and_then(|number| self.feeds.get_mut(number)) {
             Some(before) => *before = feed,

@@ -27,7 +27,7 @@ use crate::config::{StopAfter, Then};
 use crate::memory::Share;
 use crate::pipeline::Clock;
 use crate::plan::{Plan, schema_hash};
-use crate::progress::Progress;
+use crate::progress::{Progress, begin};
 use crate::recall::Recall;
 use crate::steps::{Steps, leave_out, stop_at_reject, turn_away};
 use crate::task::{
@@ -387,11 +387,13 @@ impl<'a> TargetHalf<'a> {
         let (Target::Transact(task), Some(open)) = (&mut self.target, self.open.get_mut(chain)) else {
             return Ok(None);
         };
+        let began = begin();
         match task.commit(chain, &open.incarnation, slice, fates) {
             Err(refusal) if refusal.class == Class::Record => return Ok(Some(refusal)),
             other => other?,
         }
         open.range = Range { start: slice.range.end, end: slice.range.end };
+        self.progress.commit(began.elapsed());
         self.progress.published(fates, 0);
         self.confirmer.confirm(&chain.topic, chain.queue, slice.range.end)?;
         Ok(None)
@@ -438,6 +440,7 @@ impl<'a> TargetHalf<'a> {
         if open.range.end == open.range.start {
             return Ok(());
         }
+        let began = begin();
         let files = sink.files(chain, open.range.start)?;
         let plan = match &open.redo {
             Some(plan) if open.range.end < plan.end => {
@@ -481,13 +484,13 @@ impl<'a> TargetHalf<'a> {
             self.progress.fence();
             let told = format!("{chain}: another worker has planned the rows from {}", plan.start);
             let Some(recall) = self.recall else { return Err(TaskError::new(Class::Retry, told)) };
-            tracing::warn!(pipeline = &*self.name, task = %chain, queue_offset = plan.start, "fenced: another worker has planned these rows");
+            tracing::warn!(task = %chain, queue_offset = plan.start, "fenced: another worker has planned these rows");
             self.open.remove(chain);
             self.lost.insert(chain.clone());
             recall.add(chain);
             return Ok(());
         }
-        sink.seal(chain, &plan)?;
+        let sizes = sink.seal(chain, &plan)?;
         if plan.fates.dead > 0 {
             let range = Range { start: plan.start, end: plan.end };
             let letters = self.dead_letters.as_deref_mut();
@@ -499,7 +502,10 @@ impl<'a> TargetHalf<'a> {
         open.rejects.clear();
         open.reject_bytes = 0;
         open.redo = None;
-        self.finish(chain, &plan)
+        self.finish(chain, &plan)?;
+        self.progress.commit(began.elapsed());
+        self.progress.file_sizes(&sizes);
+        Ok(())
     }
 
     /// Step 4.

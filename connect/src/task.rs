@@ -42,6 +42,13 @@ pub struct Range {
     pub end: i64,
 }
 
+impl Range {
+    /// Offsets in it.
+    pub fn rows(self) -> u64 {
+        u64::try_from(self.end.saturating_sub(self.start)).unwrap_or(0)
+    }
+}
+
 /// How many source offsets met which fate, in rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fates {
@@ -131,6 +138,8 @@ pub struct Slice {
     pub rejects: Vec<Reject>,
     /// What the slice holds in memory, in bytes, counted by view lengths.
     pub bytes: usize,
+    /// When its last record was stored, in ms since 1970-01-01 UTC; `None` where the source does not know. For display.
+    pub stored_ms: Option<i64>,
 }
 
 impl Slice {
@@ -334,8 +343,8 @@ pub trait SinkTask: Send {
     fn files(&mut self, chain: &Chain, start: i64) -> Result<Vec<PlanFile>, TaskError>;
     /// Puts the plan if none stands there.
     fn claim(&mut self, chain: &Chain, plan: &Plan) -> Result<Claim, TaskError>;
-    /// Finishes the files under temporary names, with the plan in their footers, durably.
-    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError>;
+    /// Finishes the files under temporary names, with the plan in their footers, durably. Gives their sizes, in bytes.
+    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<Vec<u64>, TaskError>;
     /// Whether all files of the plan are there, with this plan in their footers.
     fn published(&mut self, chain: &Chain, plan: &Plan) -> Result<bool, TaskError>;
     /// Gives the files their names; one that is there with this plan in its footer is done.

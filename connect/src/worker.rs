@@ -51,6 +51,7 @@ pub fn run(
             progress.state(if error.class == Class::Config { "blocked" } else { "failed" });
             return Err(error);
         }
+        progress.retry();
         let pause = pauses.next().unwrap_or(RETRY_MAX);
         let text = chain_of_causes(&error);
         tracing::warn!(error = %text, pause_ms = u64::try_from(pause.as_millis()).unwrap_or(0), "pipeline failed, trying again");

@@ -182,8 +182,8 @@ impl SinkTask for Picky {
         Ok(Claim::Mine)
     }
 
-    fn seal(&mut self, _: &Chain, _: &Plan) -> Result<(), TaskError> {
-        Ok(())
+    fn seal(&mut self, _: &Chain, _: &Plan) -> Result<Vec<u64>, TaskError> {
+        Ok(Vec::new())
     }
 
     fn published(&mut self, _: &Chain, _: &Plan) -> Result<bool, TaskError> {
@@ -263,6 +263,7 @@ fn slices(kinds: &[u8], per_slice: usize) -> Vec<Slice> {
             deduplicated: Vec::new(),
             rejects: at(1).map(reject).collect(),
             bytes: 0,
+            stored_ms: None,
         });
         start = end;
     }

@@ -66,6 +66,7 @@ fn slice(rows: &Rows, range: std::ops::Range<usize>) -> Slice {
         deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
+        stored_ms: None,
     }
 }
 

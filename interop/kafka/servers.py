@@ -160,7 +160,7 @@ class Sluice:
 def counter(port: int, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sluice_connect_{name}{{"))
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"sluice_pipeline_{name}{{"))
 
 
 def until(what: str, holds, seconds: int = 90):

@@ -30,10 +30,13 @@ class RabbitMQ(Peer):
 
     def fill(self, queue: str, messages: int) -> None:
         self.make(queue)
+        # Committed, they are on its disk: a broker that is killed keeps them.
         channel = self.channel()
+        channel.tx_select()
         for number, body in enumerate(bodies(messages)):
             properties = pika.BasicProperties(message_id=f"m{number}", delivery_mode=2, headers={"n": number % 97})
             channel.basic_publish("", queue, body, properties)
+        channel.tx_commit()
         channel.connection.close()
         until(f"{messages} messages in {queue}", lambda: self.ready(queue) == messages)
 

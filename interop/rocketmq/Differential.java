@@ -36,7 +36,7 @@ import org.apache.rocketmq.common.message.MessageQueue;
 import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
 
 /**
- * A random schedule, driven by RocketMQ's own client: {@code Differential NAMESRV SEED LANES}. What is done hangs on the
+ * A random schedule, driven by RocketMQ's own client: {@code Differential NAMESRV SEED LANES WORK}. What is done hangs on the
  * seed alone and never on what a broker does. A lane is a topic with groups that read it in their ways ({@link Readers});
  * lanes go side by side through the phases of the schedule, and between two phases the broker is restarted: the program
  * prints RESTART and how, and goes on when a line comes in.
@@ -51,6 +51,7 @@ import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
  * checked  LANE MESSAGE STATE
  * member   LANE GROUP NUMBER start|close|cut TIME
  * came     LANE GROUP NUMBER MESSAGE TIMES QUEUE BEGIN END OUTCOME
+ * held     LANE GROUP MESSAGE                        what a member had in hand as it died; it may have sent it back
  * restart  HOW BEGIN READY
  * stored   LANE QUEUE OFFSET MESSAGE TIME            all that the topic holds in the end
  * dead     LANE GROUP MESSAGE TIMES PROPERTIES
@@ -64,6 +65,8 @@ public final class Differential {
     static final int PHASES = 3;
     /** How long the end is waited for, in ms. */
     static final long SETTLE_MAX = 90_000;
+    /** How long a consumer takes for a message, in ms. */
+    static long work;
     static final PrintStream out = System.out;
     static final AtomicInteger instances = new AtomicInteger();
     static String namesrv, broker, brokerAddr;
@@ -73,6 +76,7 @@ public final class Differential {
         namesrv = args[0];
         long seed = Long.parseLong(args[1]);
         int count = Integer.parseInt(args[2]);
+        work = Long.parseLong(args[3]);
         System.setProperty("rocketmq.namesrv.addr", namesrv);
         Random random = new Random(seed);
         List<String> restarts = new ArrayList<>();
@@ -331,9 +335,9 @@ public final class Differential {
             seed = random.nextLong();
             queues = 1 + random.nextInt(4);
             topic = "t" + number;
-            List<String> kinds = new ArrayList<>(List.of("concurrent", "orderly", "pop"));
+            List<String> kinds = new ArrayList<>(List.of("concurrent", "orderly", "pop", "pop-orderly"));
             Collections.shuffle(kinds, random);
-            for (String kind : kinds.subList(0, 2 + random.nextInt(2))) {
+            for (String kind : kinds.subList(0, 2 + random.nextInt(3))) {
                 groups.add(new Readers(this, kind, random));
             }
         }

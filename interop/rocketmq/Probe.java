@@ -451,6 +451,7 @@ public final class Probe {
         cases.put("extra-query-by-key", Probe::queryByKey);
         cases.put("extra-orderly", Probe::orderly);
         cases.put("extra-retry", Probe::retry);
+        cases.put("extra-retry-interrupted", Probe::retryInterrupted);
         cases.put("extra-dead-letter", Probe::deadLetter);
         cases.put("extra-delay-level", Probe::delayLevel);
         cases.put("extra-delay-time", Probe::delayTime);
@@ -1275,6 +1276,46 @@ public final class Probe {
         until(45_000, () -> seen.size() >= 3);
         Thread.sleep(500);
         seen.forEach(run::saw);
+    }
+
+    /**
+     * A consumer that is shut down interrupts its threads. What fails on one of them, whose listener keeps the interrupt as it
+     * should, comes to the next member; but not from clients from 5.1 to 5.5.0 (the newest), which find out by a lock that can be interrupted
+     * whether they still hold the message, take the interrupt for a no, and commit its offset without having sent it back.
+     */
+    static void retryInterrupted(Run run) throws Exception {
+        fill(run.topic, 0, 1);
+        joinOnce(run);
+        CountDownLatch begun = new CountDownLatch(1);
+        DefaultMQPushConsumer c = run.push(run.group, null);
+        // So long it waits before it interrupts, and once more before it commits offsets.
+        c.setAwaitTerminationMillisWhenShutdown(1_000);
+        c.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
+            context.setDelayLevelWhenNextConsume(1);
+            begun.countDown();
+            try {
+                Thread.sleep(60_000);
+            } catch (InterruptedException e) {
+                Thread.currentThread().interrupt();
+            }
+            return ConsumeConcurrentlyStatus.RECONSUME_LATER;
+        });
+        c.subscribe(run.topic, "*");
+        c.start();
+        run.saw("begun", begun.await(30, TimeUnit.SECONDS));
+        c.shutdown();
+        Sink sink = new Sink();
+        DefaultMQPushConsumer next = run.push(run.group, sink);
+        next.subscribe(run.topic, "*");
+        next.start();
+        fill(run.topic, 4, 1);
+        run.saw("the next comes", until(30_000, () -> came(sink, "m4")));
+        // Sent back it comes after 1 s, or after 10 s if that failed and it was sent as a message of its own.
+        run.saw("what failed comes again", until(14_000, () -> came(sink, "m0")));
+    }
+
+    static boolean came(Sink sink, String body) {
+        return sink.got.stream().anyMatch(m -> new String(m.getBody()).equals(body));
     }
 
     /** Has the group's retry topic made, so that the next member finds its route at once. */

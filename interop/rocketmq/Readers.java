@@ -1,5 +1,6 @@
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
@@ -35,6 +36,8 @@ final class Readers {
     static final long INVISIBLE = 4_000;
     final Differential.Lane lane;
     final String kind, name, filter;
+    /** Whether it pops instead of pulls, and in the order of each queue. */
+    final boolean pops, inOrder;
     /** How often a message comes again at most. */
     final int max;
     final List<Member> members = Collections.synchronizedList(new ArrayList<>());
@@ -46,10 +49,12 @@ final class Readers {
     Readers(Differential.Lane lane, String kind, Random random) {
         this.lane = lane;
         this.kind = kind;
+        pops = kind.startsWith("pop");
+        inOrder = kind.equals("pop-orderly");
         name = kind + lane.number;
         max = 1 + random.nextInt(2);
         int dice = random.nextInt(6);
-        filter = dice < 4 ? "*" : dice == 4 || kind.equals("pop") ? "A || C" : "n > 3 AND TAGS <> 'C'";
+        filter = dice < 4 ? "*" : dice == 4 || pops ? "A || C" : "n > 3 AND TAGS <> 'C'";
     }
 
     boolean wants(Differential.Sent s) {
@@ -63,9 +68,9 @@ final class Readers {
     /** How often it refuses a message. */
     int fails(String id) {
         int dice = of(id).nextInt(100);
-        if (kind.equals("pop")) {
-            // RocketMQ's broker has no dead letters of what is popped.
-            return dice < 75 ? 0 : how(id).equals("late") ? 2 : 1;
+        if (pops) {
+            // RocketMQ's broker has no dead letters of what is popped. In order, a queue waits for each that fails.
+            return dice < (inOrder ? 90 : 75) ? 0 : how(id).equals("late") ? 2 : 1;
         }
         return dice < 75 ? 0 : dice < 93 ? 1 + dice % max : max + 1;
     }
@@ -75,7 +80,7 @@ final class Readers {
         Random random = of(id);
         random.nextInt(100);
         int dice = random.nextInt(6);
-        if (kind.equals("pop")) {
+        if (pops) {
             return dice < 2 ? "silent" : dice < 4 ? "sooner" : "late";
         }
         return kind.equals("orderly") ? "suspended" : dice == 0 ? "as the broker says" : "after 1 s";
@@ -116,7 +121,7 @@ final class Readers {
     /** Whether a message is refused now, which one more try may be told of. */
     private boolean refuses(String id, int times) {
         boolean fails = times < fails(id);
-        if (!fails || times >= max && !kind.equals("pop")) {
+        if (!fails || times >= max && !pops) {
             over.add(id);
         }
         return fails;
@@ -130,6 +135,8 @@ final class Readers {
     final class Member {
         final int number;
         volatile boolean ended, dead;
+        /** What it had in hand when it died. */
+        final Set<String> held = ConcurrentHashMap.newKeySet();
         DefaultMQPushConsumer consumer;
         DefaultMQProducer client;
         Thread thread;
@@ -139,7 +146,7 @@ final class Readers {
         }
 
         void start() throws Exception {
-            if (kind.equals("pop")) {
+            if (pops) {
                 // Any client can ask the broker.
                 client = Differential.started(new DefaultMQProducer("pops-" + name + "-" + number));
                 thread = new Thread(this::pops);
@@ -181,11 +188,14 @@ final class Readers {
 
         private boolean failsOn(MessageExt m) {
             if (dead) {
+                if (held.add(Differential.body(m))) {
+                    Differential.tell("held", lane.number, name, Differential.body(m));
+                }
                 return true;
             }
             long begun = System.currentTimeMillis();
             try {
-                Thread.sleep(2);
+                Thread.sleep(Differential.work);
             } catch (InterruptedException e) {
                 Thread.currentThread().interrupt();
             }
@@ -202,7 +212,7 @@ final class Readers {
             ended = true;
             Differential.tell("member", lane.number, name, number, how, System.currentTimeMillis());
             dead = how.equals("cut");
-            if (kind.equals("pop")) {
+            if (pops) {
                 if (!dead) {
                     thread.join(20_000);
                     client.shutdown();
@@ -228,8 +238,12 @@ final class Readers {
                         client.shutdown();
                         return;
                     }
+                    Set<Integer> stopped = new HashSet<>();
                     for (MessageExt m : got) {
-                        answer(m);
+                        // What stands behind one that failed comes again with it.
+                        if (!stopped.contains(m.getQueueId()) && !answer(m) && inOrder) {
+                            stopped.add(m.getQueueId());
+                        }
                     }
                 } catch (Exception e) {
                     // The broker is on its way down or up.
@@ -258,7 +272,7 @@ final class Readers {
             header.setInitMode(0);
             header.setExpType("TAG");
             header.setExp(filter);
-            header.setOrder(false);
+            header.setOrder(inOrder);
             CompletableFuture<PopResult> done = new CompletableFuture<>();
             api().popMessageAsync(Differential.broker, Differential.brokerAddr, header, 5_000, new PopCallback() {
                 @Override
@@ -274,7 +288,8 @@ final class Readers {
             return done.get(10, TimeUnit.SECONDS);
         }
 
-        private void answer(MessageExt m) throws Exception {
+        /** Tells the broker what becomes of a message; gives whether it is consumed. */
+        private boolean answer(MessageExt m) throws Exception {
             String id = Differential.body(m), info = m.getProperty("POP_CK");
             long begun = System.currentTimeMillis();
             AtomicInteger failed = failures.computeIfAbsent(id, key -> new AtomicInteger());
@@ -284,7 +299,7 @@ final class Readers {
                 came(number, m, begun, "consumed");
                 ack(info);
                 over.add(id);
-                return;
+                return true;
             }
             int time = failed.incrementAndGet();
             came(number, m, begun, "failed");
@@ -294,6 +309,7 @@ final class Readers {
                 // The first lease is over: it must not end the second.
                 ack(before);
             }
+            return false;
         }
 
         private void ack(String info) throws Exception {
@@ -349,7 +365,7 @@ final class Readers {
     Map<String, Long> lag() throws Exception {
         Map<String, Long> lag = new TreeMap<>();
         Differential.until(20_000, () -> {
-            for (String topic : kind.equals("pop") ? List.of(lane.topic) : List.of(lane.topic, "%RETRY%" + name)) {
+            for (String topic : pops ? List.of(lane.topic) : List.of(lane.topic, "%RETRY%" + name)) {
                 try {
                     lag.put(topic.equals(lane.topic) ? "topic" : "retry topic", Differential.admin.examineConsumeStats(name, topic).computeTotalDiff());
                 } catch (Exception e) {

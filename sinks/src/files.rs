@@ -360,7 +360,7 @@ impl SinkTask for FileSink {
         self.chains.claim(chain, plan)
     }
 
-    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
+    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<Vec<u64>, TaskError> {
         let open = self.works.open_plan(chain)?;
         let files = self.plan_files(chain, &open, plan.start);
         if files != plan.files {
@@ -391,8 +391,9 @@ impl SinkTask for FileSink {
                 return Err(e);
             }
         }
+        let sizes = temps.iter().map(|temp| std::fs::metadata(temp).map_or(0, |found| found.len())).collect();
         self.works.insert(chain.clone(), Work::Sealed { start: plan.start, temps });
-        Ok(())
+        Ok(sizes)
     }
 
     fn published(&mut self, _chain: &Chain, plan: &Plan) -> Result<bool, TaskError> {

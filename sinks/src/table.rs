@@ -375,7 +375,7 @@ impl<F: TableFormat> SinkTask for TableSink<F> {
         self.files.claim(chain, plan)
     }
 
-    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
+    fn seal(&mut self, chain: &Chain, plan: &Plan) -> Result<Vec<u64>, TaskError> {
         self.files.seal(chain, plan)
     }
 
@@ -383,13 +383,16 @@ impl<F: TableFormat> SinkTask for TableSink<F> {
         if plan.files.is_empty() {
             return Ok(true);
         }
-        Ok(self.is_committed(chain, plan)? && self.format.sync().map(|()| true)?)
+        let is_committed = self.is_committed(chain, plan)?;
+        if is_committed {
+            self.format.sync()?;
+            self.expected.insert(chain.clone(), Some(plan.end));
+        }
+        Ok(is_committed)
     }
 
     fn publish(&mut self, chain: &Chain, plan: &Plan) -> Result<(), TaskError> {
-        if !plan.files.is_empty() && self.is_committed(chain, plan)? {
-            self.format.sync()?;
-            self.expected.insert(chain.clone(), Some(plan.end));
+        if !plan.files.is_empty() && self.published(chain, plan)? {
             self.shapes.remove(chain);
             return self.files.discard(chain);
         }

@@ -76,6 +76,7 @@ fn envelope() -> Slice {
         deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
+        stored_ms: None,
     }
 }
 

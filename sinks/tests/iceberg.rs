@@ -383,24 +383,32 @@ fn two_pipelines_write_one_table_and_one_alone_may_add_columns() {
 
 #[test]
 fn the_position_outlives_the_snapshots_that_engines_expire() {
-    let target = scratch().unwrap();
-    run(&mut sink(target.path()), &mut Source::default(), 6, CUT, 0).unwrap();
-    // An engine merges the files, and leaves nothing but its own snapshot.
-    change(target.path(), |json| {
-        let mut last = json["snapshots"].as_array().unwrap().last().unwrap().clone();
-        last["parent-snapshot-id"] = last["snapshot-id"].clone();
-        last["snapshot-id"] = json!(77);
-        last["sequence-number"] = json!(3);
-        last["summary"] = json!({"operation": "replace"});
-        json["last-sequence-number"] = json!(3);
-        json["snapshots"] = json!([last]);
-        json["current-snapshot-id"] = json!(77);
-        json["refs"]["main"]["snapshot-id"] = json!(77);
-        json["snapshot-log"] = json!([{"snapshot-id": 77, "timestamp-ms": json["last-updated-ms"]}]);
-    });
-    run(&mut sink(target.path()), &mut Source::default(), END, CUT, 0).unwrap();
-    check(target.path(), 0, END).unwrap();
-    proven(target.path());
+    // Some leave the name of the snapshot before, some take it away.
+    for keeps_parent in [true, false] {
+        let target = scratch().unwrap();
+        run(&mut sink(target.path()), &mut Source::default(), 6, CUT, 0).unwrap();
+        // An engine merges the files, and leaves nothing but its own snapshot.
+        change(target.path(), |json| {
+            let mut last = json["snapshots"].as_array().unwrap().last().unwrap().clone();
+            let before = last["snapshot-id"].take();
+            let last_fields = last.as_object_mut().unwrap();
+            last_fields.remove("parent-snapshot-id");
+            if keeps_parent {
+                last_fields.insert("parent-snapshot-id".to_owned(), before);
+            }
+            last["snapshot-id"] = json!(77);
+            last["sequence-number"] = json!(3);
+            last["summary"] = json!({"operation": "replace"});
+            json["last-sequence-number"] = json!(3);
+            json["snapshots"] = json!([last]);
+            json["current-snapshot-id"] = json!(77);
+            json["refs"]["main"]["snapshot-id"] = json!(77);
+            json["snapshot-log"] = json!([{"snapshot-id": 77, "timestamp-ms": json["last-updated-ms"]}]);
+        });
+        run(&mut sink(target.path()), &mut Source::default(), END, CUT, 0).unwrap();
+        check(target.path(), 0, END).unwrap();
+        proven(target.path());
+    }
 }
 
 #[test]

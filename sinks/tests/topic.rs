@@ -63,6 +63,7 @@ fn slice(start: i64, envelope: RecordBatch) -> Slice {
         deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
+        stored_ms: None,
     }
 }
 

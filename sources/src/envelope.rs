@@ -152,6 +152,7 @@ impl<'a> Rows<'a> {
             deduplicated: Vec::new(),
             rejects,
             bytes,
+            stored_ms: None,
         };
         match &needs.filter {
             Some(filter) => filtered(slice, filter),

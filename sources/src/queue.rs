@@ -208,8 +208,18 @@ impl<C: Receive> SourceTask for QueueSource<C> {
             columns.finish(topic, queue).map_err(|e| TaskError::new(Class::Fatal, what).because(e))?;
         let bytes = batch_bytes(&envelope) + rejects.iter().map(|reject| reject.body.len()).sum::<usize>();
         let range = Range { start, end: next };
-        let (decoded, deduplicated) = (None, Vec::new());
-        let slice = Slice { range, envelope, decoded, filtered: 0, absent: 0, deduplicated, rejects, bytes };
+        let (decoded, deduplicated, stored_ms) = (None, Vec::new(), None);
+        let slice = Slice {
+            range,
+            envelope,
+            decoded,
+            filtered: 0,
+            absent: 0,
+            deduplicated,
+            rejects,
+            bytes,
+            stored_ms,
+        };
         Ok(Read::Slice(match &self.needs.filter {
             Some(filter) => filtered(slice, filter)?,
             None => slice,

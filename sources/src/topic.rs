@@ -218,6 +218,7 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
     let wants_body = needs.columns.contains(&"body");
     let (mut rows, mut rejects) = (Vec::new(), Vec::new());
     let (mut accounted, mut filtered, mut unpacked) = (0_i64, 0_u64, 0_usize);
+    let mut stored_ms = None;
     'read: for (number, run) in runs.iter().enumerate() {
         let mut at = 0;
         for record in record::records(&run.bytes) {
@@ -230,6 +231,7 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
             if !(range.start..range.end).contains(&record.queue_offset) {
                 continue;
             }
+            stored_ms = Some(record.store_timestamp_ms);
             if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &Asked::from(&record))) {
                 filtered += 1;
                 accounted += 1;
@@ -261,7 +263,8 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
     let rejected: usize = rejects.iter().map(|r: &Reject| r.body.len()).sum();
     let bytes = rows.iter().map(|r: &Row<'_>| r.record.size).sum::<usize>() + unpacked + rejected;
     let envelope = envelope(runs, &rows, needs)?;
-    Ok(Slice { range, envelope, decoded: None, filtered, absent, deduplicated: Vec::new(), rejects, bytes })
+    let (decoded, deduplicated) = (None, Vec::new());
+    Ok(Slice { range, envelope, decoded, filtered, absent, deduplicated, rejects, bytes, stored_ms })
 }
 
 /// What a filter over properties and envelope columns may ask of a message.

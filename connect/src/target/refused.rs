@@ -109,6 +109,7 @@ pub(super) fn put_dead(
         let slice = Slice {
             range: Range { start: position, end },
             bytes,
+            stored_ms: None,
             envelope,
             decoded: None,
             filtered: 0,

@@ -96,8 +96,11 @@ pub(super) fn position(table: &TableMetadata, chain: &Chain, shown: &str) -> Res
         match this.parent_snapshot_id() {
             // One that is gone was expired, and those before it.
             Some(parent) => snapshot = table.snapshot_by_id(parent),
+            // The first one of all; of a table that was replaced, those from before are there yet. Some engines take the parent
+            // away when they expire it.
             None => {
-                is_whole = true;
+                let first = this.sequence_number();
+                is_whole = first <= 1 || table.snapshots().any(|other| other.sequence_number() < first);
                 break;
             }
         }

@@ -109,6 +109,7 @@ pub(crate) fn rows(start: i64, end: i64, offsets: &[i64]) -> Slice {
         deduplicated: Vec::new(),
         rejects: Vec::new(),
         bytes: 0,
+        stored_ms: None,
     }
 }
 
@@ -184,8 +185,8 @@ pub(crate) fn run(
             }
             sink.confirm(&chain(), &plan)?;
             source.confirmed = plan.end;
-            continue;
         }
+        // The runtime goes on from here without asking where it stands.
         ensure(source.confirmed <= position.next, "rows are asked for that were confirmed")?;
         if position.next == end {
             return Ok(());

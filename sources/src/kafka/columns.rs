@@ -19,11 +19,13 @@ pub(super) struct Columns<'a> {
     key_place: &'a KeyPlace,
     /// The id of the cluster.
     cluster: Option<&'a str>,
+    /// The timestamp of the last record, in ms since 1970-01-01 UTC.
+    pub(super) last_ms: Option<i64>,
 }
 
 impl<'a> Columns<'a> {
     pub(super) fn new(needs: &'a Needs, key_place: &'a KeyPlace, cluster: Option<&'a str>) -> Self {
-        Self { rows: columns::Columns::new(needs), key_place, cluster }
+        Self { rows: columns::Columns::new(needs), key_place, cluster, last_ms: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -38,6 +40,7 @@ impl<'a> Columns<'a> {
     /// Takes a record.
     pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<(), ArrowError> {
         self.rows.bytes += message.payload_len() + message.key_len() + 16;
+        self.last_ms = message.timestamp().to_millis();
         let mapped = match self.rows.maps.then(|| mapped(message, self.key_place, self.cluster)).transpose() {
             Ok(mapped) => mapped.unwrap_or_default(),
             Err(reason) => {

@@ -439,12 +439,14 @@ impl SourceTask for KafkaSource {
         open.next = goes_on.then_some(next);
         open.end = open.end.max(next);
         let range = Range { start: range.start, end: next };
+        let stored_ms = columns.last_ms;
         let (envelope, rejects) =
             columns.finish(topic, queue).map_err(|e| TaskError::new(Class::Fatal, what).because(e))?;
         let bytes = batch_bytes(&envelope) + rejects.iter().map(|reject| reject.body.len()).sum::<usize>();
         let absent = u64::try_from(absent).unwrap_or(0);
         let (decoded, deduplicated) = (None, Vec::new());
-        let slice = Slice { range, envelope, decoded, filtered: 0, absent, deduplicated, rejects, bytes };
+        let slice =
+            Slice { range, envelope, decoded, filtered: 0, absent, deduplicated, rejects, bytes, stored_ms };
         Ok(Read::Slice(match &self.needs.filter {
             Some(filter) => filtered(slice, filter)?,
             None => slice,
