@@ -57,7 +57,7 @@ pub struct Settler {
 }
 
 impl Messages {
-    /// Attaches to a node. From the first [`Self::next`] on, at most `credit` messages are on their way or not settled.
+    /// Attaches to a node. From the first [`Self::try_next`] on, at most `credit` messages are on their way or not settled.
     pub fn attach(link: &Arc<Link>, node: &str, credit: u32) -> Result<Self, TaskError> {
         let what = format!("cannot receive from {node}");
         let mut session = link.session();
@@ -89,7 +89,7 @@ impl Messages {
     }
 
     /// The next message that is here.
-    pub fn next(&mut self) -> Result<Option<Received>, TaskError> {
+    pub fn try_next(&mut self) -> Result<Option<Received>, TaskError> {
         if !self.has_begun {
             self.settler.tell(Command::Begin)?;
             self.has_begun = true;
@@ -195,7 +195,7 @@ struct Reception {
 
 enum Event {
     Command(Option<Command>),
-    Message(Result<Received, RecvError>),
+    Message(Box<Result<Received, RecvError>>),
 }
 
 impl Reception {
@@ -207,10 +207,10 @@ impl Reception {
                 poll_fn(|context| match commands.poll_recv(context) {
                     Poll::Ready(command) => Poll::Ready(Event::Command(command)),
                     Poll::Pending => next.as_mut().poll(context).map(|delivery| {
-                        Event::Message(delivery.map(|delivery| {
+                        Event::Message(Box::new(delivery.map(|delivery| {
                             let (tag, message) = delivery.into_parts();
                             (tag, Ok(message))
-                        }))
+                        })))
                     }),
                 })
                 .await
@@ -234,7 +234,7 @@ impl Reception {
                     }
                     self.ask_for_more().await.map_err(|error| failed(self.told.clone(), error))
                 }
-                Event::Message(received) => self.take(received),
+                Event::Message(received) => self.take(*received),
             };
             if let Err(error) = done {
                 let _ = self.messages.send(Err(error));

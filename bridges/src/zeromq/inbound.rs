@@ -135,7 +135,7 @@ impl Inbound {
     }
 
     /// The next message that is here.
-    pub fn next(&mut self) -> Result<Option<Received>, TaskError> {
+    pub fn try_next(&mut self) -> Result<Option<Received>, TaskError> {
         if let Some(waiting) = self.waiting.take() {
             return Ok(Some(waiting));
         }

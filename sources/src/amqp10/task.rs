@@ -51,7 +51,7 @@ impl Receive for Client {
     type Tag = Tag;
 
     fn next(&mut self) -> Result<Option<Delivery<Tag>>, TaskError> {
-        let Some((tag, message)) = self.messages.next()? else { return Ok(None) };
+        let Some((tag, message)) = self.messages.try_next()? else { return Ok(None) };
         let mapped = message.and_then(|message| to_message(&self.queue, message));
         Ok(Some(match mapped {
             Ok((mapped, born, body)) => Delivery { tag, mapped: Ok((mapped, born)), body: body.into() },

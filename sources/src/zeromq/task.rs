@@ -52,7 +52,7 @@ impl Receive for Client {
     type Tag = ();
 
     fn next(&mut self) -> Result<Option<Delivery<()>>, TaskError> {
-        Ok(self.inbound.next()?.map(|received| match received {
+        Ok(self.inbound.try_next()?.map(|received| match received {
             Ok(frames) => {
                 let (mapped, body) = to_message(&self.endpoint, frames);
                 Delivery { tag: (), mapped: Ok((mapped, None)), body: body.into() }
