@@ -3,9 +3,11 @@
 
 pub mod address;
 pub mod amqp091;
+pub mod amqp10;
 pub mod kafka;
 pub mod message;
 #[cfg(feature = "stream")]
 pub mod stream;
-#[cfg(feature = "amqp091")]
+#[cfg(any(feature = "amqp091", feature = "amqp10"))]
 mod typed;
+pub mod zeromq;

@@ -166,6 +166,14 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Amqp091(config) => sluice_sinks::amqp091::check(config)?,
         #[cfg(not(feature = "amqp091"))]
         SinkConfig::Amqp091(_) => anyhow::bail!(sluice_bridges::amqp091::WITHOUT),
+        #[cfg(feature = "amqp10")]
+        SinkConfig::Amqp10(config) => sluice_sinks::amqp10::check(config)?,
+        #[cfg(not(feature = "amqp10"))]
+        SinkConfig::Amqp10(_) => anyhow::bail!(sluice_bridges::amqp10::WITHOUT),
+        #[cfg(feature = "zeromq")]
+        SinkConfig::Zeromq(config) => sluice_sinks::zeromq::check(config)?,
+        #[cfg(not(feature = "zeromq"))]
+        SinkConfig::Zeromq(_) => anyhow::bail!(sluice_bridges::zeromq::WITHOUT),
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
             let mut target =

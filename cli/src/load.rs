@@ -85,6 +85,9 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
             Some(_) => {
                 "RocketMQ's protocol has no act that stores messages and a position together, so rows may come twice after a failure: write `delivery: at_least_once`"
             }
+            None if matches!(sink, SinkConfig::Zeromq(_)) => {
+                "ZeroMQ acknowledges nothing: messages may be lost on their way, and come twice after a failure: write `delivery: at_least_once`"
+            }
             None => "this sink keeps no positions: write `delivery: at_least_once`",
         };
         found.push(parsed.problem(&["sink"], message));
@@ -101,10 +104,17 @@ fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
     let mut found = Vec::new();
     let way_out = "send them to a topic, and read that one with a step `dedupe: {key: $message_id}`";
     if *delivery == Delivery::ExactlyOnce {
-        let message = format!(
-            "the broker hands out again what was not acknowledged, with nothing to tell by that it came before, so rows \
+        let message = match source {
+            SourceConfig::Zeromq(_) => {
+                "ZeroMQ keeps nothing: a message that was taken is lost when the process dies before \
+                 the target has it: write `delivery: at_least_once`, by which the pipeline itself loses none"
+                    .to_owned()
+            }
+            _ => format!(
+                "the broker hands out again what was not acknowledged, with nothing to tell by that it came before, so rows \
              may come twice after a failure: write `delivery: at_least_once`. To have each message once, {way_out}"
-        );
+            ),
+        };
         let key = if parsed.tree.find(&["delivery"]).is_some() { "delivery" } else { "source" };
         found.push(parsed.problem(&[key], message));
     }
@@ -151,7 +161,9 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let in_catalog =
         sluice_sinks::iceberg::SECRETS.map(|key| vec!["sink", "iceberg", "catalog", "rest", key]);
     let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
-    let of_queues = ["source", "sink"].map(|end| vec![end, "amqp091", "password"]);
+    let of_queues = ["source", "sink"]
+        .into_iter()
+        .flat_map(|end| ["amqp091", "amqp10"].map(|kind| vec![end, kind, "password"]));
     let keys = in_store
         .into_iter()
         .chain([password])

@@ -28,13 +28,18 @@ pub(crate) fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         let at = format!("[{at}]");
         let path = ["steps", &at, step.key()];
         match step {
-            Step::Headers(_) if !document.sink.takes_messages() => {
-                let message = "headers are properties of messages: only sinks `topic` and `kafka` write them";
+            Step::Headers(_)
+                if !document.sink.takes_messages() || matches!(document.sink, SinkConfig::Zeromq(_)) =>
+            {
+                let message = "headers are properties of messages: sinks `topic`, `kafka`, `amqp091` and `amqp10` write them";
                 found.push(parsed.problem(&path, message));
             }
             Step::Route(_) if !document.sink.takes_route() => {
                 let message = match document.sink {
                     SinkConfig::Stdout(_) => "standard output takes no route: write a topic or files",
+                    SinkConfig::Amqp10(_) => {
+                        "a sink by AMQP 1.0 has one queue: write a pipeline for each, with `where`"
+                    }
                     _ => "the sink takes no `$route`: add it to its `partition`",
                 };
                 found.push(parsed.problem(&path, message));

@@ -5,119 +5,27 @@
 
 #[path = "queues/broker.rs"]
 mod broker;
+#[allow(dead_code, reason = "each test file uses its part")]
+#[path = "queues/place.rs"]
+mod place;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::Value;
-use tempfile::TempDir;
 
 use broker::{Broker, PLAIN, Stored, headers, long};
+use place::{fate, terminate, until};
 
-struct Place {
-    broker: Broker,
-    folder: TempDir,
+type Place = place::Place<Broker>;
+
+fn new(queues: &[&str]) -> Place {
+    let broker = Broker::start(queues);
+    let url = broker.url();
+    Place::of(broker, url)
 }
 
-impl Place {
-    fn new(queues: &[&str]) -> Self {
-        Self { broker: Broker::start(queues), folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-        command.args(arguments).current_dir(self.folder.path());
-        command
-    }
-
-    fn sluice(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    fn write(&self, config: &str) {
-        fs::write(self.path("pipeline.yaml"), config.replace("URL", &self.broker.url())).unwrap();
-    }
-
-    /// Runs a config and gives the summary of each pipeline.
-    fn run(&self, config: &str) -> Vec<Value> {
-        self.write(config);
-        let out = self.sluice(&["run", "pipeline.yaml", "--json"]);
-        let summary: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{out:?}"));
-        assert!(out.status.success(), "{out:?}");
-        summary["pipelines"].as_array().unwrap_or_else(|| panic!("{out:?}")).clone()
-    }
-
-    fn begin(&self, config: &str) -> Child {
-        self.write(config);
-        let mut command = self.command(&["run", "pipeline.yaml"]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    }
-
-    /// What a command that fails says.
-    fn told(&self, command: &str, config: &str) -> String {
-        self.write(config);
-        let out = self.sluice(&[command, "pipeline.yaml"]);
-        assert!(!out.status.success(), "{out:?}");
-        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(self.path("lake")) else { return Vec::new() };
-        let mut files: Vec<PathBuf> = entries
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|e| e == "parquet"))
-            .collect();
-        files.sort();
-        files
-    }
-
-    /// All rows of the Parquet files, in the order of their names.
-    fn rows(&self) -> Vec<RecordBatch> {
-        let read = |path: &PathBuf| {
-            let file = fs::File::open(path).unwrap();
-            ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap().map(Result::unwrap)
-        };
-        self.files().iter().flat_map(read).collect()
-    }
-
-    fn ids(&self) -> Vec<i64> {
-        let ids = |batch: &RecordBatch| {
-            batch.column_by_name("id").unwrap().as_primitive::<Int64Type>().values().to_vec()
-        };
-        self.rows().iter().flat_map(ids).collect()
-    }
-
-    fn fill(&self, queue: &str, ids: std::ops::Range<i64>) {
-        for id in ids {
-            self.broker.send(queue, &PLAIN, format!("{{\"id\": {id}}}").as_bytes());
-        }
-    }
-
-    fn audited(&self) -> String {
-        let audit = self.sluice(&["audit", "lake"]);
-        assert!(audit.status.success(), "{audit:?}");
-        String::from_utf8(audit.stdout).unwrap()
-    }
-}
-
-fn fate(pipeline: &Value, name: &str) -> u64 {
-    pipeline["fates"][name].as_u64().unwrap_or_else(|| panic!("{pipeline}"))
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
+fn fill(place: &Place, queue: &str, ids: std::ops::Range<i64>) {
+    for id in ids {
+        place.broker.send(queue, &PLAIN, format!("{{\"id\": {id}}}").as_bytes());
     }
 }
 
@@ -133,8 +41,8 @@ delivery: at_least_once
 
 #[test]
 fn a_queue_goes_into_files_and_is_acknowledged_once_they_are_there() {
-    let place = Place::new(&["orders"]);
-    place.fill("orders", 0..1000);
+    let place = new(&["orders"]);
+    fill(&place, "orders", 0..1000);
     let pipelines = place.run(LAKE);
     assert_eq!(fate(&pipelines[0], "written"), 1000);
     {
@@ -145,7 +53,7 @@ fn a_queue_goes_into_files_and_is_acknowledged_once_they_are_there() {
     assert!(place.files().len() >= 10, "files end before the broker stops handing out");
     assert_eq!(place.ids(), (0..1000).collect::<Vec<_>>());
     assert_eq!(place.run(LAKE)[0]["rows"], 0);
-    place.fill("orders", 1000..1010);
+    fill(&place, "orders", 1000..1010);
     assert_eq!(fate(&place.run(LAKE)[0], "written"), 10);
     assert_eq!(place.ids(), (0..1010).collect::<Vec<_>>());
     place.audited();
@@ -153,9 +61,9 @@ fn a_queue_goes_into_files_and_is_acknowledged_once_they_are_there() {
 
 #[test]
 fn what_a_killed_run_had_in_hand_comes_again() {
-    let place = Place::new(&["orders"]);
+    let place = new(&["orders"]);
     let forever = LAKE.replace(", until: caught_up", "");
-    place.fill("orders", 0..5000);
+    fill(&place, "orders", 0..5000);
     for round in 1..=3 {
         let mut run = place.begin(&forever);
         let before = place.files().len();
@@ -174,8 +82,8 @@ fn what_a_killed_run_had_in_hand_comes_again() {
 
 #[test]
 fn a_plan_that_a_crash_left_is_given_back() {
-    let place = Place::new(&["orders"]);
-    place.fill("orders", 0..80);
+    let place = new(&["orders"]);
+    fill(&place, "orders", 0..80);
     place.run(LAKE);
     // As if the run had died between putting its last plan and giving the file its name.
     let chain = place.path("lake/_sluice/lake/orders/0");
@@ -187,7 +95,7 @@ fn a_plan_that_a_crash_left_is_given_back() {
     fs::remove_file(&last_file).unwrap();
     let lost: Vec<i64> = (0..80).filter(|id| !place.ids().contains(id)).collect();
     assert!(!lost.is_empty());
-    place.fill("orders", lost[0]..80);
+    fill(&place, "orders", lost[0]..80);
     let pipelines = place.run(LAKE);
     assert_eq!(fate(&pipelines[0], "written"), lost.len() as u64);
     assert_eq!(place.ids(), (0..80).collect::<Vec<_>>());
@@ -200,12 +108,12 @@ fn a_plan_that_a_crash_left_is_given_back() {
 
 #[test]
 fn a_broker_that_goes_away_is_waited_for() {
-    let place = Place::new(&["orders"]);
-    place.fill("orders", 0..300);
+    let place = new(&["orders"]);
+    fill(&place, "orders", 0..300);
     let mut run = place.begin(&LAKE.replace(", until: caught_up", ""));
     until("files", || !place.files().is_empty());
     place.broker.cut();
-    place.fill("orders", 300..600);
+    fill(&place, "orders", 300..600);
     until("each message is acknowledged", || place.broker.state.lock().unwrap().acknowledged == 600);
     terminate(&run);
     assert!(run.wait().is_ok());
@@ -216,14 +124,9 @@ fn a_broker_that_goes_away_is_waited_for() {
     place.audited();
 }
 
-fn terminate(run: &Child) {
-    let status = Command::new("kill").arg(run.id().to_string()).status().unwrap();
-    assert!(status.success());
-}
-
 #[test]
 fn what_can_not_be_reached_or_is_refused_is_told() {
-    let place = Place::new(&["orders"]);
+    let place = new(&["orders"]);
     let told = place.told("run", &LAKE.replace("queue: orders", "queue: orderz"));
     assert!(told.contains("no queue 'orderz'"), "{told}");
     let wrong = LAKE.replace("queue: orders", "queue: orders, user: me, password: \"${WRONG:wrong}\"");
@@ -252,7 +155,7 @@ delivery: at_least_once
 
 #[test]
 fn lint_says_what_a_queue_can_not_give() {
-    let place = Place::new(&[]);
+    let place = new(&[]);
     for (from, to, part) in [
         ("delivery: at_least_once", "", "may come twice after a failure: write `delivery: at_least_once`"),
         ("at_least_once", "exactly_once", "dedupe: {key: $message_id}"),
@@ -333,7 +236,7 @@ delivery: at_least_once
 
 #[test]
 fn messages_come_back_as_they_were() {
-    let place = Place::new(&["first"]);
+    let place = new(&["first"]);
     for stored in odd() {
         place.broker.send("first", &stored.properties, &stored.body);
     }
@@ -347,7 +250,7 @@ fn messages_come_back_as_they_were() {
 
 #[test]
 fn headers_are_properties_and_what_does_not_fit_goes_where_errors_says() {
-    let place = Place::new(&["orders"]);
+    let place = new(&["orders"]);
     place.broker.send("orders", &headers(&[("origin", &[&b"S"[..], &long("JFK")].concat())]), b"{\"id\": 1}");
     place.broker.send("orders", &headers(&[("origin", b"I\0\0\0\x07")]), b"{\"id\": 2}");
     // Nested so deep that a reader of its own accord would run out of stack.

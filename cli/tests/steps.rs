@@ -349,7 +349,7 @@ fn lint_names_the_place_and_the_way_out_of_each_mistake_in_a_step() {
         ("  - dedupe: {key: $.id, rows: 0}", "steps.[0].dedupe.rows: 0 rows, expected 1 to"),
         ("  - dedupe: {key: [$.id, $.nope]}", "p.yaml:6:26: steps.[0].dedupe.key.[1]: there is no $.nope"),
         ("  - dedupe: {key: $.id, age: 5m}", "`age` goes by the time when a broker stored a row"),
-        ("  - headers: {set: {x: $.id}}", "only sinks `topic` and `kafka` write them"),
+        ("  - headers: {set: {x: $.id}}", "sinks `topic`, `kafka`, `amqp091` and `amqp10` write them"),
         ("topic:  - headers: {set: {x: $.legs}}", "`$.legs` is List"),
         ("topic:  - headers: {set: {$topic: $.name}}", "only $tags and $keys are set"),
         ("topic:  - headers: {set: {x: \"'a'\"}, remove: [x]}", "`x` is set, too"),

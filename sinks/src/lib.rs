@@ -4,6 +4,7 @@
 //! Retry, filters, the order of a plan's steps and counting belong to the runtime.
 
 pub mod amqp091;
+pub mod amqp10;
 pub mod arrow_ipc;
 pub mod audit;
 mod chain;
@@ -36,6 +37,7 @@ pub mod topic;
 pub mod trace;
 mod work;
 mod writer;
+pub mod zeromq;
 
 use std::sync::Arc;
 
@@ -51,6 +53,7 @@ use sluice_protocol::id::TopicName;
 use sluice_store::Store;
 use sluice_store::file::{Disk, RealDisk};
 
+use amqp10::Amqp10Config;
 use amqp091::Amqp091Config;
 use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
@@ -65,6 +68,7 @@ use partition::{Partition, PartitionColumn};
 use rotate::Rotate;
 use stdout::{Stdout, StdoutConfig};
 use topic::{Clock, TopicConfig, TopicSink};
+use zeromq::ZeromqConfig;
 
 /// Settings of one sink; its key names it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -80,6 +84,10 @@ pub enum SinkConfig {
     Kafka(KafkaConfig),
     /// An exchange or a queue of RabbitMQ, or of another broker that speaks AMQP 0-9-1.
     Amqp091(Amqp091Config),
+    /// A queue or topic of ActiveMQ, Artemis, or of another broker that speaks AMQP 1.0.
+    Amqp10(Amqp10Config),
+    /// A PUSH or PUB socket of ZeroMQ; messages may be lost.
+    Zeromq(ZeromqConfig),
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
@@ -141,7 +149,7 @@ impl SinkConfig {
     /// Whether the target keeps positions, so that delivery can be exactly once.
     pub fn keeps_positions(&self) -> bool {
         match self {
-            Self::Stdout(_) | Self::Amqp091(_) => false,
+            Self::Stdout(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
             Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Iceberg(_) | Self::Kafka(_) => true,
         }
@@ -168,6 +176,8 @@ impl SinkConfig {
         let of_broker = match self {
             Self::Kafka(config) => Some(("kafka", config.problems())),
             Self::Amqp091(config) => Some(("amqp091", config.problems())),
+            Self::Amqp10(config) => Some(("amqp10", config.problems())),
+            Self::Zeromq(config) => Some(("zeromq", config.problems())),
             _ => None,
         };
         if let Some((kind, problems)) = of_broker {
@@ -266,13 +276,13 @@ impl SinkConfig {
     pub fn takes_route(&self) -> bool {
         let partition = Partition::new(self.partition().1);
         let columns = partition.iter().flat_map(Partition::columns);
-        self.takes_messages()
+        self.takes_messages() && !matches!(self, Self::Amqp10(_))
             || columns.into_iter().any(|c| matches!(c, PartitionColumn::Envelope(name) if name == ROUTE))
     }
 
     /// Whether rows become messages, with properties of their own.
     pub fn takes_messages(&self) -> bool {
-        matches!(self, Self::Topic(_) | Self::Kafka(_) | Self::Amqp091(_))
+        matches!(self, Self::Topic(_) | Self::Kafka(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_))
     }
 
     /// What a source must give. With `decoded` a file holds the decoded columns, else the envelope.
@@ -330,6 +340,20 @@ impl SinkConfig {
             Self::Amqp091(_) => {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::amqp091::WITHOUT).into());
+            }
+            #[cfg(feature = "amqp10")]
+            Self::Amqp10(config) => Target::Transact(Box::new(amqp10::Amqp10Sink::new(config)?)),
+            #[cfg(not(feature = "amqp10"))]
+            Self::Amqp10(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::amqp10::WITHOUT).into());
+            }
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(config) => Target::Transact(Box::new(zeromq::ZeromqSink::new(config)?)),
+            #[cfg(not(feature = "zeromq"))]
+            Self::Zeromq(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
@@ -390,6 +414,8 @@ impl SinkConfig {
             Self::Topic(config) => format!("topic {}", config.name),
             Self::Kafka(config) => format!("topic {} of Kafka at {}", config.topic, config.bootstrap),
             Self::Amqp091(config) => config.shown(),
+            Self::Amqp10(config) => config.shown(),
+            Self::Zeromq(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),

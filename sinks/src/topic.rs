@@ -253,12 +253,12 @@ impl<'a> Rows<'a> {
         self.bodies.is_some_and(|bodies| bodies.is_null(row))
     }
 
-    #[cfg(any(feature = "amqp091", feature = "kafka"))]
+    #[cfg(any(feature = "amqp091", feature = "amqp10", feature = "kafka"))]
     pub(crate) fn tag(&self, row: usize) -> Option<&'a str> {
         text(self.tags, row)
     }
 
-    #[cfg(any(feature = "amqp091", feature = "kafka"))]
+    #[cfg(any(feature = "amqp091", feature = "amqp10", feature = "kafka"))]
     pub(crate) fn message_id(&self, row: usize) -> Option<&'a str> {
         text(self.ids, row)
     }

@@ -4,20 +4,22 @@
 //! Decoding, steps and counting belong to the runtime.
 
 pub mod amqp091;
+pub mod amqp10;
 mod arrivals;
 mod cluster;
-#[cfg(any(feature = "amqp091", feature = "kafka"))]
+#[cfg(any(feature = "amqp091", feature = "amqp10", feature = "kafka", feature = "zeromq"))]
 mod columns;
 mod envelope;
 pub mod file;
 mod filtered;
 pub mod generate;
 pub mod kafka;
-#[cfg(feature = "amqp091")]
+#[cfg(any(feature = "amqp091", feature = "amqp10", feature = "zeromq"))]
 mod queue;
 pub mod registry;
 pub mod topic;
 mod unconfirmed;
+pub mod zeromq;
 
 use std::sync::Arc;
 
@@ -29,12 +31,14 @@ use sluice_connect::task::{Class, SourceTask, TaskError};
 use sluice_protocol::id::{GroupName, TopicName};
 use sluice_store::Store;
 
+use amqp10::Amqp10Config;
 use amqp091::Amqp091Config;
 use cluster::ClusterSource;
 use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
 use kafka::KafkaConfig;
 use topic::{TopicConfig, TopicSource};
+use zeromq::ZeromqConfig;
 
 /// What a source holds of its brokers once it is open.
 fn opened<L>(link: Option<&Arc<L>>) -> Result<&Arc<L>, TaskError> {
@@ -53,6 +57,10 @@ pub enum SourceConfig {
     Kafka(KafkaConfig),
     /// A queue of RabbitMQ, or of another broker that speaks AMQP 0-9-1.
     Amqp091(Amqp091Config),
+    /// A queue of ActiveMQ, Artemis, or of another broker that speaks AMQP 1.0.
+    Amqp10(Amqp10Config),
+    /// A PULL or SUB socket of ZeroMQ; messages may be lost.
+    Zeromq(ZeromqConfig),
     /// Made-up rows.
     Generate(GenerateConfig),
 }
@@ -79,6 +87,8 @@ impl SourceConfig {
             Self::File(config) => config.problem().iter().map(|(key, m)| at(&["file", key], m)).collect(),
             Self::Kafka(config) => below("kafka", config.problems()),
             Self::Amqp091(config) => below("amqp091", config.problems()),
+            Self::Amqp10(config) => below("amqp10", config.problems()),
+            Self::Zeromq(config) => below("zeromq", config.problems()),
             Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
@@ -96,7 +106,7 @@ impl SourceConfig {
     /// Whether what was read can be read again under the same offsets. A broker of queues hands out again what was not
     /// acknowledged, and knows no offsets.
     pub fn rereads(&self) -> bool {
-        !matches!(self, Self::Amqp091(_))
+        !matches!(self, Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_))
     }
 
     /// The topic that the source reads, if it reads one: its cluster, unless it is the embedded broker's, and its
@@ -145,6 +155,20 @@ impl SourceConfig {
             Self::Amqp091(_) => {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::amqp091::WITHOUT).into());
+            }
+            #[cfg(feature = "amqp10")]
+            Self::Amqp10(config) => amqp10::open(config),
+            #[cfg(not(feature = "amqp10"))]
+            Self::Amqp10(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::amqp10::WITHOUT).into());
+            }
+            #[cfg(feature = "zeromq")]
+            Self::Zeromq(config) => zeromq::open(config),
+            #[cfg(not(feature = "zeromq"))]
+            Self::Zeromq(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))

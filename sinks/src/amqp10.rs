@@ -1,0 +1,77 @@
+//! Sink `amqp10`: rows become messages of a queue or topic of `ActiveMQ`, Artemis, or of another broker that speaks
+//! AMQP 1.0.
+//!
+//! A row counts as written once the broker has accepted its message. There is no act that stores messages and a
+//! position, so delivery is at least once. How a message becomes one of AMQP: `bridges/src/amqp10/mapping.rs`.
+
+#[cfg(feature = "amqp10")]
+mod task;
+
+use bytesize::ByteSize;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sluice_bridges::amqp10::{WITHOUT, Way, node_problem};
+use sluice_client::{SecretKey, TlsSettings};
+use sluice_connect::config::size;
+
+#[cfg(feature = "amqp10")]
+pub use task::{Amqp10Sink, check};
+
+/// Settings of sink `amqp10`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Amqp10Config {
+    /// The broker: `amqp://HOST:PORT`, or `amqps://…` for TLS.
+    pub url: String,
+    /// The account; as nobody if not said.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Its password.
+    #[serde(default)]
+    pub password: Option<SecretKey>,
+    /// How the broker is trusted, for `amqps://`.
+    #[serde(default)]
+    pub tls: Option<TlsSettings>,
+    /// The queue or topic, as the broker writes its address.
+    pub queue: String,
+    /// The longest body that is sent; brokers have a limit of their own.
+    #[serde(default = "body_max_default", deserialize_with = "size")]
+    #[schemars(with = "u64")]
+    pub body_max: ByteSize,
+}
+
+fn body_max_default() -> ByteSize {
+    ByteSize::mib(16)
+}
+
+impl Amqp10Config {
+    /// The broker, and how to get in.
+    fn way(&self) -> Result<Way, String> {
+        let password = self.password.as_ref().map(|SecretKey(password)| password.as_str());
+        Way::new(&self.url, self.user.as_deref(), password)
+    }
+
+    /// What is wrong with the settings, each by its path below `amqp10`.
+    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+        if !cfg!(feature = "amqp10") {
+            return vec![(Vec::new(), WITHOUT.to_owned())];
+        }
+        let at = |key: &str| vec![key.to_owned()];
+        let mut found = Vec::new();
+        match self.way() {
+            Err(problem) => found.push((at("url"), problem)),
+            Ok(way) if self.tls.is_some() && !way.address.is_secure => {
+                found.push((at("tls"), "is for `amqps://`".to_owned()));
+            }
+            Ok(_) => {}
+        }
+        found.extend(node_problem(&self.queue).map(|problem| (at("queue"), problem)));
+        found
+    }
+
+    /// Where rows go, for a person.
+    pub(crate) fn shown(&self) -> String {
+        let place = self.way().map_or_else(|_| self.url.clone(), |way| way.address.to_string());
+        format!("queue {} of the AMQP broker at {place}", self.queue)
+    }
+}

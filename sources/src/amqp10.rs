@@ -1,0 +1,84 @@
+//! Source `amqp10`: a queue of `ActiveMQ`, Artemis, or of another broker that speaks AMQP 1.0.
+//!
+//! How a message becomes one of ours: `bridges/src/amqp10/mapping.rs`.
+
+#[cfg(feature = "amqp10")]
+mod task;
+
+use bytesize::ByteSize;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use sluice_bridges::amqp10::{WITHOUT, Way, node_problem};
+use sluice_client::{SecretKey, TlsSettings};
+use sluice_connect::config::size;
+
+use crate::topic::Until;
+
+#[cfg(feature = "amqp10")]
+pub(crate) use task::open;
+
+/// Settings of source `amqp10`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Amqp10Config {
+    /// The broker: `amqp://HOST:PORT`, or `amqps://…` for TLS.
+    pub url: String,
+    /// The account; as nobody if not said.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Its password.
+    #[serde(default)]
+    pub password: Option<SecretKey>,
+    /// How the broker is trusted, for `amqps://`.
+    #[serde(default)]
+    pub tls: Option<TlsSettings>,
+    /// The queue, as the broker writes its address.
+    pub queue: String,
+    /// Messages that are handed out and not acknowledged yet, at most.
+    #[serde(default = "prefetch_default")]
+    pub prefetch: u16,
+    /// A longer message is a record that does not fit.
+    #[serde(default = "body_max_default", deserialize_with = "size")]
+    #[schemars(with = "u64")]
+    pub body_max: ByteSize,
+    /// When the pipeline ends.
+    #[serde(default)]
+    pub until: Until,
+}
+
+fn prefetch_default() -> u16 {
+    10_000
+}
+
+fn body_max_default() -> ByteSize {
+    ByteSize::mib(16)
+}
+
+impl Amqp10Config {
+    /// The broker, and how to get in.
+    pub fn way(&self) -> Result<Way, String> {
+        let password = self.password.as_ref().map(|SecretKey(password)| password.as_str());
+        Way::new(&self.url, self.user.as_deref(), password)
+    }
+
+    /// What is wrong with the settings, each by its path below `amqp10`.
+    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+        if !cfg!(feature = "amqp10") {
+            return vec![(Vec::new(), WITHOUT.to_owned())];
+        }
+        let at = |key: &str| vec![key.to_owned()];
+        let mut found = Vec::new();
+        match self.way() {
+            Err(problem) => found.push((at("url"), problem)),
+            Ok(way) if self.tls.is_some() && !way.address.is_secure => {
+                found.push((at("tls"), "is for `amqps://`".to_owned()));
+            }
+            Ok(_) => {}
+        }
+        found.extend(node_problem(&self.queue).map(|problem| (at("queue"), problem)));
+        if self.prefetch == 0 {
+            found.push((at("prefetch"), "0 messages, expected at least 1".to_owned()));
+        }
+        found
+    }
+}
