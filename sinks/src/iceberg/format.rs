@@ -232,7 +232,8 @@ fn plan(
     partition: &Partition,
 ) -> Result<(iceberg::spec::Schema, UnboundPartitionSpec), String> {
     let schema = schema::columns(columns)?;
-    let mut spec = UnboundPartitionSpec::builder();
+    // REST catalogs of Iceberg's Java library want an id, which is 0 of the first one.
+    let mut spec = UnboundPartitionSpec::builder().with_spec_id(0);
     for column in partition.columns() {
         let name = column.name();
         let field = columns.field_with_name(name).map_err(|e| e.to_string())?;
