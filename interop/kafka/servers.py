@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -31,8 +32,9 @@ def free_ports(count: int = 2) -> int:
     while True:
         sockets = [socket.socket()]
         try:
-            sockets[0].bind(("127.0.0.1", 0))
-            port = sockets[0].getsockname()[1]
+            # Below those that the system gives to whoever connects, so that a server which is started again finds its own free.
+            port = random.randrange(20_000, 32_000)
+            sockets[0].bind(("127.0.0.1", port))
             for more in range(1, count):
                 sockets.append(socket.socket())
                 sockets[-1].bind(("127.0.0.1", port + more))

@@ -258,7 +258,7 @@ mod tests {
                 let mut rest = &bytes[..];
                 while receive(&mut rest, 50).await.is_ok() {}
             });
-            drop(socket_type(&bytes));
+            let _ = socket_type(&bytes);
         }
 
         #[test]
