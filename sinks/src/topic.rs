@@ -258,7 +258,6 @@ impl<'a> Rows<'a> {
         text(self.tags, row)
     }
 
-    #[cfg(any(feature = "amqp091", feature = "amqp10", feature = "kafka"))]
     pub(crate) fn message_id(&self, row: usize) -> Option<&'a str> {
         text(self.ids, row)
     }
