@@ -117,6 +117,17 @@ impl Way {
 }
 
 impl Tls {
+    /// What a connection to a host needs, of settings that trust what this machine trusts where there are none.
+    ///
+    /// # Errors
+    /// What is wrong with the files of the settings, or with the host's name.
+    pub fn for_host(
+        settings: Option<&TlsSettings>,
+        host: &str,
+    ) -> Result<(TlsConnector, ServerName<'static>), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Self::new(&settings.cloned().unwrap_or_default())?.to(host)?)
+    }
+
     /// What a connection to a host needs: with the name that its certificate must have.
     pub fn to(&self, host: &str) -> io::Result<(TlsConnector, ServerName<'static>)> {
         let name = match &self.server_name {

@@ -12,9 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures::io::{AsyncRead, AsyncWrite};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::AsyncWrite as _;
 
-use crate::stream::Duplex;
+use crate::stream::{Checked, Duplex};
 
 /// Header: why a message came without the others.
 pub(super) const REFUSED: &str = "sluice.refused";
@@ -35,18 +35,14 @@ const PROPERTIES: &str = "ssFoossssTssss";
 
 /// A connection behind the guard.
 pub(super) struct Guard {
-    stream: Box<dyn Duplex>,
+    stream: Checked,
     frames: Frames,
-    scratch: Box<[u8]>,
-    /// What the client may see, and how much of it the client has.
-    ready: Vec<u8>,
-    taken: usize,
 }
 
 impl Guard {
     pub(super) fn new(stream: Box<dyn Duplex>, body_max: u64) -> Self {
         let frames = Frames { body_max, ..Frames::default() };
-        Self { stream, frames, scratch: vec![0; 64 * 1024].into(), ready: Vec::new(), taken: 0 }
+        Self { stream: Checked::new(stream), frames }
     }
 }
 
@@ -56,26 +52,14 @@ impl AsyncRead for Guard {
         context: &mut Context<'_>,
         out: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        while this.taken == this.ready.len() {
-            (this.taken, _) = (0, this.ready.clear());
-            let mut buffer = ReadBuf::new(&mut this.scratch);
-            match Pin::new(&mut this.stream).poll_read(context, &mut buffer) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(Ok(0)),
-                Poll::Ready(Ok(())) => {}
+        let Self { stream, frames } = &mut *self;
+        let next = stream.poll_next(context, out.len(), |bytes, ready| frames.feed(bytes, ready));
+        next.map_ok(|bytes| {
+            if let Some(to) = out.get_mut(..bytes.len()) {
+                to.copy_from_slice(bytes);
             }
-            let told = |message| io::Error::new(io::ErrorKind::InvalidData, message);
-            this.frames.feed(buffer.filled(), &mut this.ready).map_err(told)?;
-        }
-        let rest = this.ready.get(this.taken..).unwrap_or_default();
-        let count = rest.len().min(out.len());
-        if let (Some(to), Some(from)) = (out.get_mut(..count), rest.get(..count)) {
-            to.copy_from_slice(from);
-        }
-        this.taken += count;
-        Poll::Ready(Ok(count))
+            bytes.len()
+        })
     }
 }
 
@@ -85,15 +69,15 @@ impl AsyncWrite for Guard {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.stream.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.stream.stream).poll_flush(context)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.stream.stream).poll_shutdown(context)
     }
 }
 

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::walk::{Walk, check_one, fields};
-use crate::stream::Duplex;
+use crate::stream::{Checked, Duplex};
 
 /// Longest frame that a broker may send, in bytes.
 pub(super) const FRAME_MAX: u32 = 256 * 1024;
@@ -49,19 +49,15 @@ impl SharedSeen {
 
 /// A connection behind the guard.
 pub(super) struct Guard {
-    stream: Box<dyn Duplex>,
+    stream: Checked,
     frames: Frames,
-    scratch: Box<[u8]>,
-    /// What the client may see, and how much of it the client has.
-    ready: Vec<u8>,
-    taken: usize,
 }
 
 impl Guard {
     /// Messages may have `message_max` bytes.
     pub(super) fn new(stream: Box<dyn Duplex>, message_max: u64, seen: SharedSeen) -> Self {
         let frames = Frames::new(message_max, seen);
-        Self { stream, frames, scratch: vec![0; 64 * 1024].into(), ready: Vec::new(), taken: 0 }
+        Self { stream: Checked::new(stream), frames }
     }
 }
 
@@ -77,24 +73,9 @@ impl AsyncRead for Guard {
         context: &mut Context<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        while this.taken == this.ready.len() {
-            (this.taken, _) = (0, this.ready.clear());
-            let mut buffer = ReadBuf::new(&mut this.scratch);
-            match Pin::new(&mut this.stream).poll_read(context, &mut buffer) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) => {}
-            }
-            let told = |message| io::Error::new(io::ErrorKind::InvalidData, message);
-            this.frames.feed(buffer.filled(), &mut this.ready).map_err(told)?;
-        }
-        let rest = this.ready.get(this.taken..).unwrap_or_default();
-        let here = rest.get(..out.remaining()).unwrap_or(rest);
-        out.put_slice(here);
-        this.taken += here.len();
-        Poll::Ready(Ok(()))
+        let Self { stream, frames } = &mut *self;
+        let next = stream.poll_next(context, out.remaining(), |bytes, ready| frames.feed(bytes, ready));
+        next.map_ok(|bytes| out.put_slice(bytes))
     }
 }
 
@@ -104,15 +85,15 @@ impl AsyncWrite for Guard {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(&mut self.stream.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.stream.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.stream.stream).poll_shutdown(context)
     }
 }
 

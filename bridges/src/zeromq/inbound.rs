@@ -17,13 +17,13 @@ use super::wire::{Came, answer, greet, message, receive};
 use super::{Endpoint, Kind};
 
 /// Connections at once, at most.
-pub(super) const CONNECTIONS_MAX: usize = 1024;
+const CONNECTIONS_MAX: usize = 1024;
 /// Bytes of messages that wait.
 const BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// How long a connection may take to stand.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long to wait before a peer that is away is tried again: twice as long each time.
-pub(super) const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+const AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
 /// A message's frames, or why it was not taken.
 pub type Received = Result<Vec<Vec<u8>>, String>;
@@ -87,7 +87,7 @@ pub(super) async fn listen(endpoint: &mut Endpoint) -> Result<TcpListener, TaskE
 }
 
 /// Connects, and again until it stands.
-pub(super) async fn connected(endpoint: &Endpoint) -> TcpStream {
+async fn connected(endpoint: &Endpoint) -> TcpStream {
     let [mut wait, longest] = AGAIN;
     loop {
         match connect(endpoint).await {
@@ -116,16 +116,10 @@ impl Inbound {
             false => None,
         };
         let shared = Arc::new(Shared { wanted, endpoint: endpoint.clone(), messages, room });
-        match listener {
-            Some(listener) => runtime.spawn(accept(listener, shared)),
-            None => runtime.spawn(async move {
-                loop {
-                    let stream = connected(&shared.endpoint).await;
-                    serve(stream, &shared).await;
-                    sleep(AGAIN[0]).await;
-                }
-            }),
-        };
+        runtime.spawn(serve_peers(endpoint.clone(), listener, move |stream| {
+            let shared = Arc::clone(&shared);
+            async move { serve(stream, &shared).await }
+        }));
         Ok(Self { channel, waiting: None, endpoint, runtime })
     }
 
@@ -157,21 +151,34 @@ impl Inbound {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Serves those that come to the listener, side by side; without one the peer that it goes to, and again when that has gone.
+pub(super) async fn serve_peers<F>(
+    endpoint: Endpoint,
+    listener: Option<TcpListener>,
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let Some(listener) = listener else {
+        loop {
+            serve(connected(&endpoint).await).await;
+            sleep(AGAIN[0]).await;
+        }
+    };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
+                let served = serve(stream);
                 tokio::spawn(async move {
-                    serve(stream, &shared).await;
+                    served.await;
                     drop(place);
                 });
             }
             // Of the connection, or of this machine's limits.
             Err(error) => {
-                tracing::warn!(endpoint = %shared.endpoint, %error, "cannot take a connection");
+                tracing::warn!(%endpoint, %error, "cannot take a connection");
                 sleep(AGAIN[0]).await;
             }
         }

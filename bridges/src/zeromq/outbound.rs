@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use sluice_connect::task::{Class, TaskError};
 use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::inbound::{AGAIN, CONNECTIONS_MAX, connect, connected, listen, runtime};
+use super::inbound::{connect, listen, runtime, serve_peers};
 use super::wire::{Came, answer, greet, message, receive};
 use super::{Endpoint, Kind};
 
@@ -94,16 +94,10 @@ impl Outbound {
             came: Notify::new(),
         });
         let tasks = Arc::clone(&shared);
-        match listener {
-            Some(listener) => runtime.spawn(accept(listener, tasks)),
-            None => runtime.spawn(async move {
-                loop {
-                    let stream = connected(&tasks.endpoint).await;
-                    serve(stream, &tasks).await;
-                    sleep(AGAIN[0]).await;
-                }
-            }),
-        };
+        runtime.spawn(serve_peers(shared.endpoint.clone(), listener, move |stream| {
+            let shared = Arc::clone(&tasks);
+            async move { serve(stream, &shared).await }
+        }));
         Ok(Self { shared, given: BTreeMap::new(), runtime })
     }
 
@@ -251,26 +245,6 @@ pub fn check(mut endpoint: Endpoint, kind: Kind) -> Result<(), TaskError> {
         let mut stream = connect(&endpoint).await.map_err(told)?;
         greet(&mut stream, kind).await.map_err(told)
     })
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    serve(stream, &shared).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(endpoint = %shared.endpoint, %error, "cannot take a connection");
-                sleep(AGAIN[0]).await;
-            }
-        }
-    }
 }
 
 /// A connection, until the peer goes.

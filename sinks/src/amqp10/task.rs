@@ -96,10 +96,8 @@ async fn send(
 }
 
 fn tls(settings: &Amqp10Config, host: &str) -> Result<sluice_bridges::stream::Tls, TaskError> {
-    let tls = settings.tls.clone().unwrap_or_default();
-    let what = "cannot speak TLS as asked for";
-    let tls = Tls::new(&tls).map_err(|e| TaskError::new(Class::Config, what).because(e))?;
-    tls.to(host).map_err(|e| TaskError::new(Class::Config, what).because(e))
+    Tls::for_host(settings.tls.as_ref(), host)
+        .map_err(|e| TaskError::new(Class::Config, "cannot speak TLS as asked for").because(e))
 }
 
 /// What a run finds at the broker, for a person; sends nothing.

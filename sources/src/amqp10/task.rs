@@ -41,10 +41,8 @@ impl Client {
 }
 
 fn tls(settings: &Amqp10Config, host: &str) -> Result<sluice_bridges::stream::Tls, TaskError> {
-    let tls = settings.tls.clone().unwrap_or_default();
-    let what = "cannot speak TLS as asked for";
-    let tls = Tls::new(&tls).map_err(|e| TaskError::new(Class::Config, what).because(e))?;
-    tls.to(host).map_err(|e| TaskError::new(Class::Config, what).because(e))
+    Tls::for_host(settings.tls.as_ref(), host)
+        .map_err(|e| TaskError::new(Class::Config, "cannot speak TLS as asked for").because(e))
 }
 
 impl Receive for Client {
