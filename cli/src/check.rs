@@ -174,8 +174,13 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Zeromq(config) => sluice_sinks::zeromq::check(config)?,
         #[cfg(not(feature = "zeromq"))]
         SinkConfig::Zeromq(_) => anyhow::bail!(sluice_bridges::zeromq::WITHOUT),
+        SinkConfig::Http(config) => sluice_sinks::http::check(config)?,
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
-        SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
+        SinkConfig::Parquet(_)
+        | SinkConfig::Arrow(_)
+        | SinkConfig::File(_)
+        | SinkConfig::Delta(_)
+        | SinkConfig::Iceberg(_) => {
             let mut target =
                 document.sink.open(|| shared.embedded.store(), &shared.clock, document.delivery)?;
             let name = document.name.as_str();

@@ -88,6 +88,9 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
             None if matches!(sink, SinkConfig::Zeromq(_)) => {
                 "ZeroMQ acknowledges nothing: messages may be lost on their way, and come twice after a failure: write `delivery: at_least_once`"
             }
+            None if matches!(sink, SinkConfig::Http(_)) => {
+                "a request that has no answer is sent again, so rows may come twice after a failure: write `delivery: at_least_once`; `Idempotency-Key` tells the receiver which rows a request has"
+            }
             None => "this sink keeps no positions: write `delivery: at_least_once`",
         };
         found.push(parsed.problem(&["sink"], message));
@@ -110,6 +113,10 @@ fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
                  the target has it: write `delivery: at_least_once`, by which the pipeline itself loses none"
                     .to_owned()
             }
+            SourceConfig::Http(_) => format!(
+                "a client sends again what it has no answer for, so rows may come twice after a failure: write \
+                 `delivery: at_least_once`. To have each message once, have requests named by `Idempotency-Key`, {way_out}"
+            ),
             _ => format!(
                 "the broker hands out again what was not acknowledged, with nothing to tell by that it came before, so rows \
              may come twice after a failure: write `delivery: at_least_once`. To have each message once, {way_out}"
@@ -148,6 +155,7 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let kind = match &parsed.document.sink {
         SinkConfig::Parquet(_) => "parquet",
         SinkConfig::Arrow(_) => "arrow",
+        SinkConfig::File(_) => "file",
         SinkConfig::Delta(_) => "delta",
         SinkConfig::Iceberg(_) => "iceberg",
         _ => "",
@@ -164,9 +172,17 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let of_queues = ["source", "sink"]
         .into_iter()
         .flat_map(|end| ["amqp091", "amqp10"].map(|kind| vec![end, kind, "password"]));
+    let in_http = ["source", "sink"].map(|end| vec![end, "http", "token"]);
+    let in_headers = match &parsed.document.sink {
+        SinkConfig::Http(config) => config.secret_headers().collect(),
+        _ => Vec::new(),
+    };
+    let in_headers = in_headers.into_iter().map(|name| vec!["sink", "http", "headers", name]);
     let keys = in_store
         .into_iter()
         .chain([password])
+        .chain(in_http)
+        .chain(in_headers)
         .chain(in_topics)
         .chain(in_catalog)
         .chain(of_queues)

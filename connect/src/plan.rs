@@ -26,6 +26,19 @@ pub struct PlanFile {
     pub last: i64,
     /// Rows in it.
     pub rows: u64,
+    /// What it holds, if its format has no footer that could say to which plan it belongs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSum>,
+}
+
+/// What proves a file of text: all of it, before it is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextSum {
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// Its CRC-32, as of gzip.
+    pub crc32: u32,
 }
 
 /// What one publication holds; stored as JSON in the target, put if absent.

@@ -1,4 +1,4 @@
-//! Proves from plans and footers alone that each source offset of a target has one fate, or says where it has
+//! Proves from plans and footers alone, and from the text of files that have none, that each source offset of a target has one fate, or says where it has
 //! none or two. Of a table its log has a say as well: each file of a plan came by one commit, and the chain stands where
 //! its plans end. Reads only; asks neither the source nor the config.
 
@@ -9,12 +9,14 @@ use sluice_connect::plan::{Plan, PlanFile};
 use sluice_connect::task::{Chain, Class, Fates, TaskError};
 
 use crate::disk::failed;
+use crate::file::{EXTENSIONS, is_text};
+use crate::name;
 use crate::place::Place;
 use crate::records::{
     Merged, Origin, ROOT, Standing, chain_folder, chains, parse, pipelines, read_compaction, read_plan,
 };
 use crate::table_log::TableLog;
-use crate::writer::footer;
+use crate::writer::{Found, find, footer};
 
 /// What was found of all chains of a target.
 #[derive(Debug, Default, Serialize)]
@@ -142,7 +144,13 @@ fn one(
             committed = Some(plan.end);
         }
         for file in &plan.files {
-            named.insert(file.name.clone());
+            if !named.insert(file.name.clone()) && file.text.is_some() {
+                let shown = place.show(&file.name);
+                found
+                    .problems
+                    .push(format!("{shown} is no file of plan {start}: another plan names it, too"));
+                continue;
+            }
             if let Some(log) = log
                 && is_elsewhere(place, log, start, file, is_done, &mut found)?
             {
@@ -319,8 +327,18 @@ fn one_file(
         return Ok(());
     };
     found.files += 1;
-    found.rows += footer.rows;
     found.bytes += footer.bytes;
+    if file.text.is_some() {
+        // The plan counted the rows of the text that it knows.
+        if find(place, file, plan)? == Found::Same {
+            found.rows += file.rows;
+        } else {
+            let what = "it does not hold the text that the plan says";
+            found.problems.push(format!("{shown} is no file of plan {start}: {what}"));
+        }
+        return Ok(());
+    }
+    found.rows += footer.rows;
     if footer.plan.as_ref() != Some(plan) {
         found
             .problems
@@ -344,7 +362,8 @@ fn or_problem<T>(result: Result<T, TaskError>, problems: &mut Vec<String>) -> Re
     }
 }
 
-/// Data files with a plan in their footer that no plan of this target names: a reader sees their rows twice.
+/// Data files with a plan in their footer, or of text with a name of a plan's, that no plan of this target names: a reader
+/// sees their rows twice.
 fn strangers(
     place: &dyn Place,
     named: &BTreeSet<String>,
@@ -356,9 +375,7 @@ fn strangers(
             let key = if folder.is_empty() { entry.name } else { format!("{folder}/{}", entry.name) };
             if entry.is_folder {
                 folders.extend((key != ROOT).then_some(key));
-            } else if !named.contains(&key)
-                && footer(place, &key)?.is_some_and(|f| f.plan.is_some() || f.merged.is_some())
-            {
+            } else if !named.contains(&key) && is_of_plan(place, &key)? {
                 problems.push(format!(
                     "{} holds rows of a plan, and no plan here names it: move it away",
                     place.show(&key)
@@ -368,4 +385,11 @@ fn strangers(
     }
     problems.sort();
     Ok(())
+}
+
+fn is_of_plan(place: &dyn Place, key: &str) -> Result<bool, TaskError> {
+    if is_text(key) {
+        return Ok(EXTENSIONS.iter().any(|extension| name::is_of_plan(key, extension)));
+    }
+    Ok(footer(place, key)?.is_some_and(|footer| footer.plan.is_some() || footer.merged.is_some()))
 }

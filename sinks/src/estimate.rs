@@ -51,6 +51,7 @@ pub fn estimate(config: &SinkConfig, slices: &[Slice]) -> Result<Option<Estimate
         SinkConfig::Parquet(config) | SinkConfig::Delta(config) => FileSink::parquet_in(place, config, disk)?,
         SinkConfig::Iceberg(config) => FileSink::parquet_in(place, &config.files(), disk)?,
         SinkConfig::Arrow(config) => FileSink::arrow_in(place, config, disk)?,
+        SinkConfig::File(config) => FileSink::text_in(place, config, disk)?,
         _ => return Ok(None),
     };
     let chain = Chain { pipeline: "preview".into(), topic: "sample".into(), queue: 0 };

@@ -1,4 +1,4 @@
-//! The task of the file sinks: Parquet and Arrow files in a folder or an object store, published by plans.
+//! The task of the file sinks: Parquet, Arrow, NDJSON and CSV files in a folder or an object store, published by plans.
 //!
 //! Rows go to temporary files at once; a plan gives them their names. It never decides when a plan ends (it
 //! says when one is full), and never in which order the steps come.
@@ -16,6 +16,7 @@ use sluice_store::file::Disk;
 use crate::arrow_ipc::{ArrowConfig, ArrowFormat};
 use crate::chain::Chains;
 use crate::disk::{failed, remove};
+use crate::file::{FileConfig, TextFormat};
 use crate::name::NAME_BYTES_MAX;
 use crate::parquet::{ParquetConfig, ParquetFormat};
 use crate::partition::{Part, Partition};
@@ -55,6 +56,12 @@ impl FileSink {
         Self::arrow_in(place, config, disk)
     }
 
+    /// A sink of NDJSON or CSV files; touches no file yet.
+    pub fn text(config: &FileConfig, disk: Arc<dyn Disk>) -> Result<Self, TaskError> {
+        let place = place::open(&config.path, config.store.as_ref(), disk.clone())?;
+        Self::text_in(place, config, disk)
+    }
+
     /// The same as [`FileSink::parquet`] in a place that is open already.
     pub fn parquet_in(
         place: Arc<dyn Place>,
@@ -74,6 +81,16 @@ impl FileSink {
         let format = ArrowFormat::new(config)
             .map_err(|e| TaskError::new(Class::Config, "cannot write Arrow files as asked for").because(e))?;
         let format = Format::Arrow(format);
+        Self::new(place, format, &config.partition, &config.rotate, config.open_partitions, disk)
+    }
+
+    /// The same as [`FileSink::text`] in a place that is open already.
+    pub fn text_in(
+        place: Arc<dyn Place>,
+        config: &FileConfig,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, TaskError> {
+        let format = Format::Text(TextFormat::new(config));
         Self::new(place, format, &config.partition, &config.rotate, config.open_partitions, disk)
     }
 
@@ -144,6 +161,7 @@ impl FileSink {
                 if !self.partition.is_in_files() {
                     self.partition.check(Some(&decoded), None)?;
                 }
+                self.format.accept(&schema)?;
                 open.schema = Some(schema);
             }
         }
@@ -206,8 +224,10 @@ impl FileSink {
         let files = open.files.iter().enumerate().map(|(number, file)| {
             let names = columns.iter().map(|column| column.name().to_owned());
             let partition: Vec<_> = names.zip(file.values.iter().cloned()).collect();
-            let name = file_name(chain, &partition, start, number, self.format.extension());
-            PlanFile { name, partition, first: file.first, last: file.last, rows: file.rows }
+            let (separator, extension) = (self.format.separator(), self.format.extension());
+            let name = file_name(chain, &partition, start, number, separator, extension);
+            let text = file.writer.text();
+            PlanFile { name, partition, first: file.first, last: file.last, rows: file.rows, text }
         });
         files.collect()
     }
@@ -237,7 +257,7 @@ impl FileSink {
         {
             return Ok(());
         }
-        match find(self.place.as_ref(), &file.name, plan)? {
+        match find(self.place.as_ref(), file, plan)? {
             Found::Same => Ok(()),
             Found::Other => {
                 let start = plan.start;
@@ -292,7 +312,8 @@ impl SinkTask for FileSink {
     }
 
     fn accept(&self, output: &SchemaRef) -> Result<(), TaskError> {
-        self.partition.check(Some(output), None)
+        self.partition.check(Some(output), None)?;
+        self.format.accept(output)
     }
 
     fn keep_config(&mut self, pipeline: &str, hash: &str, text: &str) -> Result<(), TaskError> {
@@ -313,7 +334,12 @@ impl SinkTask for FileSink {
 
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         // The file's own name comes behind the folders.
-        self.partition.unfit(slice, self.place.key_bytes_max().saturating_sub(NAME_BYTES_MAX))
+        let mut unfit =
+            self.partition.unfit(slice, self.place.key_bytes_max().saturating_sub(NAME_BYTES_MAX));
+        unfit.extend(self.format.unfit(slice));
+        unfit.sort_by_key(|(row, _)| *row);
+        unfit.dedup_by_key(|(row, _)| *row);
+        unfit
     }
 
     fn put(&mut self, chain: &Chain, slice: &Slice) -> Result<Fill, TaskError> {
@@ -398,7 +424,7 @@ impl SinkTask for FileSink {
 
     fn published(&mut self, _chain: &Chain, plan: &Plan) -> Result<bool, TaskError> {
         for file in &plan.files {
-            if find(self.place.as_ref(), &file.name, plan)? != Found::Same {
+            if find(self.place.as_ref(), file, plan)? != Found::Same {
                 return Ok(false);
             }
         }

@@ -14,7 +14,9 @@ pub mod compact;
 pub mod delta;
 mod disk;
 pub mod estimate;
+pub mod file;
 pub mod files;
+pub mod http;
 pub mod iceberg;
 pub mod kafka;
 pub mod location;
@@ -58,7 +60,9 @@ use amqp091::Amqp091Config;
 use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
 use cluster::ClusterSink;
+use file::FileConfig;
 use files::FileSink;
+use http::HttpConfig;
 use iceberg::{CatalogConfig, IcebergConfig};
 use kafka::KafkaConfig;
 use location::Location;
@@ -80,6 +84,8 @@ pub enum SinkConfig {
     Parquet(ParquetConfig),
     /// Arrow IPC files in a folder or an object store.
     Arrow(ArrowConfig),
+    /// NDJSON or CSV files in a folder or an object store.
+    File(FileConfig),
     /// A topic of a Kafka cluster.
     Kafka(KafkaConfig),
     /// An exchange or a queue of RabbitMQ, or of another broker that speaks AMQP 0-9-1.
@@ -92,6 +98,8 @@ pub enum SinkConfig {
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
     Iceberg(IcebergConfig),
+    /// Whoever takes rows by HTTP.
+    Http(HttpConfig),
     /// Standard output.
     Stdout(StdoutConfig),
 }
@@ -123,6 +131,7 @@ impl SinkConfig {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.path),
             Self::Iceberg(config) => Some(&config.path),
             Self::Arrow(config) => Some(&config.path),
+            Self::File(config) => Some(&config.path),
             _ => None,
         }
     }
@@ -133,6 +142,7 @@ impl SinkConfig {
             Self::Parquet(config) | Self::Delta(config) => config.store.as_ref(),
             Self::Iceberg(config) => config.store.as_ref(),
             Self::Arrow(config) => config.store.as_ref(),
+            Self::File(config) => config.store.as_ref(),
             _ => None,
         }
     }
@@ -142,6 +152,7 @@ impl SinkConfig {
             Self::Parquet(config) | Self::Delta(config) => Some(&config.rotate),
             Self::Iceberg(config) => Some(&config.rotate),
             Self::Arrow(config) => Some(&config.rotate),
+            Self::File(config) => Some(&config.rotate),
             _ => None,
         }
     }
@@ -149,9 +160,14 @@ impl SinkConfig {
     /// Whether the target keeps positions, so that delivery can be exactly once.
     pub fn keeps_positions(&self) -> bool {
         match self {
-            Self::Stdout(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) => false,
+            Self::Stdout(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) | Self::Http(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Iceberg(_) | Self::Kafka(_) => true,
+            Self::Parquet(_)
+            | Self::Arrow(_)
+            | Self::File(_)
+            | Self::Delta(_)
+            | Self::Iceberg(_)
+            | Self::Kafka(_) => true,
         }
     }
 
@@ -159,6 +175,7 @@ impl SinkConfig {
         match self {
             Self::Parquet(config) => ("parquet", &config.partition),
             Self::Arrow(config) => ("arrow", &config.partition),
+            Self::File(config) => ("file", &config.partition),
             Self::Delta(config) => ("delta", &config.partition),
             Self::Iceberg(config) => ("iceberg", &config.partition),
             _ => ("", &[]),
@@ -178,6 +195,10 @@ impl SinkConfig {
             Self::Amqp091(config) => Some(("amqp091", config.problems())),
             Self::Amqp10(config) => Some(("amqp10", config.problems())),
             Self::Zeromq(config) => Some(("zeromq", config.problems())),
+            Self::Http(config) => {
+                let format = document.decode.as_ref().map(|decode| &decode.format);
+                Some(("http", config.problems(format.filter(|_| !document.makes_bodies()))))
+            }
             _ => None,
         };
         if let Some((kind, problems)) = of_broker {
@@ -212,6 +233,12 @@ impl SinkConfig {
             && !cfg!(feature = "delta")
         {
             found.push((vec![kind.to_owned()], WITHOUT_DELTA.to_owned()));
+        }
+        if let Self::File(config) = self {
+            let below = |(path, message): KeyProblem| {
+                (std::iter::once(kind.to_owned()).chain(path).collect(), message)
+            };
+            found.extend(config.problems(output, document.makes_columns()).into_iter().map(below));
         }
         if let Self::Iceberg(config) = self {
             if !cfg!(feature = "iceberg") {
@@ -276,13 +303,21 @@ impl SinkConfig {
     pub fn takes_route(&self) -> bool {
         let partition = Partition::new(self.partition().1);
         let columns = partition.iter().flat_map(Partition::columns);
-        self.takes_messages() && !matches!(self, Self::Amqp10(_))
+        self.takes_messages() && !matches!(self, Self::Amqp10(_) | Self::Http(_))
             || columns.into_iter().any(|c| matches!(c, PartitionColumn::Envelope(name) if name == ROUTE))
     }
 
     /// Whether rows become messages, with properties of their own.
     pub fn takes_messages(&self) -> bool {
-        matches!(self, Self::Topic(_) | Self::Kafka(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_))
+        matches!(
+            self,
+            Self::Topic(_)
+                | Self::Kafka(_)
+                | Self::Amqp091(_)
+                | Self::Amqp10(_)
+                | Self::Zeromq(_)
+                | Self::Http(_)
+        )
     }
 
     /// What a source must give. With `decoded` a file holds the decoded columns, else the envelope.
@@ -357,6 +392,7 @@ impl SinkConfig {
             }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
+            Self::File(config) => Target::Files(Box::new(FileSink::text(config, disk)?)),
             #[cfg(feature = "delta")]
             Self::Delta(config) => Target::Files(Box::new(delta::DeltaSink::new(config, disk)?)),
             #[cfg(not(feature = "delta"))]
@@ -371,6 +407,7 @@ impl SinkConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, iceberg::WITHOUT_ICEBERG).into());
             }
+            Self::Http(config) => Target::Transact(Box::new(http::HttpSink::new(config)?)),
             Self::Stdout(config) => {
                 Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout()))))
             }
@@ -418,6 +455,10 @@ impl SinkConfig {
             Self::Zeromq(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
+            Self::File(c) => {
+                let kind = c.format.name();
+                format!("{kind} files in {}", files(&c.path, &c.partition, &c.rotate))
+            }
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Iceberg(c) => {
                 let files = files(&c.path, &c.partition, &c.rotate);
@@ -428,6 +469,7 @@ impl SinkConfig {
                     }
                 }
             }
+            Self::Http(config) => config.shown(),
             Self::Stdout(_) => "standard output".to_owned(),
         }
     }

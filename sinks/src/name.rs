@@ -12,7 +12,7 @@ const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// What pipeline and topic may take of a file's name in bytes; queue, start, number and extension need
-/// at most 51 more.
+/// at most 54 more.
 const STEM_BYTES_MAX: usize = 200;
 
 /// One folder for any text: what can't stand in a name, or stands there for us, is percent-encoded.
@@ -36,6 +36,15 @@ pub(crate) fn folder(text: &str) -> String {
 /// The folders of a topic, one for each of its parts.
 pub(crate) fn topic_folders(topic: &str) -> String {
     topic.split('/').map(folder).collect::<Vec<_>>().join("/")
+}
+
+/// Whether a file may be one of a plan by how its name ends: `-<start:020>-<number:04>.<extension>`.
+pub(crate) fn is_of_plan(key: &str, extension: &str) -> bool {
+    let stem = key.strip_suffix(extension).and_then(|rest| rest.strip_suffix('.'));
+    let Some((rest, number)) = stem.and_then(|stem| stem.rsplit_once('-')) else { return false };
+    let Some((_, start)) = rest.rsplit_once('-') else { return false };
+    let is_number = |text: &str, digits| text.len() == digits && text.bytes().all(|b| b.is_ascii_digit());
+    is_number(start, 20) && is_number(number, 4)
 }
 
 /// The text that [`folder`] made a folder of, `None` if it made none such.
@@ -75,10 +84,11 @@ pub(crate) fn partition_folder(column: &str, value: Option<&str>) -> String {
 /// `<pipeline>-<topic>-<queue>`, the begin of each file's name of a chain.
 ///
 /// Two pipelines whose names end differently at a dash may come to the same name in one folder; publishing
-/// then finds a file of another plan and stops.
-pub(crate) fn file_stem(chain: &Chain) -> String {
+/// then finds a file of another plan and stops. Where a file does not say to which plan it belongs, `.` is the separator,
+/// which no pipeline's name has.
+pub(crate) fn file_stem(chain: &Chain, separator: char) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') || is_plain(c);
-    let mut stem = format!("{}-{}", encode(&chain.pipeline, keep), encode(&chain.topic, keep));
+    let mut stem = format!("{}{separator}{}", encode(&chain.pipeline, keep), encode(&chain.topic, keep));
     // Readers of data lakes take names that begin so for hidden files.
     if let Some(first @ ('.' | '_')) = stem.chars().next() {
         stem.replace_range(..1, &format!("%{:02X}", u32::from(first)));
@@ -172,8 +182,9 @@ mod tests {
 
     #[test]
     fn a_long_topic_is_cut_and_still_named_by_all_of_it() {
-        let stem =
-            |topic: &str| file_stem(&Chain { pipeline: "p".into(), topic: topic.into(), queue: i32::MAX });
+        let stem = |topic: &str| {
+            file_stem(&Chain { pipeline: "p".into(), topic: topic.into(), queue: i32::MAX }, '-')
+        };
         let (one, other) = (stem(&"é".repeat(300)), stem(&"é".repeat(301)));
         assert!(one.len() <= STEM_BYTES_MAX + 11);
         assert_ne!(one, other);

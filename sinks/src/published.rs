@@ -75,6 +75,9 @@ impl Target {
         let (location, partition, kind) = match sink {
             SinkConfig::Parquet(config) => (&config.path, &config.partition, Kind::Parquet),
             SinkConfig::Arrow(config) => (&config.path, &config.partition, Kind::Arrow),
+            SinkConfig::File(_) => {
+                return Err("it writes NDJSON or CSV, and only Parquet and Arrow files are read".to_owned());
+            }
             SinkConfig::Topic(config) if config.cluster.is_none() => {
                 return Err(format!("it writes topic {}, which is a table of its own", config.name));
             }
@@ -160,7 +163,7 @@ fn one(place: &dyn Place, chain: Chain, standing: &Standing) -> Result<Published
         if is_last && !standing.done.contains(&start) {
             let mut is_there = !plan.files.is_empty();
             for file in &plan.files {
-                is_there = is_there && find(place, &file.name, &plan)? == Found::Same;
+                is_there = is_there && find(place, file, &plan)? == Found::Same;
             }
             if !is_there {
                 (next, incarnation, unfinished) = (plan.start, plan.incarnation, Some(plan.config));

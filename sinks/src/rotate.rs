@@ -48,12 +48,14 @@ impl Rotate {
     }
 }
 
-/// Path below the target's folder of a plan's file `number`, counted from 0 in the order of first rows.
+/// Path below the target's folder of a plan's file `number`, counted from 0 in the order of first rows; `separator` stands
+/// between the pipeline and the topic.
 pub(crate) fn file_name(
     chain: &Chain,
     partition: &[(String, Option<String>)],
     start: i64,
     number: usize,
+    separator: char,
     extension: &str,
 ) -> String {
     let mut path = String::new();
@@ -61,7 +63,7 @@ pub(crate) fn file_name(
         path.push_str(&name::partition_folder(column, value.as_deref()));
         path.push('/');
     }
-    let stem = name::file_stem(chain);
+    let stem = name::file_stem(chain, separator);
     write!(path, "{stem}-{start:020}-{number:04}.{extension}").expect("a string takes all");
     path
 }
@@ -120,11 +122,11 @@ mod tests {
     fn a_file_is_named_by_partition_chain_start_and_number() {
         let partition = [("origin".to_owned(), Some("a/b".to_owned())), ("day".to_owned(), None)];
         assert_eq!(
-            file_name(&chain("flights"), &partition, 17, 2, "parquet"),
+            file_name(&chain("flights"), &partition, 17, 2, '-', "parquet"),
             "origin=a%2Fb/day=__HIVE_DEFAULT_PARTITION__/late-flights-3-00000000000000000017-0002.parquet"
         );
         assert_eq!(
-            file_name(&chain("in/a b.csv"), &[], 0, 0, "arrow"),
+            file_name(&chain("in/a b.csv"), &[], 0, 0, '-', "arrow"),
             "late-in%2Fa%20b.csv-3-00000000000000000000-0000.arrow"
         );
     }

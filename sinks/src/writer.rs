@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use ::parquet::file::reader::Length;
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use serde::de::DeserializeOwned;
-use sluice_connect::plan::Plan;
-use sluice_connect::task::TaskError;
+use sluice_connect::plan::{Plan, PlanFile, TextSum};
+use sluice_connect::task::{Class, Slice, TaskError};
 use sluice_store::file::Disk;
 
 use crate::arrow_ipc::{self, ArrowFile, ArrowFormat};
 use crate::disk::{FileOut, failed};
+use crate::file::{self, TextFile, TextFormat};
 use crate::parquet::{self, ParquetFile, ParquetFormat};
 use crate::place::{Place, Stored};
 use crate::records::Merged;
@@ -29,6 +30,7 @@ pub(crate) const MERGED_KEY: &str = "sluice.merged";
 pub(crate) enum Format {
     Parquet(Box<ParquetFormat>),
     Arrow(ArrowFormat),
+    Text(TextFormat),
 }
 
 /// What stands under a file's name.
@@ -46,7 +48,29 @@ impl Format {
         match self {
             Self::Parquet(_) => parquet::EXTENSION,
             Self::Arrow(_) => arrow_ipc::EXTENSION,
+            Self::Text(format) => format.extension(),
         }
+    }
+
+    /// What stands between the pipeline and the topic in a file's name: a name without a footer behind it must be the
+    /// chain's own.
+    pub(crate) fn separator(&self) -> char {
+        if matches!(self, Self::Text(_)) { '.' } else { '-' }
+    }
+
+    /// Whether columns can be written.
+    pub(crate) fn accept(&self, columns: &Schema) -> Result<(), TaskError> {
+        match self {
+            Self::Text(format) => {
+                format.check(columns).map_err(|problem| TaskError::new(Class::Config, problem))
+            }
+            Self::Parquet(_) | Self::Arrow(_) => Ok(()),
+        }
+    }
+
+    /// Rows that can never be written, each with the reason.
+    pub(crate) fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
+        if matches!(self, Self::Text(_)) { TextFormat::unfit(slice) } else { Vec::new() }
     }
 
     /// What all writers of a sink may hold together, in bytes.
@@ -54,6 +78,7 @@ impl Format {
         match self {
             Self::Parquet(format) => format.memory_max(),
             Self::Arrow(_) => ArrowFormat::MEMORY_MAX,
+            Self::Text(_) => TextFormat::MEMORY_MAX,
         }
     }
 
@@ -71,6 +96,7 @@ impl Format {
             Self::Arrow(format) => {
                 Writer::Arrow(Box::new(format.writer(&schema, out).map_err(|e| arrow_ipc::error(path, e))?))
             }
+            Self::Text(format) => Writer::Text(Box::new(format.writer(&schema, out))),
         })
     }
 }
@@ -106,9 +132,17 @@ fn word<T: DeserializeOwned>(words: &HashMap<String, String>, key: &str) -> Opti
     words.get(key).and_then(|json| serde_json::from_str(json).ok())
 }
 
-/// Compares the plan in a file's footer with `plan`.
-pub(crate) fn find(place: &dyn Place, key: &str, plan: &Plan) -> Result<Found, TaskError> {
-    Ok(match footer(place, key)? {
+/// Whether a file of a plan is there: by the plan in its footer, or by its text.
+pub(crate) fn find(place: &dyn Place, file: &PlanFile, plan: &Plan) -> Result<Found, TaskError> {
+    if let Some(text) = file.text {
+        let found = file::holds(place, &file.name, text);
+        return Ok(match found.map_err(|e| failed("read", place.show(&file.name), e))? {
+            None => Found::Nothing,
+            Some(true) => Found::Same,
+            Some(false) => Found::Other,
+        });
+    }
+    Ok(match footer(place, &file.name)? {
         None => Found::Nothing,
         Some(footer) if footer.plan.as_ref() == Some(plan) => Found::Same,
         Some(_) => Found::Other,
@@ -119,6 +153,7 @@ pub(crate) fn find(place: &dyn Place, key: &str, plan: &Plan) -> Result<Found, T
 pub(crate) enum Writer {
     Parquet(Box<ParquetFile>),
     Arrow(Box<ArrowFile>),
+    Text(Box<TextFile>),
 }
 
 impl Writer {
@@ -126,6 +161,7 @@ impl Writer {
         match self {
             Self::Parquet(file) => file.write(batch).map_err(|e| parquet::error(path, e)),
             Self::Arrow(file) => file.write(batch).map_err(|e| arrow_ipc::error(path, e)),
+            Self::Text(file) => file.write(batch).map_err(|e| arrow_ipc::error(path, e)),
         }
     }
 
@@ -134,6 +170,7 @@ impl Writer {
         match self {
             Self::Parquet(file) => file.memory(),
             Self::Arrow(file) => file.memory(),
+            Self::Text(file) => file.memory(),
         }
     }
 
@@ -142,6 +179,15 @@ impl Writer {
         match self {
             Self::Parquet(file) => file.encoded(),
             Self::Arrow(file) => file.encoded(),
+            Self::Text(file) => file.encoded(),
+        }
+    }
+
+    /// What proves the file, if it gets no footer.
+    pub(crate) fn text(&self) -> Option<TextSum> {
+        match self {
+            Self::Parquet(_) | Self::Arrow(_) => None,
+            Self::Text(file) => Some(file.text()),
         }
     }
 
@@ -150,14 +196,16 @@ impl Writer {
         match self {
             Self::Parquet(file) => file.flush().map_err(|e| parquet::error(path, e)),
             Self::Arrow(file) => file.flush().map_err(|e| arrow_ipc::error(path, e)),
+            Self::Text(file) => file.flush().map_err(|e| arrow_ipc::error(path, e)),
         }
     }
 
-    /// Ends the file with this in its footer, durably.
+    /// Ends the file with this in its footer, if it has one, durably.
     pub(crate) fn finish(self, path: &Path, metadata: &[(&str, String)]) -> Result<(), TaskError> {
         let out = match self {
             Self::Parquet(file) => file.finish(metadata).map_err(|e| parquet::error(path, e))?,
             Self::Arrow(file) => file.finish(metadata).map_err(|e| arrow_ipc::error(path, e))?,
+            Self::Text(file) => file.finish().map_err(|e| arrow_ipc::error(path, e))?,
         };
         out.finish().map_err(|e| failed("write", path.display(), e))
     }

@@ -58,13 +58,11 @@ fn files_are_named_and_numbered_by_first_rows_however_slices_are_cut() {
             sink.files(&chain(), 0).unwrap()
         });
         assert!(names.iter().all(|files| *files == names[0]));
-        let extension = if kind == Kind::Parquet { "parquet" } else { "arrow" };
+        let (stem, extension) = (kind.stem(), kind.extension());
         let file = &names[0][2];
         assert_eq!(
             file.name,
-            format!(
-                "origin=__HIVE_DEFAULT_PARTITION__/late-in%2Fflights-2-00000000000000000000-0002.{extension}"
-            )
+            format!("origin=__HIVE_DEFAULT_PARTITION__/{stem}-00000000000000000000-0002.{extension}")
         );
         assert_eq!(file.partition, [("origin".to_owned(), None)]);
         let ewr = &names[0][0];

@@ -15,7 +15,7 @@ use sluice_connect::batch;
 use sluice_connect::plan::Plan;
 use sluice_connect::task::{Class, Range, SinkTask, Slice};
 use sluice_store::file::RealDisk;
-use support::{KINDS, Kind, chain, published_names};
+use support::{FOOTED, Kind, chain, published_names};
 use tempfile::TempDir;
 
 /// Three rows with every envelope column and the property `origin`; the last has all nulls that may be.
@@ -105,7 +105,7 @@ fn texts(batches: &[RecordBatch], column: &str) -> Vec<Option<String>> {
 
 #[test]
 fn every_envelope_column_comes_back() {
-    for kind in KINDS {
+    for kind in FOOTED {
         let target = TempDir::new().unwrap();
         let plan = write(kind, target.path(), &[]);
         let batches = support::read(kind, &target.path().join(&plan.files[0].name));
@@ -129,7 +129,7 @@ fn every_envelope_column_comes_back() {
 
 #[test]
 fn files_hold_no_views_for_older_readers() {
-    for kind in KINDS {
+    for kind in FOOTED {
         let target = TempDir::new().unwrap();
         let plan = write(kind, target.path(), &[]);
         let batches = support::read(kind, &target.path().join(&plan.files[0].name));
@@ -141,7 +141,7 @@ fn files_hold_no_views_for_older_readers() {
 
 #[test]
 fn envelope_columns_and_properties_partition_and_leave_the_file() {
-    for kind in KINDS {
+    for kind in FOOTED {
         let target = TempDir::new().unwrap();
         let plan = write(kind, target.path(), &["$topic", "origin"]);
         let folders: Vec<_> = plan.files.iter().map(|file| file.name.rsplit_once('/').unwrap().0).collect();

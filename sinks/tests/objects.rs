@@ -56,7 +56,8 @@ fn whatever_answer_is_lost_every_row_comes_out_once_by_2000_seeds() {
 fn lose_answers(seeds: std::ops::Range<u64>) {
     let mut failed = 0;
     for seed in seeds {
-        let (kind, partition) = (KINDS[seed as usize % 2], [&[][..], BY_ORIGIN][seed as usize / 2 % 2]);
+        let (kind, partition) =
+            (KINDS[seed as usize % KINDS.len()], [&[][..], BY_ORIGIN][seed as usize / KINDS.len() % 2]);
         let spool = scratch().unwrap();
         let store = FaultyStore::new(seed, FAULTS);
         let mut source = Source::default();
@@ -91,7 +92,7 @@ fn lose_answers(seeds: std::ops::Range<u64>) {
 #[test]
 fn two_workers_that_race_on_a_failing_store_leave_every_row_once() {
     for seed in 0..20 {
-        let kind = KINDS[seed as usize % 2];
+        let kind = KINDS[seed as usize % KINDS.len()];
         let spool = scratch().unwrap();
         let store = FaultyStore::new(seed, FAULTS);
         std::thread::scope(|scope| {

@@ -147,7 +147,7 @@ impl Drop for Leave<'_> {
 fn race(seeds: std::ops::Range<u64>, kinds: &[Kind], make: MakeOn) {
     for seed in seeds {
         let (kind, partition) =
-            (kinds[seed as usize % kinds.len()], [&[][..], BY_ORIGIN][seed as usize / 2 % 2]);
+            (kinds[seed as usize % kinds.len()], [&[][..], BY_ORIGIN][seed as usize / kinds.len() % 2]);
         let target = scratch().unwrap();
         let state = State { chance: Random::new(seed), working: [true; WORKERS], next: 0 };
         let turns = Arc::new(Turns { state: Mutex::new(state), changed: Condvar::new() });

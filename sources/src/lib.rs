@@ -7,14 +7,13 @@ pub mod amqp091;
 pub mod amqp10;
 mod arrivals;
 mod cluster;
-#[cfg(any(feature = "amqp091", feature = "amqp10", feature = "kafka", feature = "zeromq"))]
 mod columns;
 mod envelope;
 pub mod file;
 mod filtered;
 pub mod generate;
+pub mod http;
 pub mod kafka;
-#[cfg(any(feature = "amqp091", feature = "amqp10", feature = "zeromq"))]
 mod queue;
 pub mod registry;
 pub mod topic;
@@ -36,6 +35,7 @@ use amqp091::Amqp091Config;
 use cluster::ClusterSource;
 use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
+use http::HttpConfig;
 use kafka::KafkaConfig;
 use topic::{TopicConfig, TopicSource};
 use zeromq::ZeromqConfig;
@@ -61,6 +61,8 @@ pub enum SourceConfig {
     Amqp10(Amqp10Config),
     /// A PULL or SUB socket of ZeroMQ; messages may be lost.
     Zeromq(ZeromqConfig),
+    /// Messages that others send by HTTP.
+    Http(HttpConfig),
     /// Made-up rows.
     Generate(GenerateConfig),
 }
@@ -89,6 +91,7 @@ impl SourceConfig {
             Self::Amqp091(config) => below("amqp091", config.problems()),
             Self::Amqp10(config) => below("amqp10", config.problems()),
             Self::Zeromq(config) => below("zeromq", config.problems()),
+            Self::Http(config) => below("http", config.problems()),
             Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
@@ -104,9 +107,9 @@ impl SourceConfig {
     }
 
     /// Whether what was read can be read again under the same offsets. A broker of queues hands out again what was not
-    /// acknowledged, and knows no offsets.
+    /// acknowledged, and knows no offsets; so do those who send by HTTP.
     pub fn rereads(&self) -> bool {
-        !matches!(self, Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_))
+        !matches!(self, Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) | Self::Http(_))
     }
 
     /// The topic that the source reads, if it reads one: its cluster, unless it is the embedded broker's, and its
@@ -122,6 +125,7 @@ impl SourceConfig {
     pub fn properties(&self) -> Option<Vec<String>> {
         match self {
             Self::File(config) => Some(config.properties.clone()),
+            Self::Http(config) => Some(config.headers.clone()),
             Self::Generate(_) => Some(generate::PROPERTIES.map(|(name, _)| name.to_owned()).to_vec()),
             _ => None,
         }
@@ -170,6 +174,7 @@ impl SourceConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
+            Self::Http(config) => http::open(config),
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))
             }

@@ -67,6 +67,8 @@ pub(crate) struct QueueSettings {
     pub(crate) until: Until,
     /// Messages that may be handed out and not acknowledged, at least 1.
     pub(crate) unacknowledged_max: usize,
+    /// How long a message may wait until the target is asked to publish it, where somebody waits for that.
+    pub(crate) publish_within: Option<Duration>,
 }
 
 type Connect<C> = Box<dyn FnMut() -> Result<C, TaskError> + Send>;
@@ -75,13 +77,16 @@ type Connect<C> = Box<dyn FnMut() -> Result<C, TaskError> + Send>;
 pub(crate) struct QueueSource<C: Receive> {
     settings: QueueSettings,
     connect: Connect<C>,
+    /// Dropped before the client, whose end may wait for those who wait for these.
+    held: Arc<Held<C::Tag>>,
     client: Option<C>,
     needs: Needs,
-    held: Arc<Held<C::Tag>>,
     /// The number of the next message, once one was asked for.
     next: Option<i64>,
     /// What lies before it was asked to be published.
     asked: i64,
+    /// When the first message came that was not asked to be published.
+    unasked_since: Option<Instant>,
     /// What waits at the broker, and when it was asked.
     ready: Option<(u64, Instant)>,
 }
@@ -103,11 +108,12 @@ impl<C: Receive> QueueSource<C> {
         Self {
             settings,
             connect: Box::new(connect),
+            held: Arc::new(Held(Mutex::default())),
             client: None,
             needs: Needs::default(),
-            held: Arc::new(Held(Mutex::default())),
             next: None,
             asked: 0,
+            unasked_since: None,
             ready: None,
         }
     }
@@ -115,6 +121,19 @@ impl<C: Receive> QueueSource<C> {
     /// Rows after which the target is asked to publish.
     fn hold_max(&self) -> i64 {
         i64::try_from(self.settings.unacknowledged_max / 2).unwrap_or(i64::MAX).max(1)
+    }
+
+    /// Asks for all before `start` to be published.
+    fn held(&mut self, start: i64) -> Read {
+        self.asked = start;
+        self.unasked_since = None;
+        Read::Held
+    }
+
+    /// Whether a message has waited for as long as it may.
+    fn is_due(&self) -> bool {
+        let since = self.unasked_since.zip(self.settings.publish_within);
+        since.is_some_and(|(since, within)| now().saturating_duration_since(since) >= within)
     }
 
     fn reject(&self, offset: i64, reason: String, body: &[u8]) -> Reject {
@@ -127,6 +146,11 @@ impl<C: Receive> QueueSource<C> {
             properties: Vec::new(),
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "when a broker or a target is asked decides about no row")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn closed() -> TaskError {
@@ -165,9 +189,8 @@ impl<C: Receive> SourceTask for QueueSource<C> {
             return Err(TaskError::new(Class::Fatal, message));
         }
         let hold_max = self.hold_max();
-        if start - self.asked >= hold_max {
-            self.asked = start;
-            return Ok(Read::Held);
+        if start - self.asked >= hold_max || self.is_due() {
+            return Ok(self.held(start));
         }
         let needs = self.needs.clone();
         let mut columns = Columns::new(&needs);
@@ -194,8 +217,7 @@ impl<C: Receive> SourceTask for QueueSource<C> {
         if next == start {
             let held = self.held.lock().len();
             if held >= self.settings.unacknowledged_max && self.asked < start {
-                self.asked = start;
-                return Ok(Read::Held);
+                return Ok(self.held(start));
             }
             let is_over = self.settings.until == Until::CaughtUp && client.is_empty()?;
             return Ok(if is_over { Read::Ended } else { Read::Idle });
@@ -204,6 +226,9 @@ impl<C: Receive> SourceTask for QueueSource<C> {
         columns.rejects = rejects.collect();
         self.held.lock().extend(tags);
         self.next = Some(next);
+        if self.settings.publish_within.is_some() {
+            self.unasked_since.get_or_insert_with(now);
+        }
         let (envelope, rejects) =
             columns.finish(topic, queue).map_err(|e| TaskError::new(Class::Fatal, what).because(e))?;
         let bytes = batch_bytes(&envelope) + rejects.iter().map(|reject| reject.body.len()).sum::<usize>();
@@ -232,11 +257,10 @@ impl<C: Receive> SourceTask for QueueSource<C> {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "how often a broker is asked decides about no row")]
     fn end(&mut self, _topic: &str, _queue: i32) -> Option<i64> {
         let client = self.client.as_mut()?;
         if self.ready.is_none_or(|(_, asked)| asked.elapsed() >= LAG_INTERVAL) {
-            self.ready = Some((client.ready()?, Instant::now()));
+            self.ready = Some((client.ready()?, now()));
         }
         let (ready, _) = self.ready?;
         Some(self.next.unwrap_or(0).saturating_add(i64::try_from(ready).unwrap_or(i64::MAX)))
@@ -338,7 +362,12 @@ mod tests {
     }
 
     fn source(broker: &Arc<Mutex<Broker>>) -> QueueSource<Client> {
-        let settings = QueueSettings { name: "q".to_owned(), until: Until::CaughtUp, unacknowledged_max: 6 };
+        let settings = QueueSettings {
+            name: "q".to_owned(),
+            until: Until::CaughtUp,
+            unacknowledged_max: 6,
+            publish_within: None,
+        };
         let broker = Arc::clone(broker);
         let mut source = QueueSource::new(settings, move || Ok(Client(Arc::clone(&broker))));
         source.open(&Needs { columns: vec!["body"], ..Needs::default() }).unwrap();
@@ -352,6 +381,22 @@ mod tests {
     fn rows(read: Read) -> (Range, usize, usize) {
         let Read::Slice(slice) = read else { panic!("{read:?}") };
         (slice.range, slice.envelope.num_rows(), slice.rejects.len())
+    }
+
+    #[test]
+    fn a_message_that_somebody_waits_for_is_published_within_a_time() {
+        let broker = Arc::new(Mutex::new(Broker { waiting: (0..2).collect(), ..Broker::default() }));
+        let mut source = source(&broker);
+        source.settings.publish_within = Some(Duration::from_millis(20));
+        let before = Instant::now();
+        assert_eq!(rows(read(&mut source, 0)), (Range { start: 0, end: 2 }, 2, 0));
+        let mut reads = 0;
+        while matches!(read(&mut source, 2), Read::Ended) {
+            reads += 1;
+            std::thread::yield_now();
+        }
+        assert!(reads > 0 && before.elapsed() >= Duration::from_millis(20));
+        assert!(matches!(read(&mut source, 2), Read::Ended), "it is asked for once");
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(super) fn about(cluster: Option<&str>, addr: SocketAddr) -> Result<About> {
         };
         named.into_iter().flatten().filter_map(one).collect()
     };
-    // Files and made-up rows are for `sluice run`; of topics the sink is the connector.
-    let elsewhere = ["file", "generate"];
+    // Files, made-up rows and what comes by HTTP are for `sluice run`; of topics the sink is the connector.
+    let elsewhere = ["file", "generate", "http"];
     let sources = names("SourceConfig").into_iter();
     let sources =
         sources.filter(|name| !elsewhere.contains(&name.as_str()) && !TOPICS.contains(&name.as_str()));

@@ -51,7 +51,12 @@ pub struct Document<Source, Sink> {
 impl<Source, Sink> Document<Source, Sink> {
     /// Whether rows have columns of their own beside the envelope: a file then holds those.
     pub fn makes_columns(&self) -> bool {
-        self.decode.is_some() || self.steps.iter().any(Step::changes_columns)
+        self.decode.is_some() || self.makes_bodies()
+    }
+
+    /// Whether a step changes the columns: messages then get bodies made of them, in JSON.
+    pub fn makes_bodies(&self) -> bool {
+        self.steps.iter().any(Step::changes_columns)
     }
 
     /// Whether a step says which topic or partition each row goes to.

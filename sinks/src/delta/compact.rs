@@ -181,7 +181,7 @@ impl Merger {
         let partition = group.files.first().map(|file| table.partition_values(file)).unwrap_or_default();
         let partition =
             partition.into_iter().map(|(name, value)| (name, value.as_str().map(str::to_owned))).collect();
-        let file = PlanFile { name, partition, first: 0, last: 0, rows };
+        let file = PlanFile { name, partition, first: 0, last: 0, rows, text: None };
         let mut add = actions::file(self.place.as_ref(), &file, self.now_ms)?;
         add["add"]["dataChange"] = json!(false);
         Ok((add, rows))

@@ -9,6 +9,7 @@ pub(crate) mod store;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluice_connect::plan::Plan;
 use sluice_connect::task::{Chain, Claim, Class, Fates, Range, SinkTask, Slice, TaskError};
 use sluice_sinks::arrow_ipc::{ArrowConfig, Codec};
+use sluice_sinks::file::{Compression, FileConfig, TextKind};
 use sluice_sinks::files::FileSink;
 use sluice_sinks::location::Location;
 use sluice_sinks::parquet::{ParquetConfig, RowGroup};
@@ -32,9 +34,31 @@ use sluice_store::file::Disk;
 pub(crate) enum Kind {
     Parquet,
     Arrow,
+    Ndjson,
+    Csv,
 }
 
-pub(crate) const KINDS: [Kind; 2] = [Kind::Parquet, Kind::Arrow];
+pub(crate) const KINDS: [Kind; 4] = [Kind::Parquet, Kind::Arrow, Kind::Ndjson, Kind::Csv];
+
+/// Those of them that hold any bytes, and say in a footer to which plan they belong.
+pub(crate) const FOOTED: [Kind; 2] = [Kind::Parquet, Kind::Arrow];
+
+impl Kind {
+    /// The end of a file's name.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+            Self::Ndjson => "ndjson.gz",
+            Self::Csv => "csv",
+        }
+    }
+
+    /// The begin of the name of each file of the chain.
+    pub(crate) fn stem(self) -> &'static str {
+        if FOOTED.contains(&self) { "late-in%2Fflights-2" } else { "late.in%2Fflights-2" }
+    }
+}
 
 /// Where the partition column of the rows lies.
 pub(crate) const BY_ORIGIN: &[&str] = &["$.origin"];
@@ -69,6 +93,25 @@ pub(crate) fn sink_in(
             let config =
                 ArrowConfig { path, store: None, codec: Codec::None, partition, open_partitions: 64, rotate };
             FileSink::arrow_in(place, &config, disk).unwrap()
+        }
+        Kind::Ndjson | Kind::Csv => {
+            let (format, compression) = match kind {
+                Kind::Csv => (TextKind::Csv, Compression::None),
+                _ => (TextKind::Ndjson, Compression::Gzip),
+            };
+            let (store, delimiter, null, open_partitions) = (None, None, None, 64);
+            let config = FileConfig {
+                path,
+                store,
+                format,
+                compression,
+                delimiter,
+                null,
+                partition,
+                open_partitions,
+                rotate,
+            };
+            FileSink::text_in(place, &config, disk).unwrap()
         }
     }
 }
@@ -226,7 +269,7 @@ pub(crate) fn published_names(target: &Path) -> Vec<String> {
     // A table's log is read by those who test it.
     let names = names.filter(|name| !name.starts_with("_delta_log/") && !name.starts_with("metadata/"));
     let (ours, data): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with("_sluice/"));
-    let looks_like_data = |name: &String| name.ends_with(".parquet") || name.ends_with(".arrow");
+    let looks_like_data = |name: &String| KINDS.iter().any(|kind| name.ends_with(kind.extension()));
     assert!(!ours.iter().any(looks_like_data), "{ours:?}");
     data
 }
@@ -265,7 +308,27 @@ fn try_read(kind: Kind, path: &Path) -> Result<Vec<RecordBatch>, Box<dyn Error>>
             ParquetRecordBatchReaderBuilder::try_new(file)?.build()?.collect::<Result<Vec<_>, _>>()?
         }
         Kind::Arrow => FileReader::try_new(file, None)?.collect::<Result<Vec<_>, _>>()?,
+        Kind::Ndjson => {
+            let mut text = String::new();
+            flate2::read::MultiGzDecoder::new(file).read_to_string(&mut text)?;
+            let first: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(text.lines().next().ok_or("no line")?)?;
+            let reader = arrow::json::ReaderBuilder::new(columns(first.keys().map(String::as_str)));
+            reader.build(text.as_bytes())?.collect::<Result<Vec<_>, _>>()?
+        }
+        Kind::Csv => {
+            let text = fs::read_to_string(path)?;
+            let header = columns(text.lines().next().ok_or("no line")?.split(','));
+            let reader = arrow_csv::ReaderBuilder::new(header).with_header(true);
+            reader.build_buffered(text.as_bytes())?.collect::<Result<Vec<_>, _>>()?
+        }
     })
+}
+
+/// The columns of a file of text.
+fn columns<'a>(names: impl Iterator<Item = &'a str>) -> SchemaRef {
+    let data_type = |name: &str| if name == "id" { DataType::Int64 } else { DataType::Utf8 };
+    Arc::new(Schema::new(names.map(|name| Field::new(name, data_type(name), true)).collect::<Vec<_>>()))
 }
 
 fn ids_and_notes(batch: &RecordBatch) -> Vec<(i64, Option<String>)> {
@@ -291,12 +354,12 @@ pub(crate) fn check_rows(
         }
         for (id, note) in rows {
             let folder = match origin(id) {
-                _ if partition.is_empty() => "late-",
-                None => "origin=__HIVE_DEFAULT_PARTITION__/late-",
-                Some("a/b") => "origin=a%2Fb/late-",
-                Some("") => "origin=/late-",
-                Some("EWR") => "origin=EWR/late-",
-                Some(_) => "origin=JFK/late-",
+                _ if partition.is_empty() => "late",
+                None => "origin=__HIVE_DEFAULT_PARTITION__/late",
+                Some("a/b") => "origin=a%2Fb/late",
+                Some("") => "origin=/late",
+                Some("EWR") => "origin=EWR/late",
+                Some(_) => "origin=JFK/late",
             };
             if !name.starts_with(folder) || note != (id % 3 != 0).then(|| format!("the note of row {id}")) {
                 return Err(format!("row {id} with note {note:?} is in {name}"));

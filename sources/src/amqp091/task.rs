@@ -22,6 +22,7 @@ pub(crate) fn open(settings: &Amqp091Config) -> Box<dyn SourceTask> {
         name: settings.queue.clone(),
         until: settings.until,
         unacknowledged_max: usize::from(settings.prefetch),
+        publish_within: None,
     };
     let settings = settings.clone();
     Box::new(QueueSource::new(queue, move || Consumer::new(&settings)))

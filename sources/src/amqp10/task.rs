@@ -19,6 +19,7 @@ pub(crate) fn open(settings: &Amqp10Config) -> Box<dyn SourceTask> {
         name: settings.queue.clone(),
         until: settings.until,
         unacknowledged_max: usize::from(settings.prefetch),
+        publish_within: None,
     };
     let settings = settings.clone();
     Box::new(QueueSource::new(queue, move || Client::new(&settings)))

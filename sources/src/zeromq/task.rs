@@ -18,8 +18,12 @@ const NAME: &str = "zeromq";
 /// The source's task.
 pub(crate) fn open(settings: &ZeromqConfig) -> Box<dyn SourceTask> {
     // Nobody waits to be told that messages are there.
-    let queue =
-        QueueSettings { name: NAME.to_owned(), until: Until::Forever, unacknowledged_max: usize::MAX };
+    let queue = QueueSettings {
+        name: NAME.to_owned(),
+        until: Until::Forever,
+        unacknowledged_max: usize::MAX,
+        publish_within: None,
+    };
     let settings = settings.clone();
     Box::new(QueueSource::new(queue, move || Client::new(&settings)))
 }
