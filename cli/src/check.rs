@@ -174,6 +174,10 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Zeromq(config) => sluice_sinks::zeromq::check(config)?,
         #[cfg(not(feature = "zeromq"))]
         SinkConfig::Zeromq(_) => anyhow::bail!(sluice_bridges::zeromq::WITHOUT),
+        #[cfg(feature = "postgres")]
+        SinkConfig::Postgres(config) => sluice_sinks::postgres::check(config)?,
+        #[cfg(not(feature = "postgres"))]
+        SinkConfig::Postgres(_) => anyhow::bail!(sluice_bridges::postgres::WITHOUT),
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
             let mut target =

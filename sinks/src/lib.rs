@@ -24,6 +24,7 @@ pub mod parquet;
 pub mod partition;
 pub mod place;
 pub mod plain;
+pub mod postgres;
 pub mod published;
 mod records;
 mod returning;
@@ -65,6 +66,7 @@ use location::Location;
 use objects::StoreConfig;
 use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
+use postgres::PostgresConfig;
 use rotate::Rotate;
 use stdout::{Stdout, StdoutConfig};
 use topic::{Clock, TopicConfig, TopicSink};
@@ -88,6 +90,8 @@ pub enum SinkConfig {
     Amqp10(Amqp10Config),
     /// A PUSH or PUB socket of ZeroMQ; messages may be lost.
     Zeromq(ZeromqConfig),
+    /// A table of PostgreSQL.
+    Postgres(PostgresConfig),
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
@@ -151,7 +155,12 @@ impl SinkConfig {
         match self {
             Self::Stdout(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
-            Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Iceberg(_) | Self::Kafka(_) => true,
+            Self::Parquet(_)
+            | Self::Arrow(_)
+            | Self::Delta(_)
+            | Self::Iceberg(_)
+            | Self::Kafka(_)
+            | Self::Postgres(_) => true,
         }
     }
 
@@ -178,6 +187,7 @@ impl SinkConfig {
             Self::Amqp091(config) => Some(("amqp091", config.problems())),
             Self::Amqp10(config) => Some(("amqp10", config.problems())),
             Self::Zeromq(config) => Some(("zeromq", config.problems())),
+            Self::Postgres(config) => Some(("postgres", config.problems(output))),
             _ => None,
         };
         if let Some((kind, problems)) = of_broker {
@@ -355,6 +365,13 @@ impl SinkConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => Target::Transact(Box::new(postgres::PostgresSink::new(config)?)),
+            #[cfg(not(feature = "postgres"))]
+            Self::Postgres(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::postgres::WITHOUT).into());
+            }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
             #[cfg(feature = "delta")]
@@ -416,6 +433,7 @@ impl SinkConfig {
             Self::Amqp091(config) => config.shown(),
             Self::Amqp10(config) => config.shown(),
             Self::Zeromq(config) => config.shown(),
+            Self::Postgres(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),

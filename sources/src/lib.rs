@@ -14,6 +14,7 @@ pub mod file;
 mod filtered;
 pub mod generate;
 pub mod kafka;
+pub mod postgres;
 #[cfg(any(feature = "amqp091", feature = "amqp10", feature = "zeromq"))]
 mod queue;
 pub mod registry;
@@ -37,6 +38,7 @@ use cluster::ClusterSource;
 use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
 use kafka::KafkaConfig;
+use postgres::PostgresConfig;
 use topic::{TopicConfig, TopicSource};
 use zeromq::ZeromqConfig;
 
@@ -61,6 +63,8 @@ pub enum SourceConfig {
     Amqp10(Amqp10Config),
     /// A PULL or SUB socket of ZeroMQ; messages may be lost.
     Zeromq(ZeromqConfig),
+    /// Rows of a table or a query of PostgreSQL.
+    Postgres(PostgresConfig),
     /// Made-up rows.
     Generate(GenerateConfig),
 }
@@ -89,6 +93,7 @@ impl SourceConfig {
             Self::Amqp091(config) => below("amqp091", config.problems()),
             Self::Amqp10(config) => below("amqp10", config.problems()),
             Self::Zeromq(config) => below("zeromq", config.problems()),
+            Self::Postgres(config) => below("postgres", config.problems()),
             Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
@@ -122,6 +127,7 @@ impl SourceConfig {
     pub fn properties(&self) -> Option<Vec<String>> {
         match self {
             Self::File(config) => Some(config.properties.clone()),
+            Self::Postgres(config) => Some(config.properties.clone()),
             Self::Generate(_) => Some(generate::PROPERTIES.map(|(name, _)| name.to_owned()).to_vec()),
             _ => None,
         }
@@ -169,6 +175,13 @@ impl SourceConfig {
             Self::Zeromq(_) => {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => Box::new(postgres::PostgresSource::new(config, stop)),
+            #[cfg(not(feature = "postgres"))]
+            Self::Postgres(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::postgres::WITHOUT).into());
             }
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))
