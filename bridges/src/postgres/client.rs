@@ -1,10 +1,9 @@
 //! A connection as both halves use it: opened, asked with a time limit, closed at its end, and whose its errors are.
 
-use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{SinkExt, TryStreamExt};
+use futures::{FutureExt, SinkExt, TryStreamExt};
 use sluice_connect::task::{Class, TaskError};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
@@ -224,11 +223,11 @@ where
     T::Stream: Send + 'static,
 {
     let (client, connection) = config.connect_raw(stream, tls).await?;
-    let running = tokio::spawn(async move {
-        // Whoever waits for an answer is told that it is closed.
-        if let Err(error) = connection.await {
+    // Whoever waits for an answer is told that it is closed.
+    let running = tokio::spawn(connection.map(|ended| {
+        if let Err(error) = ended {
             tracing::debug!(%error, "a connection to PostgreSQL has ended");
         }
-    });
+    }));
     Ok((client, running))
 }

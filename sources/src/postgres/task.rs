@@ -168,8 +168,8 @@ fn connect(config: &PostgresConfig) -> Result<Link, TaskError> {
     let way = config.way().map_err(|problem| TaskError::new(Class::Config, problem))?;
     let verified = if way.ssl_mode == SslMode::VerifyFull {
         let verified = Tls::config_for_host(config.tls.as_ref(), &way.address.host);
-        let refused = |e| TaskError::new(Class::Config, "cannot speak TLS as asked for").because::<Box<dyn std::error::Error + Send + Sync>>(e);
-        Some(verified.map_err(refused)?)
+        let refused = || TaskError::new(Class::Config, "cannot speak TLS as asked for");
+        Some(verified.map_err(|e| refused().because(e))?)
     } else {
         None
     };
