@@ -228,7 +228,7 @@ mod tests {
         let rows = |names: &[&str]| {
             Schema::new(names.iter().map(|name| Field::new(*name, DataType::Float64, true)).collect::<Vec<_>>())
         };
-        let check = |rows: &Schema, there| check(&config("{}").clone(), &name(), rows, &there);
+        let check = |rows: &Schema, there| check(&config("create: true"), &name(), rows, &there);
         assert!(check(&rows(&["n"]), there("float8", true)).is_ok());
         let told = check(&rows(&["n"]), there("int8", false)).unwrap_err();
         assert!(told.contains("column `n` of table sales.or\"ders is int8") && told.contains("double precision"), "{told}");
