@@ -47,10 +47,19 @@ class Server:
         password.write_text("secret")
         password.chmod(0o644)
         self.program("initdb", "--no-sync", "--auth=scram-sha-256", f"--username={USER}", f"--pwfile={password}", "--pgdata", self.data)
-        certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost",
-                       "-addext", "subjectAltName=DNS:localhost", "-keyout", folder / "server.key", "-out", folder / "server.pem"]
-        subprocess.run([*self.drop, *certificate], check=True, capture_output=True, cwd="/")
+        self.certify()
         self.start()
+
+    def certify(self) -> None:
+        """An authority, `ca.pem`, and a certificate by it for `localhost`."""
+        def openssl(*arguments: object) -> None:
+            subprocess.run([*self.drop, "openssl", *map(str, arguments)], check=True, capture_output=True, cwd=self.folder)
+        key = ["-newkey", "rsa:2048", "-nodes"]
+        openssl("req", "-x509", *key, "-days", "30", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
+        openssl("req", *key, "-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr")
+        (self.folder / "names").write_text("subjectAltName=DNS:localhost\n")
+        (self.folder / "names").chmod(0o644)
+        openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "names", "-out", "server.pem")
 
     @property
     def data(self) -> pathlib.Path:
