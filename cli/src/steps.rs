@@ -40,6 +40,9 @@ pub(crate) fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
                     SinkConfig::Amqp10(_) => {
                         "a sink by AMQP 1.0 has one queue: write a pipeline for each, with `where`"
                     }
+                    SinkConfig::Postgres(_) => {
+                        "a sink of PostgreSQL has one table: write a pipeline for each, with `where`"
+                    }
                     _ => "the sink takes no `$route`: add it to its `partition`",
                 };
                 found.push(parsed.problem(&path, message));

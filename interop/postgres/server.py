@@ -104,7 +104,7 @@ class Server:
 
     def settings(self, more: str = "") -> str:
         """What a pipeline needs to get in."""
-        return f"url: 'postgres://localhost:{self.port}/postgres', user: {USER}, password: secret{', ' + more if more else ''}"
+        return f"url: 'postgres://localhost:{self.port}/postgres', user: {USER}, password: \"${{PG_PASSWORD}}\"{', ' + more if more else ''}"
 
 
 class Session:

@@ -81,6 +81,12 @@ impl PostgresConfig {
         TableName::parse(self.positions.as_deref().unwrap_or(POSITIONS), &table.schema)
     }
 
+    /// The table and where it is.
+    pub fn table_at(&self) -> Option<String> {
+        let (Ok(way), Ok(table)) = (self.way(), self.table()) else { return None };
+        Some(format!("{}, {}", way.shown(), table.quoted()))
+    }
+
     /// What is wrong with the settings, each by its path below `postgres`. `output` are the columns of the rows, where they
     /// are known.
     pub(crate) fn problems(&self, output: Option<&Schema>) -> Vec<(Vec<String>, String)> {

@@ -114,6 +114,11 @@ impl SourceConfig {
         !matches!(self, Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_))
     }
 
+    /// Whether most offsets have no row: they follow from values that rows have.
+    pub fn has_gaps(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     /// The topic that the source reads, if it reads one: its cluster, unless it is the embedded broker's, and its
     /// name.
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {

@@ -143,6 +143,12 @@ impl PostgresConfig {
         }
     }
 
+    /// The table and where it is, if it is one.
+    pub fn table_at(&self) -> Option<String> {
+        let (Ok(way), Ok(Relation::Table(table))) = (self.way(), self.relation()) else { return None };
+        Some(format!("{}, {}", way.shown(), table.quoted()))
+    }
+
     /// What is wrong with the settings, each by its path below `postgres`.
     pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
         if !cfg!(feature = "postgres") {

@@ -31,6 +31,8 @@ pub(crate) struct PostgresSource {
     cursor: Option<Cursor>,
     /// All rows up to this value were read by the cursor.
     read_to: Option<i64>,
+    /// Rows that the next page asks for: fewer than the settings say where rows are long.
+    page_rows: usize,
     /// When the source was made.
     begun: Instant,
     stop: Arc<Stop>,
@@ -60,6 +62,8 @@ struct Page {
     records: i64,
     /// There are more rows, up to the same value.
     is_more: bool,
+    /// It ended because of its bytes.
+    is_long: bool,
 }
 
 impl PostgresSource {
@@ -67,7 +71,8 @@ impl PostgresSource {
     pub(crate) fn new(config: &PostgresConfig, stop: &Arc<Stop>) -> Self {
         let (config, needs, begun) = (config.clone(), Needs::default(), Instant::now());
         let (mapping, open, cursor, read_to) = (Mapping::default(), None, None, None);
-        Self { config, needs, mapping, open, cursor, read_to, begun, stop: Arc::clone(stop) }
+        let page_rows = config.batch;
+        Self { config, needs, mapping, open, cursor, read_to, page_rows, begun, stop: Arc::clone(stop) }
     }
 
     fn topic(&self) -> String {
@@ -107,7 +112,7 @@ impl PostgresSource {
         let Some(Open { link, table, .. }) = &self.open else { return Err(closed()) };
         let from = table.kind.from(cursor.next);
         // One more shows whether there are more, and whether it has the same integer.
-        let batch = self.config.batch;
+        let batch = self.page_rows;
         let Some(sql) = table.page(from, to, cursor.last.as_ref(), batch + 1) else {
             return Err(TaskError::new(Class::Config, format!("{}: a time that has no text", table.name)));
         };
@@ -118,7 +123,8 @@ impl PostgresSource {
             let offset = numbering.next(number).map_err(|problem| {
                 TaskError::new(Class::Config, format!("{}, `column`: {problem}", table.name))
             })?;
-            if seen == batch || page.records > 0 && rows.is_full(bytes_max) {
+            page.is_long = page.records > 0 && rows.is_full(bytes_max);
+            if seen == batch || page.is_long {
                 page.is_more = true;
                 return Ok(false);
             }
@@ -238,6 +244,11 @@ impl SourceTask for PostgresSource {
         let mut rows = Rows::new(&needs, &mapping, 0);
         let page = loop {
             let page = self.page(&mut rows, &mut cursor, (range, to), bytes_max)?;
+            // What a page gives beyond its bytes is sent in vain.
+            self.page_rows = match usize::try_from(page.records) {
+                Ok(records) if page.is_long => records.max(1),
+                _ => self.page_rows.saturating_mul(2).min(self.config.batch),
+            };
             // A page may hold nothing but rows of its millisecond that were read before.
             if page.records > 0 || !page.is_more || self.stop.is_asked() {
                 break page;
