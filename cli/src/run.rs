@@ -336,7 +336,13 @@ fn sum_up(
         if reading.files > 0 {
             parts.push(format!("{} file{}", count(reading.files), if reading.files == 1 { "" } else { "s" }));
         }
-        writeln!(out, "{name}: {} rows: {} ({})", count(rows(parsed, fates)), parts.join(", "), reading.state)?;
+        writeln!(
+            out,
+            "{name}: {} rows: {} ({})",
+            count(rows(parsed, fates)),
+            parts.join(", "),
+            reading.state
+        )?;
     }
     writeln!(out, "in {:.2} s", elapsed.as_secs_f64())?;
     let next = next_steps(all, arguments);

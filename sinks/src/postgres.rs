@@ -100,7 +100,10 @@ impl PostgresConfig {
             (Ok(_), Err(problem)) => found.push((at("positions"), problem)),
             (Ok(table), Ok(positions)) if table == positions => {
                 let message = "is the table of the rows: name another one for positions";
-                found.push((at(if self.positions.is_some() { "positions" } else { "table" }), message.to_owned()));
+                found.push((
+                    at(if self.positions.is_some() { "positions" } else { "table" }),
+                    message.to_owned(),
+                ));
             }
             (Ok(_), Ok(_)) => {}
         }
@@ -127,7 +130,8 @@ impl PostgresConfig {
     pub(crate) fn shown(&self) -> String {
         let place = self.way().map_or_else(|_| self.url.clone(), |way| way.shown());
         let table = self.table().map_or_else(|_| self.table.clone(), |table| table.to_string());
-        let how = if self.key.is_empty() { String::new() } else { format!(", by key {}", self.key.join(", ")) };
+        let how =
+            if self.key.is_empty() { String::new() } else { format!(", by key {}", self.key.join(", ")) };
         format!("table {table} of PostgreSQL at {place}{how}")
     }
 }

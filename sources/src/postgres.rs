@@ -137,9 +137,10 @@ impl PostgresConfig {
                 Ok(Relation::Query(query.to_owned()))
             }
             (Some(_), Some(_)) => Err(("query", "beside `table`: give one of them".to_owned())),
-            (None, None) => {
-                Err(("", "what rows are read from is missing: `table: NAME`, or `query: SELECT …`".to_owned()))
-            }
+            (None, None) => Err((
+                "",
+                "what rows are read from is missing: `table: NAME`, or `query: SELECT …`".to_owned(),
+            )),
         }
     }
 
@@ -198,7 +199,9 @@ mod tests {
             let problems = config(text).problems();
             problems.into_iter().map(|(path, message)| (path.join("."), message)).collect()
         };
-        assert!(told("\"table\": \"sales.orders\", \"tie_break\": [\"id\"], \"interval\": \"200ms\"").is_empty());
+        assert!(
+            told("\"table\": \"sales.orders\", \"tie_break\": [\"id\"], \"interval\": \"200ms\"").is_empty()
+        );
         for (text, key, part) in [
             ("\"tag\": \"x\"", "", "`table: NAME`"),
             ("\"table\": \"a\", \"query\": \"SELECT 1\"", "query", "one of them"),

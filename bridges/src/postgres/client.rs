@@ -16,8 +16,8 @@ use tokio_postgres::{Client, Config, CopyInSink, NoTls, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_rustls::rustls::ClientConfig;
 
-pub use super::error::{Refused, code};
 use super::error::failed;
+pub use super::error::{Refused, code};
 use super::tls::unverified;
 use super::{SslMode, Way};
 use crate::stream::{Duplex, connect};
@@ -108,7 +108,11 @@ impl Link {
     /// The columns that a statement gives, with their types. It is not run.
     pub fn columns(&self, what: &str, sql: &str) -> Result<Vec<(String, Type)>, TaskError> {
         let statement = self.ask(what, async |client| client.prepare(sql).await)?;
-        Ok(statement.columns().iter().map(|column| (column.name().to_owned(), column.type_().clone())).collect())
+        Ok(statement
+            .columns()
+            .iter()
+            .map(|column| (column.name().to_owned(), column.type_().clone()))
+            .collect())
     }
 
     /// Hands rows of a statement to `take` one by one, until it says that it has enough; whether it had all.
@@ -142,9 +146,8 @@ impl Link {
         let told = || format!("PostgreSQL at {}: {what}", self.place);
         let Some(client) = &self.client else { return Err(TaskError::new(Class::Retry, told())) };
         let answer = self.runtime.block_on(async { timeout(ANSWER_MAX, asked(client)).await });
-        let late = |_| {
-            TaskError::new(Class::Retry, format!("{}: no answer in {} s", told(), ANSWER_MAX.as_secs()))
-        };
+        let late =
+            |_| TaskError::new(Class::Retry, format!("{}: no answer in {} s", told(), ANSWER_MAX.as_secs()));
         answer.map_err(late)?.map_err(|error| failed(told(), error))
     }
 }
@@ -205,7 +208,8 @@ fn unreachable_there(what: &str, error: std::io::Error) -> TaskError {
 type Rustls = <MakeRustlsConnect as MakeTlsConnect<Box<dyn Duplex>>>::TlsConnect;
 
 fn secured(settings: ClientConfig, name: &str) -> Rustls {
-    let made = MakeTlsConnect::<Box<dyn Duplex>>::make_tls_connect(&mut MakeRustlsConnect::new(settings), name);
+    let made =
+        MakeTlsConnect::<Box<dyn Duplex>>::make_tls_connect(&mut MakeRustlsConnect::new(settings), name);
     match made {
         Ok(made) => made,
         Err(never) => match never {},

@@ -146,7 +146,8 @@ impl<'a> Column<'a> {
             (Some(Kind::Json), _) => Values::Json(make_encoder(field, array, options)?),
             (Some(_), _) => Values::Shown(ArrayFormatter::try_new(array, &FORMAT)?),
             (None, other) => {
-                let message = format!("PostgreSQL has no type for {other}: `select: {{cast: …}}` makes another");
+                let message =
+                    format!("PostgreSQL has no type for {other}: `select: {{cast: …}}` makes another");
                 return Err(ArrowError::NotYetImplemented(message));
             }
         };
@@ -247,8 +248,10 @@ mod tests {
     use super::*;
 
     fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
-        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
-            .unwrap()
+        RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, column)| (name, column, true)),
+        )
+        .unwrap()
     }
 
     fn line(column: impl Array + 'static) -> String {
@@ -280,12 +283,10 @@ mod tests {
 
     #[test]
     fn floats_are_read_back_as_they_were() {
-        let floats = [0.0, -0.0, 0.1, 1e300, -5e-324, 123_456_789.25, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+        let floats =
+            [0.0, -0.0, 0.1, 1e300, -5e-324, 123_456_789.25, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
         let lines = line(Float64Array::from(floats.to_vec()));
-        assert_eq!(
-            lines,
-            "0\n-0\n0.1\n1e300\n-5e-324\n123456789.25\nNaN\nInfinity\n-Infinity\n"
-        );
+        assert_eq!(lines, "0\n-0\n0.1\n1e300\n-5e-324\n123456789.25\nNaN\nInfinity\n-Infinity\n");
         assert_eq!(line(Float32Array::from(vec![0.1, 1e30])), "0.1\n1e30\n");
     }
 

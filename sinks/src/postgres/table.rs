@@ -49,17 +49,27 @@ pub(super) fn find(link: &Link, name: &TableName) -> Result<Option<BTreeMap<Stri
 }
 
 /// Has the table take rows with these columns: made, or with columns added, where the settings say so.
-pub(super) fn fit(link: &Link, config: &PostgresConfig, name: &TableName, rows: &Schema) -> Result<(), TaskError> {
-    let refused = |message: String| TaskError::new(Class::Config, format!("PostgreSQL at {}: {message}", link.place()));
+pub(super) fn fit(
+    link: &Link,
+    config: &PostgresConfig,
+    name: &TableName,
+    rows: &Schema,
+) -> Result<(), TaskError> {
+    let refused =
+        |message: String| TaskError::new(Class::Config, format!("PostgreSQL at {}: {message}", link.place()));
     if let Some(column) = config.key.iter().find(|column| rows.field_with_name(column).is_err()) {
-        return Err(refused(format!("rows for table {name} have no column `{column}`, which is part of `key`")));
+        return Err(refused(format!(
+            "rows for table {name} have no column `{column}`, which is part of `key`"
+        )));
     }
     if let Some(problem) = columns_problem(rows) {
         return Err(refused(format!("table {name}: {problem}")));
     }
     for _ in 0..LOOKS_MAX {
         let (what, sql) = match find(link, name)? {
-            None if config.create => (format!("cannot make table {name}"), create(config, name, rows).map_err(refused)?),
+            None if config.create => {
+                (format!("cannot make table {name}"), create(config, name, rows).map_err(refused)?)
+            }
             None => return Err(missing(link, name)),
             Some(there) => {
                 let new: Vec<&Field> = rows
@@ -71,7 +81,8 @@ pub(super) fn fit(link: &Link, config: &PostgresConfig, name: &TableName, rows: 
                 if new.is_empty() {
                     return check(config, name, rows, &there).map_err(refused);
                 }
-                let names = new.iter().map(|field| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ");
+                let names =
+                    new.iter().map(|field| format!("`{}`", field.name())).collect::<Vec<_>>().join(", ");
                 if !config.create {
                     return Err(refused(format!(
                         "table {name} has no column {names}, and rows have: add it (ALTER TABLE … ADD COLUMN), write `create: \
@@ -226,12 +237,17 @@ mod tests {
             ])
         };
         let rows = |names: &[&str]| {
-            Schema::new(names.iter().map(|name| Field::new(*name, DataType::Float64, true)).collect::<Vec<_>>())
+            Schema::new(
+                names.iter().map(|name| Field::new(*name, DataType::Float64, true)).collect::<Vec<_>>(),
+            )
         };
         let check = |rows: &Schema, there| check(&config("create: true"), &name(), rows, &there);
         assert!(check(&rows(&["n"]), there("float8", true)).is_ok());
         let told = check(&rows(&["n"]), there("int8", false)).unwrap_err();
-        assert!(told.contains("column `n` of table sales.or\"ders is int8") && told.contains("double precision"), "{told}");
+        assert!(
+            told.contains("column `n` of table sales.or\"ders is int8") && told.contains("double precision"),
+            "{told}"
+        );
         let told = check(&rows(&[]), there("int8", true)).unwrap_err();
         assert!(told.contains("column `n`") && told.contains("NOT NULL"), "{told}");
     }

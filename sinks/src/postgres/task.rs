@@ -55,7 +55,10 @@ impl PostgresSink {
             Statements { copy: copy_into(&name.quoted(), columns(rows)), upsert: None }
         } else {
             let number = number_column(rows);
-            link.run(&format!("cannot make a temporary table like {name}"), &batch_table(name, rows, &number))?;
+            link.run(
+                &format!("cannot make a temporary table like {name}"),
+                &batch_table(name, rows, &number),
+            )?;
             let copied = columns(rows).chain([number.as_str()]);
             let upsert = upsert(name, rows, &settings.key, &number);
             Statements { copy: copy_into(BATCH, copied), upsert: Some(upsert) }
@@ -203,7 +206,8 @@ pub fn check(settings: &PostgresConfig) -> Result<String, TaskError> {
     };
     for table in [(there.is_none(), &name), (!kept.starts_with("positions"), &positions)] {
         if let (true, table) = table {
-            let sql = "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace WHERE nspname = $1";
+            let sql =
+                "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_catalog.pg_namespace WHERE nspname = $1";
             let rows = link.rows("cannot look at schemas", sql, &[(&table.schema, Type::TEXT)])?;
             let may = rows.first().map(|row| row.try_get::<_, bool>(0).unwrap_or(false));
             let why = match may {
@@ -229,11 +233,7 @@ impl TransactTask for PostgresSink {
         let rows = self.link.rows(
             &what,
             &sql,
-            &[
-                (&&*chain.pipeline, Type::TEXT),
-                (&&*chain.topic, Type::TEXT),
-                (&chain.queue, Type::INT4),
-            ],
+            &[(&&*chain.pipeline, Type::TEXT), (&&*chain.topic, Type::TEXT), (&chain.queue, Type::INT4)],
         )?;
         let Some(row) = rows.first() else { return Ok(None) };
         let unread = |e: tokio_postgres::Error| {

@@ -106,7 +106,9 @@ impl Numbering {
         let rank = self.last.filter(|(last, _)| *last == group).map_or(0, |(_, rank)| rank + 1);
         let offset = match self.kind {
             Kind::Integer if rank > 0 => {
-                return Err(format!("two rows have {number}: an integer must be each row's own; a timestamp need not"));
+                return Err(format!(
+                    "two rows have {number}: an integer must be each row's own; a timestamp need not"
+                ));
             }
             Kind::Integer if number == i64::MAX => return Err(format!("{number} is too great")),
             Kind::Integer => number,
@@ -133,7 +135,10 @@ mod tests {
 
     #[test]
     fn times_are_literals_in_utc() {
-        assert_eq!(MOMENT.literal(1_700_000_000_123_456).unwrap(), "'2023-11-14 22:13:20.123456+00'::timestamptz");
+        assert_eq!(
+            MOMENT.literal(1_700_000_000_123_456).unwrap(),
+            "'2023-11-14 22:13:20.123456+00'::timestamptz"
+        );
         assert_eq!(Kind::Timestamp { zone: false }.literal(0).unwrap(), "'1970-01-01 00:00:00'::timestamp");
         assert_eq!(Kind::Integer.literal(-3).unwrap(), "-3");
     }

@@ -79,9 +79,10 @@ impl Settle {
             self.waiting.push_back(Waiting { at: now, max, first_unborn: seen.first_unborn });
         }
         let lag = self.lag;
-        while let Some(waiting) = self.waiting.pop_front_if(|waiting| {
-            waiting.at + lag <= now && seen.first_running >= waiting.first_unborn
-        }) {
+        while let Some(waiting) = self
+            .waiting
+            .pop_front_if(|waiting| waiting.at + lag <= now && seen.first_running >= waiting.first_unborn)
+        {
             self.settled = self.settled.max(Some(waiting.max));
             self.told = false;
         }
@@ -93,7 +94,10 @@ impl Settle {
                 if !self.told && waiting.at + lag + WRITERS_LONG <= now {
                     self.told = true;
                     let transaction = seen.first_running;
-                    tracing::warn!(transaction, "rows wait for the end of a transaction that has been writing for long");
+                    tracing::warn!(
+                        transaction,
+                        "rows wait for the end of a transaction that has been writing for long"
+                    );
                 }
                 later.min(now + WRITERS_PAUSE)
             }

@@ -120,7 +120,11 @@ impl Table {
     /// The least value.
     pub(super) fn least(&self, link: &Link) -> Result<Option<i64>, TaskError> {
         let least = self.kind.number("m.value");
-        let sql = format!("SELECT {least} FROM (SELECT min({}) AS value FROM {} AS t) AS m", self.column(), self.from);
+        let sql = format!(
+            "SELECT {least} FROM (SELECT min({}) AS value FROM {} AS t) AS m",
+            self.column(),
+            self.from
+        );
         let rows = link.rows(&self.what(), &sql, &[]).map_err(as_config)?;
         rows.first().map_or(Ok(None), |row| row.try_get(0).map_err(unread))
     }
@@ -155,13 +159,16 @@ impl Table {
         let (from, to) = (self.kind.literal(from)?, self.kind.literal(to)?);
         let mut behind_sql = String::new();
         if let Some(Last { number, ties }) = behind {
-            let names = std::iter::once(column.clone()).chain(self.ties.iter().map(|(tie, _)| format!("t.{}", quoted(tie))));
-            let values = ties.iter().zip(&self.ties).map(|(value, (_, kind))| format!("{}::{kind}", literal(value)));
+            let names = std::iter::once(column.clone())
+                .chain(self.ties.iter().map(|(tie, _)| format!("t.{}", quoted(tie))));
+            let values =
+                ties.iter().zip(&self.ties).map(|(value, (_, kind))| format!("{}::{kind}", literal(value)));
             let values = std::iter::once(self.kind.literal(*number)?).chain(values);
             let list = |items: Vec<String>| items.join(", ");
             behind_sql = format!(" AND ({}) > ({})", list(names.collect()), list(values.collect()));
         }
-        let order = std::iter::once(self.column.as_str()).chain(self.ties.iter().map(|(tie, _)| tie.as_str()));
+        let order =
+            std::iter::once(self.column.as_str()).chain(self.ties.iter().map(|(tie, _)| tie.as_str()));
         let order = order.map(|name| format!("t.{}", quoted(name))).collect::<Vec<_>>().join(", ");
         let ties = self.ties.iter().map(|(tie, _)| tie);
         let texts = self.values.iter().chain(ties).map(|name| format!(", t.{}::text", quoted(name)));

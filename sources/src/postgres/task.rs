@@ -233,7 +233,9 @@ impl SourceTask for PostgresSource {
         }
         // What a plan counted was settled then.
         let to = if is_planned { Some(kind.to(range.end)) } else { self.settled(range.start)? };
-        let Some(to) = to.filter(|to| is_planned || self.read_to < Some(*to)) else { return Ok(self.nothing()) };
+        let Some(to) = to.filter(|to| is_planned || self.read_to < Some(*to)) else {
+            return Ok(self.nothing());
+        };
         let fresh = || {
             // Ranks are counted from the begin of a millisecond.
             let (numbering, last) = (Numbering::new(kind), None);
