@@ -6,6 +6,7 @@ pub mod amqp091;
 pub mod amqp10;
 pub mod kafka;
 pub mod message;
+pub mod postgres;
 #[cfg(feature = "stream")]
 pub mod stream;
 #[cfg(any(feature = "amqp091", feature = "amqp10"))]

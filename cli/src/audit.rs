@@ -51,7 +51,7 @@ fn show(found: &Audit, out: &mut impl Write) -> Result<()> {
     for problem in &found.problems {
         writeln!(out, "NOT PROVEN: {problem}")?;
     }
-    let offsets: u64 = found.chains.iter().map(|chain| chain.fates.total()).sum();
+    let offsets = found.chains.iter().map(|chain| chain.fates.total()).fold(0, u64::saturating_add);
     let (chains, problems) = (
         found.chains.len(),
         found.problems.len() + found.chains.iter().map(|c| c.problems.len()).sum::<usize>(),

@@ -175,6 +175,10 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         #[cfg(not(feature = "zeromq"))]
         SinkConfig::Zeromq(_) => anyhow::bail!(sluice_bridges::zeromq::WITHOUT),
         SinkConfig::Http(config) => sluice_sinks::http::check(config)?,
+        #[cfg(feature = "postgres")]
+        SinkConfig::Postgres(config) => sluice_sinks::postgres::check(config)?,
+        #[cfg(not(feature = "postgres"))]
+        SinkConfig::Postgres(_) => anyhow::bail!(sluice_bridges::postgres::WITHOUT),
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_)
         | SinkConfig::Arrow(_)

@@ -79,6 +79,12 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         let message = "the pipeline would read what it writes, for ever: name another topic";
         found.push(parsed.problem(&["sink", "kafka", "topic"], message));
     }
+    if let (SourceConfig::Postgres(read), SinkConfig::Postgres(written)) = (source, sink)
+        && read.table_at().is_some_and(|table| written.table_at() == Some(table))
+    {
+        let message = "the pipeline would read what it writes, for ever: name another table";
+        found.push(parsed.problem(&["sink", "postgres", "table"], message));
+    }
     found.extend(of_queue(parsed));
     if *delivery == Delivery::ExactlyOnce && source.rereads() && !sink.keeps_positions() {
         let message = match sink.topic() {
@@ -171,7 +177,7 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
     let of_queues = ["source", "sink"]
         .into_iter()
-        .flat_map(|end| ["amqp091", "amqp10"].map(|kind| vec![end, kind, "password"]));
+        .flat_map(|end| ["amqp091", "amqp10", "postgres"].map(|kind| vec![end, kind, "password"]));
     let in_http = ["source", "sink"].map(|end| vec![end, "http", "token"]);
     let in_headers = match &parsed.document.sink {
         SinkConfig::Http(config) => config.secret_headers().collect(),

@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sluice_connect::memory::Memory;
 use sluice_connect::pipeline::Scope;
 use sluice_connect::progress::{Progress, Reading, Stop};
-use sluice_connect::task::{Needs, TaskError};
+use sluice_connect::task::{Fates, Needs, TaskError};
 use sluice_connect::worker;
 use sluice_filters::Name;
 use sluice_protocol::id::TopicName;
@@ -327,7 +327,7 @@ fn sum_up(
             (fates.deduplicated, "duplicates"),
             (fates.skipped, "skipped"),
             (fates.dead, "dead letters"),
-            (fates.absent, "absent"),
+            (if parsed.document.source.has_gaps() { 0 } else { fates.absent }, "absent"),
         ] {
             if rows > 0 {
                 parts.push(format!("{} {fate}", count(rows)));
@@ -336,7 +336,13 @@ fn sum_up(
         if reading.files > 0 {
             parts.push(format!("{} file{}", count(reading.files), if reading.files == 1 { "" } else { "s" }));
         }
-        writeln!(out, "{name}: {} rows: {} ({})", count(fates.total()), parts.join(", "), reading.state)?;
+        writeln!(
+            out,
+            "{name}: {} rows: {} ({})",
+            count(rows(parsed, fates)),
+            parts.join(", "),
+            reading.state
+        )?;
     }
     writeln!(out, "in {:.2} s", elapsed.as_secs_f64())?;
     let next = next_steps(all, arguments);
@@ -346,6 +352,11 @@ fn sum_up(
     Ok(())
 }
 
+/// Offsets that a run accounted for, without those of a table's values that no row has.
+fn rows(parsed: &ParsedPipeline, fates: &Fates) -> u64 {
+    fates.total() - if parsed.document.source.has_gaps() { fates.absent } else { 0 }
+}
+
 /// The summary as one JSON document.
 fn summary(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration) -> serde_json::Value {
     let one = |((parsed, progress), result): (&One, &Result<(), TaskError>)| {
@@ -353,7 +364,7 @@ fn summary(all: &[One], results: &[Result<(), TaskError>], elapsed: Duration) ->
         serde_json::json!({
             "name": parsed.document.name.as_str(),
             "state": reading.state,
-            "rows": reading.fates.total(),
+            "rows": rows(parsed, &reading.fates),
             "fates": reading.fates,
             "files": reading.files,
             "memory_peak": reading.memory_peak,

@@ -44,6 +44,9 @@ pub(crate) fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
                     SinkConfig::Http(_) => {
                         "a sink by HTTP has one URL: write a pipeline for each, with `where`"
                     }
+                    SinkConfig::Postgres(_) => {
+                        "a sink of PostgreSQL has one table: write a pipeline for each, with `where`"
+                    }
                     _ => "the sink takes no `$route`: add it to its `partition`",
                 };
                 found.push(parsed.problem(&path, message));

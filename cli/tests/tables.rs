@@ -113,3 +113,60 @@ fn a_table_that_does_not_fit_blocks_the_pipeline_with_the_column() {
     says(place.path(), &["run", "pipeline.yaml"], 1, "column `id` is int64 here and int32 in the table");
     assert_eq!(fs::read_dir(&log).unwrap().count(), 1);
 }
+
+const POSTGRES: &str = "name: rows
+source:
+  postgres: {url: 'postgres://h/db', table: read, column: id}
+decode: {format: json, schema: {mode: strict, fields: {id: int64}}}
+sink:
+  postgres:
+    url: 'postgres://h/db'
+    password: \"${PG_TEST:x}\"
+    table: written
+    key: [id]
+";
+
+#[cfg(feature = "postgres")]
+#[test]
+fn settings_of_postgresql_are_told_with_line_and_column() {
+    let place = tempfile::tempdir().unwrap();
+    let told = |text: &str, code: i32, expected: &str| {
+        fs::write(place.path().join("pipeline.yaml"), text).unwrap();
+        says(place.path(), &["lint", "pipeline.yaml"], code, expected);
+    };
+    told(POSTGRES, 0, "ok: 1 pipeline");
+    for (from, to, line, part) in [
+        ("table: written", "table: read", 9, "what it writes, for ever"),
+        ("key: [id]", "key: [nr]", 10, "rows have no column `nr`; they have id"),
+        ("key: [id]", "keys: [id]", 10, "`key`"),
+        ("table: written", "table: a.b.c", 9, "a schema and a table"),
+        ("column: id", "column: id, batch: 0", 3, "expected 1 to 100000"),
+        ("\"${PG_TEST:x}\"", "open", 8, "write it as ${VAR}"),
+        ("password", "sslmode: full\n    password", 8, "verify-full"),
+        ("sink:", "steps: [{route: \"'x'\"}]\nsink:", 5, "one table"),
+    ] {
+        assert!(POSTGRES.contains(from), "{from}");
+        let text = POSTGRES.replacen(from, to, 1);
+        told(&text, 1, part);
+        told(&text, 1, &format!("pipeline.yaml:{line}:"));
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_server_that_is_not_there_is_told_with_its_place() {
+    let place = tempfile::tempdir().unwrap();
+    let socket = place.path().to_str().unwrap().replace('/', "%2F");
+    let text = POSTGRES.replace("//h/db", &format!("//{socket}:7/db"));
+    fs::write(place.path().join("pipeline.yaml"), text).unwrap();
+    let told = format!("{}/.s.PGSQL.7, database db: cannot connect as user postgres", place.path().display());
+    says(place.path(), &["check", "pipeline.yaml"], 1, &told);
+}
+
+#[cfg(not(feature = "postgres"))]
+#[test]
+fn a_build_without_postgresql_says_so() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("pipeline.yaml"), POSTGRES).unwrap();
+    says(place.path(), &["lint", "pipeline.yaml"], 1, "--features postgres");
+}

@@ -128,6 +128,20 @@ impl Tls {
         Ok(Self::new(&settings.cloned().unwrap_or_default())?.to(host)?)
     }
 
+    /// The same for clients that make their connector themselves.
+    ///
+    /// # Errors
+    /// What is wrong with the files of the settings.
+    pub fn config_for_host(
+        settings: Option<&TlsSettings>,
+        host: &str,
+    ) -> Result<(ClientConfig, String), Box<dyn std::error::Error + Send + Sync>> {
+        let settings = settings.cloned().unwrap_or_default();
+        let config = Self::config(&settings)?;
+        let name = settings.server_name.unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
+        Ok((config, name))
+    }
+
     /// What a connection to a host needs: with the name that its certificate must have.
     pub fn to(&self, host: &str) -> io::Result<(TlsConnector, ServerName<'static>)> {
         let name = match &self.server_name {
@@ -141,6 +155,19 @@ impl Tls {
 
     /// Reads the files.
     pub fn new(settings: &TlsSettings) -> Result<Self, Error> {
+        let config = Self::config(settings)?;
+        let server_name = match &settings.server_name {
+            Some(name) => Some(ServerName::try_from(name.clone()).map_err(|_| Error::Setting {
+                name: "tls.server_name",
+                value: name.clone(),
+                expected: "a host name or an address",
+            })?),
+            None => None,
+        };
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
+    }
+
+    fn config(settings: &TlsSettings) -> Result<ClientConfig, Error> {
         let unusable =
             |source: rustls::Error| Error::Tls { what: "settings".to_owned(), source: Arc::new(source) };
         let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::ring::default_provider());
@@ -165,22 +192,13 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(unusable)?
             .with_root_certificates(roots);
-        let config = match (&settings.certificate, &settings.key) {
+        Ok(match (&settings.certificate, &settings.key) {
             (Some(certificate), Some(key)) => {
                 let key = PrivateKeyDer::from_pem_file(key).map_err(|source| unreadable(key, source))?;
                 builder.with_client_auth_cert(certificates(certificate)?, key).map_err(unusable)?
             }
             _ => builder.with_no_client_auth(),
-        };
-        let server_name = match &settings.server_name {
-            Some(name) => Some(ServerName::try_from(name.clone()).map_err(|_| Error::Setting {
-                name: "tls.server_name",
-                value: name.clone(),
-                expected: "a host name or an address",
-            })?),
-            None => None,
-        };
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), server_name })
+        })
     }
 }
 

@@ -26,6 +26,7 @@ pub mod parquet;
 pub mod partition;
 pub mod place;
 pub mod plain;
+pub mod postgres;
 pub mod published;
 mod records;
 mod returning;
@@ -69,6 +70,7 @@ use location::Location;
 use objects::StoreConfig;
 use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
+use postgres::PostgresConfig;
 use rotate::Rotate;
 use stdout::{Stdout, StdoutConfig};
 use topic::{Clock, TopicConfig, TopicSink};
@@ -94,6 +96,8 @@ pub enum SinkConfig {
     Amqp10(Amqp10Config),
     /// A PUSH or PUB socket of ZeroMQ; messages may be lost.
     Zeromq(ZeromqConfig),
+    /// A table of PostgreSQL.
+    Postgres(PostgresConfig),
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
@@ -167,7 +171,8 @@ impl SinkConfig {
             | Self::File(_)
             | Self::Delta(_)
             | Self::Iceberg(_)
-            | Self::Kafka(_) => true,
+            | Self::Kafka(_)
+            | Self::Postgres(_) => true,
         }
     }
 
@@ -199,6 +204,7 @@ impl SinkConfig {
                 let format = document.decode.as_ref().map(|decode| &decode.format);
                 Some(("http", config.problems(format.filter(|_| !document.makes_bodies()))))
             }
+            Self::Postgres(config) => Some(("postgres", config.problems(output))),
             _ => None,
         };
         if let Some((kind, problems)) = of_broker {
@@ -390,6 +396,13 @@ impl SinkConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => Target::Transact(Box::new(postgres::PostgresSink::new(config)?)),
+            #[cfg(not(feature = "postgres"))]
+            Self::Postgres(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::postgres::WITHOUT).into());
+            }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
             Self::File(config) => Target::Files(Box::new(FileSink::text(config, disk)?)),
@@ -453,6 +466,7 @@ impl SinkConfig {
             Self::Amqp091(config) => config.shown(),
             Self::Amqp10(config) => config.shown(),
             Self::Zeromq(config) => config.shown(),
+            Self::Postgres(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::File(c) => {

@@ -14,6 +14,7 @@ mod filtered;
 pub mod generate;
 pub mod http;
 pub mod kafka;
+pub mod postgres;
 mod queue;
 pub mod registry;
 pub mod topic;
@@ -37,6 +38,7 @@ use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
 use http::HttpConfig;
 use kafka::KafkaConfig;
+use postgres::PostgresConfig;
 use topic::{TopicConfig, TopicSource};
 use zeromq::ZeromqConfig;
 
@@ -63,6 +65,8 @@ pub enum SourceConfig {
     Zeromq(ZeromqConfig),
     /// Messages that others send by HTTP.
     Http(HttpConfig),
+    /// Rows of a table or a query of PostgreSQL.
+    Postgres(PostgresConfig),
     /// Made-up rows.
     Generate(GenerateConfig),
 }
@@ -92,6 +96,7 @@ impl SourceConfig {
             Self::Amqp10(config) => below("amqp10", config.problems()),
             Self::Zeromq(config) => below("zeromq", config.problems()),
             Self::Http(config) => below("http", config.problems()),
+            Self::Postgres(config) => below("postgres", config.problems()),
             Self::Generate(config) => config.check().err().iter().map(|e| at(&["generate"], e)).collect(),
             Self::Topic(config) => {
                 let name = TopicName::new(&config.name).err().map(|e| at(&["topic", "name"], &e));
@@ -112,6 +117,11 @@ impl SourceConfig {
         !matches!(self, Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) | Self::Http(_))
     }
 
+    /// Whether most offsets have no row: they follow from values that rows have.
+    pub fn has_gaps(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     /// The topic that the source reads, if it reads one: its cluster, unless it is the embedded broker's, and its
     /// name.
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
@@ -126,6 +136,7 @@ impl SourceConfig {
         match self {
             Self::File(config) => Some(config.properties.clone()),
             Self::Http(config) => Some(config.headers.clone()),
+            Self::Postgres(config) => Some(config.properties.clone()),
             Self::Generate(_) => Some(generate::PROPERTIES.map(|(name, _)| name.to_owned()).to_vec()),
             _ => None,
         }
@@ -175,6 +186,13 @@ impl SourceConfig {
                 return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
             Self::Http(config) => http::open(config),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) => Box::new(postgres::PostgresSource::new(config, stop)),
+            #[cfg(not(feature = "postgres"))]
+            Self::Postgres(_) => {
+                let class = sluice_connect::task::Class::Config;
+                return Err(TaskError::new(class, sluice_bridges::postgres::WITHOUT).into());
+            }
             Self::Generate(config) => {
                 Box::new(GenerateSource::new(config.clone(), generate::Clock::system()))
             }
