@@ -98,12 +98,12 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
 /// What a queue whose messages have no offsets can not give.
 fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
     let Pipeline { source, steps, delivery, .. } = &parsed.document;
-    if source.rereads() {
-        return Vec::new();
-    }
     let mut found = Vec::new();
+    if source.looks_back() {
+        return found;
+    }
     let way_out = "send them to a topic, and read that one with a step `dedupe: {key: $message_id}`";
-    if *delivery == Delivery::ExactlyOnce {
+    if *delivery == Delivery::ExactlyOnce && !source.rereads() {
         let message = match source {
             SourceConfig::Zeromq(_) => {
                 "ZeroMQ keeps nothing: a message that was taken is lost when the process dies before \
@@ -120,9 +120,12 @@ fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
     }
     for (at, step) in steps.iter().enumerate() {
         if matches!(step, Step::Dedupe(_)) {
-            let message = format!(
-                "reads again, after each start, the rows before its position, and a queue has none: {way_out}"
-            );
+            let reason = match source {
+                SourceConfig::File(_) => "files that are followed may be gone by then",
+                _ => "a queue has none",
+            };
+            let message =
+                format!("reads again, after each start, the rows before its position, and {reason}: {way_out}");
             found.push(parsed.problem(&["steps", &format!("[{at}]"), "dedupe"], message));
         }
     }
