@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use serde::de::DeserializeOwned;
 use sluice_connect::config::{
-    self, Decode, Delivery, Document, Format, Parsed, Problem, Step, tree::Node, tree::Place, tree::Value,
-    vars,
+    self, Decode, Delivery, Document, Format, Parsed, Problem, Step, Then, tree::Node, tree::Place,
+    tree::Value, vars,
 };
 use sluice_formats::protobuf::Protobuf;
 use sluice_sinks::SinkConfig;
@@ -124,8 +124,9 @@ fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
                 SourceConfig::File(_) => "files that are followed may be gone by then",
                 _ => "a queue has none",
             };
-            let message =
-                format!("reads again, after each start, the rows before its position, and {reason}: {way_out}");
+            let message = format!(
+                "reads again, after each start, the rows before its position, and {reason}: {way_out}"
+            );
             found.push(parsed.problem(&["steps", &format!("[{at}]"), "dedupe"], message));
         }
     }
@@ -266,13 +267,15 @@ fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<P
     let (cluster, key) = match source {
         SourceConfig::Topic(config) => (config.cluster.as_deref(), "topic"),
         SourceConfig::Kafka(_) => (None, "kafka"),
+        // Its files are this machine's, so there is nothing to share.
+        SourceConfig::File(_) => (None, "file"),
         _ => {
             let told = "workers share the queues of a topic, and this source has none: `sluice run` runs it";
             return vec![parsed.problem(&["source"], told)];
         }
     };
     match cluster {
-        None if key == "kafka" => {}
+        None if key != "topic" => {}
         None => found.push(parsed.problem(
             &["source", "topic"],
             "`sluice connect` runs apart from the embedded broker: name the topic's `cluster: HOST:PORT`, or give --cluster HOST:PORT",
@@ -288,6 +291,11 @@ fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<P
             &["sink", "topic"],
             "`sluice connect` runs apart from the embedded broker: name the topic's `cluster: HOST:PORT`, with `delivery: at_least_once`",
         ));
+    }
+    if key == "file" && parsed.document.errors.then == Then::DeadLetter {
+        let told = "dead letters go to a topic of the cluster that is read, and files have none: write `then: skip` or \
+                    `stop`, or let `sluice run` run it";
+        found.push(parsed.problem(&["errors", "then"], told));
     }
     if let Some(own) = group(parsed)
         && groups.contains(&own)

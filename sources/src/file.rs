@@ -222,9 +222,8 @@ fn is_plain(pattern: &str) -> bool {
 }
 
 fn expand(pattern: &str) -> Result<Vec<PathBuf>, TaskError> {
-    let paths = glob::glob(pattern).map_err(|e| {
-        TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e)
-    })?;
+    let paths = glob::glob(pattern)
+        .map_err(|e| TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e))?;
     let mut found = Vec::new();
     for path in paths {
         let path = path.map_err(|e| {

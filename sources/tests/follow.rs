@@ -137,7 +137,8 @@ impl World {
                         let texts = bodies.iter().map(|b| String::from_utf8(b.unwrap().to_vec()).unwrap());
                         self.rows.extend(texts);
                         self.topics.extend(slice.envelope.num_rows().checked_sub(1).map(|_| topic.clone()));
-                        self.rejects.extend(slice.rejects.iter().map(|r| format!("{} {}", r.place, r.reason)));
+                        self.rejects
+                            .extend(slice.rejects.iter().map(|r| format!("{} {}", r.place, r.reason)));
                         let incarnation = confirmer.incarnation(&topic, 0, start).unwrap();
                         self.positions.insert(Arc::clone(&topic), (slice.range.end, incarnation));
                         confirmer.confirm(&topic, 0, slice.range.end).unwrap();
@@ -258,7 +259,9 @@ fn rotation_by_rename_is_followed_in_order_while_it_runs() {
 
 #[test]
 fn rotations_while_it_does_not_run_are_caught_up_in_order() {
-    for stamps in [["app.log.1", "app.log.2"], ["app.log-20261128", "app.log-20261127"], ["app-1.log", "app-2.log"]] {
+    for stamps in
+        [["app.log.1", "app.log.2"], ["app.log-20261128", "app.log-20261127"], ["app-1.log", "app-2.log"]]
+    {
         let mut world = World::new("app.log");
         world.lines("app.log", 0..3);
         world.expect_lines(0..3);
@@ -409,7 +412,11 @@ fn new_files_are_found_and_begin_at_their_beginning() {
     world.restart();
     world.append("in/old.csv", "x\n10,11\n");
     world.expect(5);
-    assert!(world.rejects[0].contains("in/old.csv, byte 12 1 fields, but the header has 2"), "{:?}", world.rejects);
+    assert!(
+        world.rejects[0].contains("in/old.csv, byte 12 1 fields, but the header has 2"),
+        "{:?}",
+        world.rejects
+    );
 }
 
 #[test]

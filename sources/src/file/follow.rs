@@ -70,7 +70,11 @@ enum State {
     Unread,
     Open(Box<Place>),
     /// All that was there was read; the file is closed.
-    Parked { mark: Mark, stat: Stat, look_at: Instant },
+    Parked {
+        mark: Mark,
+        stat: Stat,
+        look_at: Instant,
+    },
     /// All of it was read, and it is gone.
     Gone(Mark),
 }
@@ -243,7 +247,11 @@ impl FollowSource {
         let was_read = match &chain.state {
             State::Gone(mark) => mark.offset == start,
             State::Parked { mark, .. } if mark.offset == start => {
-                tracing::warn!(topic, records = start, "a file is gone that was read to the end it had at the last look");
+                tracing::warn!(
+                    topic,
+                    records = start,
+                    "a file is gone that was read to the end it had at the last look"
+                );
                 true
             }
             _ => false,
@@ -438,7 +446,11 @@ impl FollowSource {
                         return Ok(Read::Idle);
                     }
                     After::Gone => {
-                        tracing::info!(topic = &**topic, records = place.next, "a file is gone that was read to its end");
+                        tracing::info!(
+                            topic = &**topic,
+                            records = place.next,
+                            "a file is gone that was read to its end"
+                        );
                         chain.state = State::Gone(place.mark.clone());
                         chain.origin = None;
                         return Ok(Read::Gone);

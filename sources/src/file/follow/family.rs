@@ -200,19 +200,36 @@ mod tests {
     #[test]
     fn the_names_of_rotated_files_are_known_and_others_are_not() {
         let behind = |stamp| Some((Form::Behind(stamp), false));
-        let check = |name: &str, expected: Option<(Form, bool)>| assert_eq!(form("app.log", name), expected, "{name}");
+        let check = |name: &str, expected: Option<(Form, bool)>| {
+            assert_eq!(form("app.log", name), expected, "{name}")
+        };
         check("app.log", Some((Form::Live, false)));
         check("app.log.1", behind(Stamp::Number(1)));
         check("app.log.12.gz", Some((Form::Behind(Stamp::Number(12)), true)));
         check("app.log-20261128", behind(Stamp::Date(vec![20_261_128])));
         check("app.log.2026-11-28", behind(Stamp::Date(vec![2026, 11, 28])));
         check("app.log-20261128-1764345600", behind(Stamp::Date(vec![20_261_128, 1_764_345_600])));
-        check("app.log.2026-11-28T10:00:00Z.gz", Some((Form::Behind(Stamp::Date(vec![2026, 11, 28, 10, 0, 0])), true)));
+        check(
+            "app.log.2026-11-28T10:00:00Z.gz",
+            Some((Form::Behind(Stamp::Date(vec![2026, 11, 28, 10, 0, 0])), true)),
+        );
         check("app.log.old", behind(Stamp::Old));
         check("app.log.gz", Some((Form::Behind(Stamp::Old), true)));
         check("app-1.log", Some((Form::Inside(Stamp::Number(1)), false)));
         check("app.2026-11-28.log.gz", Some((Form::Inside(Stamp::Date(vec![2026, 11, 28])), true)));
-        for other in ["app.log1", "app.log.x1", "app.log.1x", "app.log.1.2", "app.login", "app.logs", "apple.log", "ap.log", "app.log.", "app.log.bak", "xapp.log.1"] {
+        for other in [
+            "app.log1",
+            "app.log.x1",
+            "app.log.1x",
+            "app.log.1.2",
+            "app.login",
+            "app.logs",
+            "apple.log",
+            "ap.log",
+            "app.log.",
+            "app.log.bak",
+            "xapp.log.1",
+        ] {
             check(other, None);
         }
     }
@@ -242,11 +259,18 @@ mod tests {
             }
             found
         };
-        assert_eq!(names(&["a.log", "a.log.1", "a.log.2.gz", "a.log.10"]), ["a.log.10", "a.log.2.gz", "a.log.1", "a.log"]);
+        assert_eq!(
+            names(&["a.log", "a.log.1", "a.log.2.gz", "a.log.10"]),
+            ["a.log.10", "a.log.2.gz", "a.log.1", "a.log"]
+        );
         assert_eq!(
             names(&["a.log", "a.log-20261128", "a.log-20260901", "a.logs"]),
             ["a.log-20260901", "a.log-20261128", "a.log"]
         );
-        assert_eq!(names(&["a.log.1", "a.log.1.gz"]), ["a.log.1"], "while it is packed a file is there twice");
+        assert_eq!(
+            names(&["a.log.1", "a.log.1.gz"]),
+            ["a.log.1"],
+            "while it is packed a file is there twice"
+        );
     }
 }

@@ -231,7 +231,8 @@ impl Place {
         self.grown = now();
         let is_packed = self.is_packed();
         let failed = |e| unreadable(&self.path, e);
-        self.is_cut = stat.len < self.seen.len || !is_packed && !self.mark.holds(&self.file).map_err(failed)?;
+        self.is_cut =
+            stat.len < self.seen.len || !is_packed && !self.mark.holds(&self.file).map_err(failed)?;
         if is_packed {
             self.records = None;
         } else if !self.is_cut {
