@@ -174,6 +174,7 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Zeromq(config) => sluice_sinks::zeromq::check(config)?,
         #[cfg(not(feature = "zeromq"))]
         SinkConfig::Zeromq(_) => anyhow::bail!(sluice_bridges::zeromq::WITHOUT),
+        SinkConfig::ArrowFlight(config) => sluice_sinks::arrow_flight::check(config)?,
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
             let mut target =

@@ -5,6 +5,7 @@
 
 pub mod amqp091;
 pub mod amqp10;
+pub mod arrow_flight;
 pub mod arrow_ipc;
 pub mod audit;
 mod chain;
@@ -55,6 +56,7 @@ use sluice_store::file::{Disk, RealDisk};
 
 use amqp10::Amqp10Config;
 use amqp091::Amqp091Config;
+use arrow_flight::ArrowFlightConfig;
 use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
 use cluster::ClusterSink;
@@ -88,6 +90,8 @@ pub enum SinkConfig {
     Amqp10(Amqp10Config),
     /// A PUSH or PUB socket of ZeroMQ; messages may be lost.
     Zeromq(ZeromqConfig),
+    /// An Arrow Flight server.
+    ArrowFlight(ArrowFlightConfig),
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
@@ -149,7 +153,9 @@ impl SinkConfig {
     /// Whether the target keeps positions, so that delivery can be exactly once.
     pub fn keeps_positions(&self) -> bool {
         match self {
-            Self::Stdout(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) => false,
+            Self::Stdout(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) | Self::ArrowFlight(_) => {
+                false
+            }
             Self::Topic(config) => config.cluster.is_none(),
             Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Iceberg(_) | Self::Kafka(_) => true,
         }
@@ -178,6 +184,7 @@ impl SinkConfig {
             Self::Amqp091(config) => Some(("amqp091", config.problems())),
             Self::Amqp10(config) => Some(("amqp10", config.problems())),
             Self::Zeromq(config) => Some(("zeromq", config.problems())),
+            Self::ArrowFlight(config) => Some(("arrow_flight", config.problems())),
             _ => None,
         };
         if let Some((kind, problems)) = of_broker {
@@ -355,6 +362,7 @@ impl SinkConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
+            Self::ArrowFlight(config) => arrow_flight::open(config)?,
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
             #[cfg(feature = "delta")]
@@ -416,6 +424,7 @@ impl SinkConfig {
             Self::Amqp091(config) => config.shown(),
             Self::Amqp10(config) => config.shown(),
             Self::Zeromq(config) => config.shown(),
+            Self::ArrowFlight(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),

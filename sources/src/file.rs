@@ -3,7 +3,7 @@
 //! Each file is a chain of its own: its path below the pattern's fixed part is the topic, the queue is 0,
 //! and a record's number from 0 is its offset (records that do not fit count, the CSV header does not). So a
 //! file that is new in the pattern renumbers nothing, and one that grows goes on where it was read to. Ends
-//! when the files have been read; with `follow` [`follow::FollowSource`] goes on for ever.
+//! when the files have been read; with `follow` the source of that name goes on for ever.
 
 mod config;
 mod csv;

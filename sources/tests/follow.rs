@@ -474,6 +474,30 @@ fn a_file_of_two_names_is_refused() {
 }
 
 #[test]
+fn a_file_that_an_editor_wrote_anew_goes_on() {
+    let mut world = World::new("app.log");
+    world.lines("app.log", 0..100);
+    world.expect_lines(0..100);
+    world.lines("new", 0..105);
+    world.rename("new", "app.log");
+    world.expect_lines(0..105);
+    world.restart();
+    world.lines("new", 0..110);
+    world.rename("new", "app.log");
+    world.expect_lines(0..110);
+}
+
+#[test]
+fn a_new_file_that_begins_like_the_one_before_is_read_whole() {
+    let mut world = World::new("app.log");
+    world.append("app.log", "{}\n{}\n");
+    world.expect(2);
+    world.rename("app.log", "elsewhere");
+    world.append("app.log", "{}\n{}\n{}\n");
+    world.expect(5);
+}
+
+#[test]
 fn a_writer_that_comes_too_late_to_a_rotated_file_is_told() {
     let mut world = World::new("app.log");
     world.lines("app.log", 0..2);

@@ -2,13 +2,14 @@
 //!
 //! A chain is a log: a name that the pattern matches, but for the rotated forms of another one (`app.log.1` where `app.log`
 //! matches too). Its offsets count on from file to file, so the number of chains does not grow with rotation. Which record
-//! of which file an offset is stands in the target, as the incarnation of its rows ([`mark::Mark`]); a plan holds rows of
+//! of which file an offset is stands in the target, as the incarnation of its rows (`follow/mark.rs`); a plan holds rows of
 //! one file. The file of a position is found again by inode and content, by content alone if it was copied or packed.
 //!
 //! A file that was rotated away is read to its end, which it has once it was quiet for `rotate_wait`; then comes the next
 //! newer one. One that was cut is looked for as a copy. What can not be found blocks the pipeline, or is told (`on_lost`).
 
 mod family;
+mod find;
 mod mark;
 mod place;
 mod positions;
@@ -24,14 +25,15 @@ use glob::{MatchOptions, Pattern};
 use sluice_connect::progress::Stop;
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, SourceQueue, SourceTask, TaskError};
 
-use self::family::{Form, form, logs_of, members, paths_of};
-use self::mark::{FileKey, Mark, unpacked_len};
+use self::family::{Form, logs_of, members};
+use self::find::{After, Begun, Look, TELLING_BYTES, after, look, open};
+use self::mark::{Mark, unpacked_len};
 use self::place::{Place, Stat};
 use self::positions::Positions;
-use super::config::{FileConfig, FileStart, OnLost};
+use super::config::{FileConfig, FileStart};
 use super::input::is_gzip;
 use super::records::Next;
-use super::{FILES_MAX, STOP_RECORDS, fixed_part, is_plain, matched};
+use super::{FILES_MAX, fixed_part, is_plain, matched};
 
 /// Files that are open at once; the others are looked at by name, and opened when they have changed.
 const PLACES_MAX: usize = 128;
@@ -79,24 +81,6 @@ enum State {
     Gone(Mark),
 }
 
-/// What a look at a file that has no more found.
-enum Look {
-    /// There may be more.
-    More,
-    Idle,
-    /// What was read of it is not there any more.
-    Cut,
-}
-
-/// What comes after a file that was rotated away.
-enum After {
-    File(PathBuf),
-    /// Nothing yet.
-    Nothing,
-    /// Nothing, and the file itself is gone.
-    Gone,
-}
-
 #[expect(clippy::disallowed_methods, reason = "when a file is looked at decides about no row that is whole")]
 fn now() -> Instant {
     Instant::now()
@@ -141,11 +125,9 @@ impl FollowSource {
         }
         let is_first = self.list_at.is_none();
         let mut found = matched(&self.config.path)?;
-        if is_plain(&self.config.path) {
-            found.retain(|(path, _)| path.exists());
-        } else {
-            found.retain(|(path, _)| !self.is_rotated(path));
-        }
+        let is_plain = is_plain(&self.config.path);
+        // To open a pipe would wait for its other end.
+        found.retain(|(path, _)| path.is_file() && (is_plain || !self.is_rotated(path)));
         self.chains.values_mut().for_each(|chain| chain.is_there = false);
         for (live, topic) in found {
             let new = || Followed { live, is_there: true, is_first, origin: None, state: State::Unread };
@@ -178,197 +160,25 @@ impl FollowSource {
         Mark::of(&file, key, 0, byte).map(Some).map_err(failed)
     }
 
-    /// Finds the file of a mark among those of a log.
-    fn locate(&self, live: &Path, mark: &Mark) -> Result<Option<Place>, TaskError> {
-        let failed = |e| unreadable(live, e);
-        let holds = |path: &Path| -> Result<Option<Place>, TaskError> {
-            let Some((file, key)) = open(path)? else { return Ok(None) };
-            let fits = mark.holds(&file).map_err(|e| unreadable(path, e))?;
-            fits.then(|| Place::new(file, key, path, mark)).transpose()
-        };
-        if let Some(key) = mark.key {
-            let mut paths = vec![live.to_path_buf()];
-            paths.extend(paths_of(live, key).map_err(failed)?);
-            for path in paths {
-                // A device may have another number after the machine began anew.
-                let is_it = fs::metadata(&path).is_ok_and(|m| FileKey::from(&m).inode == key.inode);
-                if is_it && let Some(place) = holds(&path)? {
-                    return Ok(Some(place));
+    /// Closes the file of another chain if too many are open: one that has no more now, if there is one.
+    fn park_one(&mut self) {
+        for is_idle in [true, false] {
+            for _ in 0..self.opened.len() {
+                if self.opened.len() < PLACES_MAX {
+                    return;
                 }
-            }
-        }
-        if !mark.tells_content() {
-            let is_new = mark.key.is_none();
-            return if is_new { holds(live) } else { Ok(None) };
-        }
-        // Of several copies the newest: what came after it is not read again.
-        let all = members(live).map_err(failed)?;
-        for member in all.iter().rev() {
-            if let Some(place) = holds(&member.path)? {
-                return Ok(Some(place));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Opens the file of a log in which record `start` stands. `None` if it is not known, or not there.
-    fn begin(&mut self, topic: &Arc<str>, chain: &Followed, start: i64) -> Result<Option<Place>, TaskError> {
-        let parked = match &chain.state {
-            State::Parked { mark, .. } | State::Gone(mark) => Some(mark.clone()),
-            State::Open(_) | State::Unread => None,
-        };
-        let recorded = self.positions.recorded(topic).or_else(|| chain.origin.clone());
-        let is_before = |mark: &Mark| mark.offset <= start;
-        let known = [parked, recorded].into_iter().flatten().filter(is_before);
-        let Some(mark) = known.max_by_key(|mark| mark.offset) else { return Ok(None) };
-        let place = match self.locate(&chain.live, &mark)? {
-            Some(place) => place,
-            None => match self.anew(topic, chain, &mark, start)? {
-                Some(place) => place,
-                None => return Ok(None),
-            },
-        };
-        self.check_owner(topic, &place)?;
-        let Some(place) = self.advance_to(topic, chain, place, start)? else { return Ok(None) };
-        self.positions.own(topic, place.key);
-        self.park_one()?;
-        self.opened.push_back(Arc::clone(topic));
-        Ok(Some(place))
-    }
-
-    /// The file that has a log's name now, where that of its position is not to be found.
-    fn anew(
-        &self,
-        topic: &str,
-        chain: &Followed,
-        mark: &Mark,
-        start: i64,
-    ) -> Result<Option<Place>, TaskError> {
-        let was_read = match &chain.state {
-            State::Gone(mark) => mark.offset == start,
-            State::Parked { mark, .. } if mark.offset == start => {
-                tracing::warn!(
-                    topic,
-                    records = start,
-                    "a file is gone that was read to the end it had at the last look"
-                );
-                true
-            }
-            _ => false,
-        };
-        if !was_read {
-            self.lost(topic, chain, &format!("the file that was read up to record {start} is not there any more: it was cut, removed or replaced while it was not read, and no copy of it (byte {} on) is beside it", mark.byte))?;
-        }
-        let Some((file, key)) = open(&chain.live)? else { return Ok(None) };
-        let first = Mark::of(&file, key, start, 0).map_err(|e| unreadable(&chain.live, e))?;
-        Place::new(file, key, &chain.live, &first).map(|place| Some(place.held()))
-    }
-
-    /// Blocks, or tells that records may be lost.
-    fn lost(&self, topic: &str, chain: &Followed, what: &str) -> Result<(), TaskError> {
-        let live = chain.live.display();
-        if self.config.on_lost == Some(OnLost::Continue) {
-            tracing::warn!(topic, path = %live, "records may be lost: {what}");
-            return Ok(());
-        }
-        Err(TaskError::new(
-            Class::Config,
-            format!(
-                "{live}: {what}. Records may be lost. Bring it back, or set `on_lost: continue` to go on with what \
-                 {live} has now"
-            ),
-        ))
-    }
-
-    /// A file that another log was or is read from must not be read a second time.
-    fn check_owner(&self, topic: &Arc<str>, place: &Place) -> Result<(), TaskError> {
-        let Some(owner) = self.positions.owner(place.key).filter(|owner| owner != topic) else {
-            return Ok(());
-        };
-        let is_read = match self.chains.get(&owner).map(|chain| &chain.state) {
-            Some(State::Open(open)) => {
-                open.key == place.key || open.previous.as_ref().is_some_and(|p| p.key == place.key)
-            }
-            Some(State::Parked { mark, .. }) => mark.key == Some(place.key),
-            Some(State::Unread) => match self.positions.recorded(&owner) {
-                Some(mark) if mark.key == Some(place.key) => {
-                    mark.holds(&place.file).map_err(|e| unreadable(&place.path, e))?
+                let Some(topic) = self.opened.pop_front() else { return };
+                let Some(chain) = self.chains.get_mut(&topic) else { continue };
+                let State::Open(place) = &chain.state else { continue };
+                let idle = place.idle();
+                if place.must_hold || !place.is_named() || is_idle && !(place.is_live && idle.is_some()) {
+                    self.opened.push_back(topic);
+                    continue;
                 }
-                _ => false,
-            },
-            // A file that was removed may have given its inode away.
-            Some(State::Gone(mark)) if mark.key == Some(place.key) => {
-                mark.holds(&place.file).map_err(|e| unreadable(&place.path, e))?
-            }
-            Some(State::Gone(_)) | None => false,
-        };
-        if !is_read {
-            return Ok(());
-        }
-        Err(TaskError::new(
-            Class::Config,
-            format!(
-                "{} is the file that is read as `{owner}`: it was renamed or is linked, and `{}` matches both names, so \
-                 its records would come twice. Write a pattern that matches `{owner}` alone; its file is found under \
-                 the other name all the same",
-                place.path.display(),
-                self.config.path
-            ),
-        ))
-    }
-
-    /// Reads up to record `start`. `None` if a stop was asked for.
-    fn advance_to(
-        &self,
-        topic: &str,
-        chain: &Followed,
-        mut place: Place,
-        start: i64,
-    ) -> Result<Option<Place>, TaskError> {
-        while place.next < start {
-            if place.next % STOP_RECORDS == 0 && self.stop.is_asked() {
-                return Ok(None);
-            }
-            let next = match place.records(&self.config)? {
-                Some(records) => records.next()?,
-                None => Next::Pending,
-            };
-            match next {
-                Next::Record | Next::Bad(_) => place.next += 1,
-                // Its last record may have had no end when it was rotated.
-                Next::Pending if !place.is_finished && !is_at(&chain.live, place.key) => place.finish(),
-                Next::Pending | Next::End => {
-                    let what = format!(
-                        "{} ends at record {}, and {start} were read: it was cut while it was not read",
-                        place.path.display(),
-                        place.next
-                    );
-                    self.lost(topic, chain, &what)?;
-                    place.next = start;
-                }
+                let (stat, look_at) = idle.map_or((None, now()), |(stat, at)| (Some(stat), at));
+                chain.state = State::Parked { mark: place.mark.clone(), stat, look_at };
             }
         }
-        place.update_mark()?;
-        Ok(Some(place))
-    }
-
-    /// Closes the file of another chain, if too many are open.
-    fn park_one(&mut self) -> Result<(), TaskError> {
-        for _ in 0..self.opened.len() {
-            if self.opened.len() < PLACES_MAX {
-                break;
-            }
-            let Some(topic) = self.opened.pop_front() else { break };
-            let Some(chain) = self.chains.get_mut(&topic) else { continue };
-            let State::Open(place) = &chain.state else { continue };
-            match place.idle() {
-                Some((stat, look_at)) if place.is_live && !place.must_hold => {
-                    chain.state = State::Parked { mark: place.mark.clone(), stat, look_at };
-                }
-                _ => self.opened.push_back(topic),
-            }
-        }
-        Ok(())
     }
 
     fn read_log(
@@ -387,15 +197,18 @@ impl FollowSource {
                     return Ok(Read::Idle);
                 }
                 *look_at = now() + self.config.poll();
-                if Stat::of(&chain.live).is_ok_and(|now| now == Some(*stat)) {
+                if stat.is_some() && Stat::of(&chain.live).is_ok_and(|now| now == *stat) {
                     return Ok(Read::Idle);
                 }
             }
             match self.begin(topic, chain, range.start)? {
-                Some(place) => chain.state = State::Open(Box::new(place)),
-                None if self.stop.is_asked() => return Ok(Read::Idle),
-                // Rows before all that is known, or a log that is gone.
-                None => return Ok(if chain.live.exists() { Read::Ended } else { Read::Gone }),
+                Begun::Place(place) => chain.state = State::Open(place),
+                Begun::Stopped => return Ok(Read::Idle),
+                Begun::Before => return Ok(Read::Ended),
+                Begun::Absent(mark) => {
+                    (chain.state, chain.origin) = (State::Gone(mark), None);
+                    return Ok(Read::Gone);
+                }
             }
         }
         let State::Open(place) = &mut chain.state else { return Ok(Read::Idle) };
@@ -414,12 +227,7 @@ impl FollowSource {
                         place.look_at = Some(now() + self.config.poll());
                         return Ok(Read::Idle);
                     }
-                    Look::Cut => {
-                        let place = self.after_cut(topic, chain)?;
-                        let Some(place) = place else { return Ok(Read::Idle) };
-                        chain.state = State::Open(Box::new(place));
-                        return Ok(Read::Held);
-                    }
+                    Look::Cut => return self.after_cut(topic, chain),
                 }
             }
             let (slice, stopped) = place.read(topic, &self.config, &self.needs, range, bytes_max)?;
@@ -432,7 +240,14 @@ impl FollowSource {
                     After::File(path) => {
                         let Some((file, key)) = open(&path)? else { return Ok(Read::Idle) };
                         tracing::info!(topic = &**topic, path = %path.display(), record = place.next, "goes on in the next file");
-                        let first = Mark::of(&file, key, place.next, 0).map_err(|e| unreadable(&path, e))?;
+                        let failed = |e| unreadable(&path, e);
+                        // A file that was written anew, with more than it had, as editors do it.
+                        let is_anew =
+                            place.mark.byte >= TELLING_BYTES && place.mark.holds(&file).map_err(failed)?;
+                        let first = match is_anew {
+                            true => place.mark.clone(),
+                            false => Mark::of(&file, key, place.next, 0).map_err(failed)?,
+                        };
                         let next = Place::new(file, key, &path, &first)?.held().after(place);
                         self.check_owner(topic, &next)?;
                         if let Some(previous) = &place.previous {
@@ -460,96 +275,6 @@ impl FollowSource {
             }
         }
     }
-
-    /// Where a log goes on whose file was cut: in a copy of what it was, if there is one.
-    fn after_cut(&mut self, topic: &Arc<str>, chain: &mut Followed) -> Result<Option<Place>, TaskError> {
-        let State::Open(place) = &chain.state else { return Ok(None) };
-        let (next, mark) = (place.next, place.mark.clone());
-        if let Some(copy) = self.locate(&chain.live, &mark)? {
-            tracing::info!(topic = &**topic, path = %copy.path.display(), "was cut; its copy is read to the end first");
-            return Ok(Some(copy));
-        }
-        let what = format!(
-            "it was cut after {next} records of it were read (byte {}), and no copy of it is beside it",
-            mark.byte
-        );
-        self.lost(topic, chain, &what)?;
-        chain.state = State::Gone(mark);
-        self.begin(topic, chain, next)
-    }
-}
-
-/// Opens a file; `None` if there is none.
-fn open(path: &Path) -> Result<Option<(Arc<fs::File>, FileKey)>, TaskError> {
-    let file = match fs::File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(|e| unreadable(path, e))?,
-    };
-    let metadata = file.metadata().map_err(|e| unreadable(path, e))?;
-    Ok(Some((Arc::new(file), FileKey::from(&metadata))))
-}
-
-/// Whether a path leads to a file.
-fn is_at(path: &Path, key: FileKey) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| FileKey::from(&metadata) == key)
-}
-
-/// Looks whether a file that has no more now has grown, was cut, or was rotated away and is at its end.
-fn look(config: &FileConfig, live: &Path, place: &mut Place) -> Result<Look, TaskError> {
-    place.check_previous(config)?;
-    if place.has_changed()? {
-        return Ok(if place.is_cut { Look::Cut } else { Look::More });
-    }
-    place.is_live = is_at(live, place.key);
-    if place.is_live {
-        place.rotated = None;
-        return Ok(Look::Idle);
-    }
-    if !place.is_quiet(config.rotate_wait())? || matches!(after(live, place)?, After::Nothing) {
-        return Ok(Look::Idle);
-    }
-    place.finish();
-    Ok(Look::More)
-}
-
-/// What comes after a file that is not at its log's name any more.
-fn after(live: &Path, place: &Place) -> Result<After, TaskError> {
-    let all = members(live).map_err(|e| unreadable(live, e))?;
-    let log = live.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let mut here = all.iter().find(|member| member.key == place.key);
-    if here.is_none() && place.mark.tells_content() {
-        // It may have been packed.
-        for member in all.iter().rev().filter(|member| member.form != Form::Live) {
-            let Some((file, _)) = open(&member.path)? else { continue };
-            if place.mark.holds(&file).map_err(|e| unreadable(&member.path, e))? {
-                here = Some(member);
-                break;
-            }
-        }
-    }
-    let form = match here {
-        Some(member) => member.form.clone(),
-        None => {
-            let name = place.path.file_name().and_then(|name| form(log, name.to_str()?));
-            name.map_or(Form::Live, |(form, _)| form)
-        }
-    };
-    let mut beside = all.iter().filter(|member| member.is_beside(&form));
-    let next = match here {
-        Some(here) => {
-            beside.find(|member| member.key == here.key);
-            beside.next()
-        }
-        None => {
-            let written = place.modified_ns()?;
-            beside.find(|member| member.form == Form::Live || member.is_newer(written))
-        }
-    };
-    Ok(match next {
-        Some(member) => After::File(member.path.clone()),
-        None if here.is_some() => After::Nothing,
-        None => After::Gone,
-    })
 }
 
 impl SourceTask for FollowSource {
@@ -599,9 +324,11 @@ impl SourceTask for FollowSource {
     }
 
     fn read(&mut self, topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError> {
-        let Some((topic, mut chain)) = self.chains.remove_entry(topic).filter(|_| queue == 0) else {
+        if queue != 0 {
             return Err(TaskError::new(Class::Fatal, format!("source file has no queue {topic}/{queue}")));
-        };
+        }
+        // It was given up, and is not there any more.
+        let Some((topic, mut chain)) = self.chains.remove_entry(topic) else { return Ok(Read::Gone) };
         let read = match range.start < range.end {
             true => self.read_log(&topic, &mut chain, range, bytes_max),
             false => Ok(Read::Idle),

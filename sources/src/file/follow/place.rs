@@ -126,6 +126,11 @@ impl Place {
         Ok(Stat::new(&metadata))
     }
 
+    /// Whether it has a name still, by which it can be opened again.
+    pub(super) fn is_named(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+    }
+
     /// When it was written to last, in ns.
     pub(super) fn modified_ns(&self) -> Result<i128, TaskError> {
         Ok(self.stat()?.modified_ns)
