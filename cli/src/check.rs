@@ -174,7 +174,6 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Zeromq(config) => sluice_sinks::zeromq::check(config)?,
         #[cfg(not(feature = "zeromq"))]
         SinkConfig::Zeromq(_) => anyhow::bail!(sluice_bridges::zeromq::WITHOUT),
-        SinkConfig::ArrowFlight(config) => sluice_sinks::arrow_flight::check(config)?,
         SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_) | SinkConfig::Arrow(_) | SinkConfig::Delta(_) | SinkConfig::Iceberg(_) => {
             let mut target =
@@ -202,5 +201,6 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
                 _ => format!("{holds}: exactly_once"),
             }
         }
+        other => other.check()?,
     })
 }

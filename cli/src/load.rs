@@ -168,14 +168,14 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
     let of_queues = ["source", "sink"]
         .into_iter()
         .flat_map(|end| ["amqp091", "amqp10"].map(|kind| vec![end, kind, "password"]));
-    let of_flight = ["password", "token"].map(|key| vec!["sink", "arrow_flight", key]);
+    let of_sink = parsed.document.sink.secrets().into_iter().map(|[kind, key]| vec!["sink", kind, key]);
     let keys = in_store
         .into_iter()
         .chain([password])
         .chain(in_topics)
         .chain(in_catalog)
         .chain(of_queues)
-        .chain(of_flight)
+        .chain(of_sink)
         .chain(of_kafka("source"))
         .chain(of_kafka("sink"))
         .filter(is_open);

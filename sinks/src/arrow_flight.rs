@@ -21,6 +21,9 @@ use sluice_connect::config::{Span, size};
 use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
+use crate::KeyProblem;
+use crate::sink::Sink;
+
 /// What a program says that has no Arrow Flight in it.
 const WITHOUT: &str = "this program was built without Arrow Flight: build it with `--features arrow_flight`";
 
@@ -88,9 +91,10 @@ impl ArrowFlightConfig {
             format!("`{}` is no address of a server: grpc://HOST:PORT, or grpc+tls://HOST:PORT", self.url)
         })
     }
+}
 
-    /// What is wrong with the settings, each by its path below `arrow_flight`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+impl Sink for ArrowFlightConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
         if !cfg!(feature = "arrow_flight") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
@@ -144,30 +148,23 @@ impl ArrowFlightConfig {
         found
     }
 
-    /// Where rows go, for a person.
-    pub(crate) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         let flight = self.command.clone().unwrap_or_else(|| self.path.join("/"));
         format!("flight {flight} of the Arrow Flight server at {}", self.url)
     }
-}
 
-/// Makes the task.
-pub(crate) fn open(settings: &ArrowFlightConfig) -> Result<Target, TaskError> {
-    #[cfg(feature = "arrow_flight")]
-    return Ok(Target::Transact(Box::new(task::ArrowFlightSink::new(settings)?)));
-    #[cfg(not(feature = "arrow_flight"))]
-    return Err(without(settings));
-}
+    fn open(&self) -> Result<Target, TaskError> {
+        #[cfg(feature = "arrow_flight")]
+        {
+            Ok(Target::Transact(Box::new(task::ArrowFlightSink::new(self)?)))
+        }
+        #[cfg(not(feature = "arrow_flight"))]
+        {
+            Err(TaskError::new(sluice_connect::task::Class::Config, WITHOUT))
+        }
+    }
 
-/// What a run finds at the server, for a person; sends no row.
-pub fn check(settings: &ArrowFlightConfig) -> Result<String, TaskError> {
-    #[cfg(feature = "arrow_flight")]
-    return task::check(settings);
-    #[cfg(not(feature = "arrow_flight"))]
-    return Err(without(settings));
-}
-
-#[cfg(not(feature = "arrow_flight"))]
-fn without(_: &ArrowFlightConfig) -> TaskError {
-    TaskError::new(sluice_connect::task::Class::Config, WITHOUT)
+    fn secrets(&self) -> &'static [&'static str] {
+        &["token", "password"]
+    }
 }

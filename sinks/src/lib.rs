@@ -1,5 +1,5 @@
-//! Sinks: where a pipeline's rows go. A new one is a file here, a variant of [`SinkConfig`] with its arms,
-//! an example and a line in the changelog.
+//! Sinks: where a pipeline's rows go. A new one is a file here with its [`sink::Sink`], a line in the registry of
+//! [`SinkConfig`], an example and a line in the changelog.
 //!
 //! Retry, filters, the order of a plan's steps and counting belong to the runtime.
 
@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod compact;
 #[cfg(feature = "delta")]
 pub mod delta;
+pub mod discard;
 mod disk;
 pub mod estimate;
 pub mod files;
@@ -29,6 +30,7 @@ pub mod published;
 mod records;
 mod returning;
 pub mod rotate;
+pub mod sink;
 pub mod stdout;
 #[cfg(feature = "tables")]
 pub mod table;
@@ -49,7 +51,7 @@ use sluice_client::ClientSettings;
 use sluice_connect::batch::{COLUMNS, ROUTE};
 use sluice_connect::config::{Delivery, Document};
 use sluice_connect::target::Target;
-use sluice_connect::task::{Needs, TaskError};
+use sluice_connect::task::{Class, Needs, TaskError};
 use sluice_protocol::id::TopicName;
 use sluice_store::Store;
 use sluice_store::file::{Disk, RealDisk};
@@ -60,6 +62,7 @@ use arrow_flight::ArrowFlightConfig;
 use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
 use cluster::ClusterSink;
+use discard::DiscardConfig;
 use files::FileSink;
 use iceberg::{CatalogConfig, IcebergConfig};
 use kafka::KafkaConfig;
@@ -68,10 +71,12 @@ use objects::StoreConfig;
 use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
 use rotate::Rotate;
+use sink::Sink;
 use stdout::{Stdout, StdoutConfig};
 use topic::{Clock, TopicConfig, TopicSink};
 use zeromq::ZeromqConfig;
 
+sink::registry! {
 /// Settings of one sink; its key names it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -91,13 +96,16 @@ pub enum SinkConfig {
     /// A PUSH or PUB socket of ZeroMQ; messages may be lost.
     Zeromq(ZeromqConfig),
     /// An Arrow Flight server.
-    ArrowFlight(ArrowFlightConfig),
+    ArrowFlight(ArrowFlightConfig) = "arrow_flight",
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
     Iceberg(IcebergConfig),
+    /// Nowhere: rows are counted.
+    Discard(DiscardConfig) = "discard",
     /// Standard output.
     Stdout(StdoutConfig),
+}
 }
 
 /// What a build without the feature says of sink `delta`.
@@ -119,6 +127,25 @@ impl SinkConfig {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
             _ => None,
         }
+    }
+
+    /// The answers of a sink that is registered with its key.
+    fn own(&self) -> Result<&dyn Sink, TaskError> {
+        let told = || TaskError::new(Class::Fatal, "a sink has no line in the registry");
+        self.registered().map(|(_, sink)| sink).ok_or_else(told)
+    }
+
+    /// What a run finds at the target of such a sink, for a person; stores no row.
+    pub fn check(&self) -> Result<String, TaskError> {
+        self.own()?.check()
+    }
+
+    /// The paths of keys that hold secrets, of such a sink.
+    pub fn secrets(&self) -> Vec<[&'static str; 2]> {
+        let of = |(key, sink): (&'static str, &dyn Sink)| {
+            sink.secrets().iter().map(move |secret| [key, *secret]).collect()
+        };
+        self.registered().map(of).unwrap_or_default()
     }
 
     /// The target of the sink, if it writes files.
@@ -158,6 +185,7 @@ impl SinkConfig {
             }
             Self::Topic(config) => config.cluster.is_none(),
             Self::Parquet(_) | Self::Arrow(_) | Self::Delta(_) | Self::Iceberg(_) | Self::Kafka(_) => true,
+            other => other.registered().is_some_and(|(_, sink)| sink.keeps_positions()),
         }
     }
 
@@ -184,8 +212,7 @@ impl SinkConfig {
             Self::Amqp091(config) => Some(("amqp091", config.problems())),
             Self::Amqp10(config) => Some(("amqp10", config.problems())),
             Self::Zeromq(config) => Some(("zeromq", config.problems())),
-            Self::ArrowFlight(config) => Some(("arrow_flight", config.problems())),
-            _ => None,
+            other => other.registered().map(|(key, sink)| (key, sink.problems())),
         };
         if let Some((kind, problems)) = of_broker {
             let below = |(path, message): KeyProblem| {
@@ -362,7 +389,6 @@ impl SinkConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
             }
-            Self::ArrowFlight(config) => arrow_flight::open(config)?,
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
             #[cfg(feature = "delta")]
@@ -382,6 +408,7 @@ impl SinkConfig {
             Self::Stdout(config) => {
                 Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout()))))
             }
+            other => other.own()?.open()?,
         })
     }
 
@@ -424,7 +451,6 @@ impl SinkConfig {
             Self::Amqp091(config) => config.shown(),
             Self::Amqp10(config) => config.shown(),
             Self::Zeromq(config) => config.shown(),
-            Self::ArrowFlight(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Delta(c) => format!("Delta Lake table in {}", files(&c.path, &c.partition, &c.rotate)),
@@ -438,6 +464,7 @@ impl SinkConfig {
                 }
             }
             Self::Stdout(_) => "standard output".to_owned(),
+            other => other.registered().map(|(_, sink)| sink.shown()).unwrap_or_default(),
         }
     }
 }

@@ -26,6 +26,7 @@ use tonic::{Code, Request, Status};
 
 use super::ArrowFlightConfig;
 use crate::plain;
+use crate::sink::Sink as _;
 
 /// What a message needs beside its rows, in bytes, about.
 const MESSAGE_HEAD_BYTES: u64 = 1024;
@@ -225,11 +226,6 @@ fn endpoint(settings: &ArrowFlightConfig) -> Result<Endpoint, TaskError> {
         tls = tls.domain_name(name);
     }
     endpoint.tls_config(tls).map_err(|e| wrong("cannot speak TLS as asked for".to_owned()).because(e))
-}
-
-/// What a run finds at the server, for a person; sends no row.
-pub(super) fn check(settings: &ArrowFlightConfig) -> Result<String, TaskError> {
-    ArrowFlightSink::new(settings).map(|_| format!("{} answers: at_least_once", settings.shown()))
 }
 
 /// What rows hold, in bytes.
