@@ -210,5 +210,6 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
                 _ => format!("{holds}: exactly_once"),
             }
         }
+        other => other.check()?,
     })
 }

@@ -371,6 +371,11 @@ impl Worker {
                     told,
                 )
             }
+            SourceConfig::File(config) => {
+                assignment.set(0, 1, (clock)());
+                let told = serde_json::json!({"files": config.path});
+                (None, format!("reads the files {} of this machine alone", config.path), told)
+            }
             _ => {
                 anyhow::bail!("pipeline {name} reads no topic")
             }

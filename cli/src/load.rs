@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use serde::de::DeserializeOwned;
 use sluice_connect::config::{
-    self, Decode, Delivery, Document, Format, Parsed, Problem, Step, tree::Node, tree::Place, tree::Value,
-    vars,
+    self, Decode, Delivery, Document, Format, Parsed, Problem, Step, Then, tree::Node, tree::Place,
+    tree::Value, vars,
 };
 use sluice_formats::protobuf::Protobuf;
 use sluice_sinks::SinkConfig;
@@ -107,12 +107,12 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
 /// What a queue whose messages have no offsets can not give.
 fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
     let Pipeline { source, steps, delivery, .. } = &parsed.document;
-    if source.rereads() {
-        return Vec::new();
-    }
     let mut found = Vec::new();
+    if source.looks_back() {
+        return found;
+    }
     let way_out = "send them to a topic, and read that one with a step `dedupe: {key: $message_id}`";
-    if *delivery == Delivery::ExactlyOnce {
+    if *delivery == Delivery::ExactlyOnce && !source.rereads() {
         let message = match source {
             SourceConfig::Zeromq(_) => {
                 "ZeroMQ keeps nothing: a message that was taken is lost when the process dies before \
@@ -133,8 +133,12 @@ fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
     }
     for (at, step) in steps.iter().enumerate() {
         if matches!(step, Step::Dedupe(_)) {
+            let reason = match source {
+                SourceConfig::File(_) => "files that are followed may be gone by then",
+                _ => "a queue has none",
+            };
             let message = format!(
-                "reads again, after each start, the rows before its position, and a queue has none: {way_out}"
+                "reads again, after each start, the rows before its position, and {reason}: {way_out}"
             );
             found.push(parsed.problem(&["steps", &format!("[{at}]"), "dedupe"], message));
         }
@@ -184,6 +188,7 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
         _ => Vec::new(),
     };
     let in_headers = in_headers.into_iter().map(|name| vec!["sink", "http", "headers", name]);
+    let of_sink = parsed.document.sink.secrets().into_iter().map(|[kind, key]| vec!["sink", kind, key]);
     let keys = in_store
         .into_iter()
         .chain([password])
@@ -192,6 +197,7 @@ fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
         .chain(in_topics)
         .chain(in_catalog)
         .chain(of_queues)
+        .chain(of_sink)
         .chain(of_kafka("source"))
         .chain(of_kafka("sink"))
         .filter(is_open);
@@ -285,13 +291,15 @@ fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<P
     let (cluster, key) = match source {
         SourceConfig::Topic(config) => (config.cluster.as_deref(), "topic"),
         SourceConfig::Kafka(_) => (None, "kafka"),
+        // Its files are this machine's, so there is nothing to share.
+        SourceConfig::File(_) => (None, "file"),
         _ => {
             let told = "workers share the queues of a topic, and this source has none: `sluice run` runs it";
             return vec![parsed.problem(&["source"], told)];
         }
     };
     match cluster {
-        None if key == "kafka" => {}
+        None if key != "topic" => {}
         None => found.push(parsed.problem(
             &["source", "topic"],
             "`sluice connect` runs apart from the embedded broker: name the topic's `cluster: HOST:PORT`, or give --cluster HOST:PORT",
@@ -307,6 +315,11 @@ fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<P
             &["sink", "topic"],
             "`sluice connect` runs apart from the embedded broker: name the topic's `cluster: HOST:PORT`, with `delivery: at_least_once`",
         ));
+    }
+    if key == "file" && parsed.document.errors.then == Then::DeadLetter {
+        let told = "dead letters go to a topic of the cluster that is read, and files have none: write `then: skip` or \
+                    `stop`, or let `sluice run` run it";
+        found.push(parsed.problem(&["errors", "then"], told));
     }
     if let Some(own) = group(parsed)
         && groups.contains(&own)

@@ -250,6 +250,7 @@ keep a broker from running here.")]
   sluice query --pipelines lake.yaml 'select count(*) from \"late-flights\"'
   sluice query --serve 127.0.0.1:8815 --pipelines lake.yaml
   sluice query --serve 0.0.0.0:8815 --token '${file:/run/secrets/token}' --memory 4GiB
+  sluice query --serve 0.0.0.0:8815 --token '${QUERY_TOKEN}' --tls-certificate cert.pem --tls-key key.pem
 
 A topic's columns are the fields of its JSON bodies, typed by inference, and the envelope as _topic,
 _queue_id, _queue_offset, _store_timestamp, _born_timestamp, _message_id, _keys, _tags, _properties.

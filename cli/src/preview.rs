@@ -240,7 +240,7 @@ fn look(source: &mut dyn SourceTask, steps: &mut Steps, rows: usize) -> Result<S
                     source.wait(WAIT);
                     continue;
                 }
-                Read::Idle | Read::Ended | Read::Held => break,
+                Read::Idle | Read::Ended | Read::Gone | Read::Held => break,
             };
             next = slice.range.end;
             seen.read += u64::try_from(slice.range.end - slice.range.start).unwrap_or(0);

@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_connect::config::Then;
-use sluice_query::flight::{IsToken, Server};
+use sluice_query::flight::{Certificate, IsToken, Server};
 use sluice_query::{Engine, Pipeline};
 use sluice_service::{Token, check_open};
 
@@ -35,6 +35,12 @@ pub(crate) struct QueryArguments {
     /// The token that clients must bear: ${VAR} or ${file:PATH}; needed where other machines reach --serve
     #[arg(long, value_name = "TOKEN", requires = "serve")]
     token: Option<String>,
+    /// Speak TLS, with this certificate (PEM; its chain behind it)
+    #[arg(id = "tls-certificate", long, value_name = "FILE", requires_all = ["tls-key", "serve"])]
+    tls_certificate: Option<PathBuf>,
+    /// The private key of --tls-certificate (PEM)
+    #[arg(id = "tls-key", long, value_name = "FILE", requires = "tls-certificate")]
+    tls_key: Option<PathBuf>,
     /// What all statements may hold together [default: 1GiB with --serve, no limit without]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
@@ -90,14 +96,25 @@ fn serve(engine: Engine, addr: &str, arguments: &QueryArguments) -> Result<ExitC
     let token = token.as_deref().map(Token::new).transpose().context("--token")?;
     check_open(addr, token.as_ref(), "everybody could read all topics", "--token '${VAR}'")?;
     let is_token = token.map(|token| -> IsToken { Arc::new(move |shown: &str| token.is(shown)) });
+    let read =
+        |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let certificate = match (&arguments.tls_certificate, &arguments.tls_key) {
+        (Some(chain), Some(key)) => Some(Certificate { chain: read(chain)?, key: read(key)? }),
+        _ => None,
+    };
+    let scheme = if certificate.is_some() { "grpc+tls" } else { "grpc" };
     // Who asks from elsewhere has no business with this machine's files.
-    let server = Server::start(engine.without_files(), addr, is_token)?;
+    let server = Server::start(engine.without_files(), addr, is_token, certificate)?;
     let (addr, dir) = (server.addr(), arguments.store.data_dir.display());
     let mut out = std::io::stdout().lock();
     if arguments.json {
-        writeln!(out, "{}", serde_json::json!({ "flight": addr, "data_dir": dir.to_string() }))?;
+        writeln!(
+            out,
+            "{}",
+            serde_json::json!({ "flight": addr, "scheme": scheme, "data_dir": dir.to_string() })
+        )?;
     } else {
-        writeln!(out, "Flight SQL grpc://{addr}, store {dir}: ready")?;
+        writeln!(out, "Flight SQL {scheme}://{addr}, store {dir}: ready")?;
     }
     out.flush()?;
     signals.forever().next();

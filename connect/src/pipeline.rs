@@ -146,7 +146,7 @@ pub fn run(
     std::thread::scope(|scope_| {
         let reading = std::thread::Builder::new().name(format!("{name}-source")).spawn_scoped(scope_, || {
             let _entered = span.enter();
-            let (feeds, known) = (Vec::new(), HashMap::new());
+            let (feeds, known, free) = (Vec::new(), HashMap::new(), Vec::new());
             let recall = &recall;
             SourceHalf {
                 name,
@@ -155,6 +155,7 @@ pub fn run(
                 sender,
                 feeds,
                 known,
+                free,
                 recall,
                 unsettled: false,
                 scope,
@@ -226,6 +227,8 @@ struct SourceHalf<'a> {
     feeds: Vec<Feed>,
     /// The chains of the feeds, with their numbers.
     known: HashMap<Chain, usize>,
+    /// Numbers of feeds whose queues are gone.
+    free: Vec<usize>,
     /// The chains that another worker was faster with.
     recall: &'a Recall,
     /// Tasks of this worker may wait to begin, because its share just changed.
@@ -294,7 +297,7 @@ impl SourceHalf<'_> {
                     let chain = self.feeds[number].chain.clone();
                     self.sender.send(0, Message::Publish(chain)).map_err(|_| nobody_listens())?;
                 }
-                Read::Ended => {
+                read @ (Read::Ended | Read::Gone) => {
                     if let Some(until) = feed.until {
                         return Err(TaskError::new(
                             Class::Config,
@@ -303,6 +306,10 @@ impl SourceHalf<'_> {
                                 feed.chain, feed.next
                             ),
                         ));
+                    }
+                    if matches!(read, Read::Gone) {
+                        self.close(number)?;
+                        break;
                     }
                     self.feeds[number].ended = true;
                     if !self.steps.holds(number) {
@@ -388,7 +395,7 @@ impl SourceHalf<'_> {
                 }
                 // What is pulled over a network may be on its way.
                 Read::Idle => self.source.wait(IDLE_WAIT),
-                Read::Ended | Read::Held => break,
+                Read::Ended | Read::Gone | Read::Held => break,
             }
         }
         if let Some(feed) = self.feeds.get_mut(number) {
@@ -547,6 +554,17 @@ impl SourceHalf<'_> {
         self.send_end(number)
     }
 
+    /// Publishes what was read of a queue that is gone; its number may become another one's.
+    fn close(&mut self, number: usize) -> Result<(), TaskError> {
+        if self.steps.holds(number) {
+            self.release()?;
+        }
+        self.give_up(number)?;
+        self.known.remove(&self.feeds[number].chain);
+        self.free.push(number);
+        Ok(())
+    }
+
     /// Begins to read a chain from where the target stands; `known` is its number if it was read before.
     fn open(&mut self, chain: Chain, queue: &SourceQueue, known: Option<usize>) -> Result<(), TaskError> {
         let Start { next, until, without_schema, schema } =
@@ -586,10 +604,16 @@ impl SourceHalf<'_> {
         };
         match known.and_then(|number| self.feeds.get_mut(number)) {
             Some(before) => *before = feed,
-            None => {
-                self.known.insert(chain, self.feeds.len());
-                self.feeds.push(feed);
-            }
+            None => match self.free.pop().and_then(|number| Some((number, self.feeds.get_mut(number)?))) {
+                Some((number, closed)) => {
+                    *closed = feed;
+                    self.known.insert(chain, number);
+                }
+                None => {
+                    self.known.insert(chain, self.feeds.len());
+                    self.feeds.push(feed);
+                }
+            },
         }
         Ok(())
     }

@@ -388,6 +388,8 @@ impl<'a> TargetHalf<'a> {
             return Ok(None);
         };
         let began = begin();
+        let now = self.confirmer.incarnation(&chain.topic, chain.queue, slice.range.start);
+        open.incarnation = now.unwrap_or_else(|| std::mem::take(&mut open.incarnation));
         match task.commit(chain, &open.incarnation, slice, fates) {
             Err(refusal) if refusal.class == Class::Record => return Ok(Some(refusal)),
             other => other?,
@@ -466,6 +468,8 @@ impl<'a> TargetHalf<'a> {
                     self.config_kept = true;
                 }
                 let rows = files.iter().map(|file| file.rows).sum();
+                let now = self.confirmer.incarnation(&chain.topic, chain.queue, open.range.start);
+                open.incarnation = now.unwrap_or_else(|| std::mem::take(&mut open.incarnation));
                 Plan {
                     start: open.range.start,
                     end: open.range.end,

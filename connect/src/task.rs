@@ -220,6 +220,8 @@ pub enum Read {
     Idle,
     /// Nothing there, and nothing more will come in this run.
     Ended,
+    /// The queue is gone, and all of it was read. If the source lists it again it goes on from where the target stands.
+    Gone,
     /// The source wants what was read to be published now: it gives only so much that is not confirmed.
     Held,
 }
@@ -259,6 +261,12 @@ pub trait Confirm: Send + Sync {
     /// finished are given back: they come again under others, because they were not confirmed.
     fn rereads(&self) -> bool {
         true
+    }
+    /// The incarnation to record with the rows from `start` on, where it is another one than when the queue was listed: a
+    /// log goes on in another file. It says where `start` is found again; before such a change there is a
+    /// [`Read::Held`].
+    fn incarnation(&self, _topic: &str, _queue: i32, _start: i64) -> Option<String> {
+        None
     }
     /// The last confirmed offset, if the source keeps one.
     fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError>;

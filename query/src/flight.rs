@@ -18,6 +18,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Identity, ServerTlsConfig};
 
 pub use self::gate::IsToken;
 use self::service::Service;
@@ -37,6 +38,18 @@ const PING_ANSWER_MAX: Duration = Duration::from_secs(20);
 /// The stack of a thread that plans and runs: what [`crate::statement`] lets pass fits.
 const STACK_BYTES: usize = 64 << 20;
 
+/// How long a connection may take until both sides speak TLS.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// A server's certificate with those that it was signed by, and its private key, in PEM.
+#[derive(Clone)]
+pub struct Certificate {
+    /// The certificate, and those of the authorities between.
+    pub chain: Vec<u8>,
+    /// The private key.
+    pub key: Vec<u8>,
+}
+
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each message names its fields")]
@@ -45,6 +58,8 @@ pub enum Error {
     Listen { addr: SocketAddr, source: std::io::Error },
     #[error("cannot start the threads of Flight SQL")]
     Threads { source: std::io::Error },
+    #[error("cannot speak TLS by this certificate and key")]
+    Tls { source: tonic::transport::Error },
 }
 
 /// A server with threads of its own; dropped, it ends at once, and with it the streams that are open.
@@ -54,8 +69,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves at this address. With `is_token` requests bear a token of which it is true.
-    pub fn start(engine: Engine, listen: SocketAddr, is_token: Option<IsToken>) -> Result<Self, Error> {
+    /// Serves at this address. With `is_token` requests bear a token of which it is true; with a certificate by TLS alone.
+    pub fn start(
+        engine: Engine,
+        listen: SocketAddr,
+        is_token: Option<IsToken>,
+        certificate: Option<Certificate>,
+    ) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("flight")
@@ -69,7 +89,12 @@ impl Server {
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX);
         let service = InterceptedService::new(service, gate::gate(is_token));
-        let server = tonic::transport::Server::builder()
+        let mut server = tonic::transport::Server::builder();
+        if let Some(Certificate { chain, key }) = certificate {
+            let tls = ServerTlsConfig::new().identity(Identity::from_pem(chain, key)).timeout(HANDSHAKE_MAX);
+            server = server.tls_config(tls).map_err(|source| Error::Tls { source })?;
+        }
+        let server = server
             .max_concurrent_streams(STREAMS_MAX)
             .http2_max_header_list_size(HEAD_BYTES_MAX)
             .http2_keepalive_interval(Some(PING_EVERY))

@@ -17,13 +17,13 @@ use futures::{StreamExt, TryStreamExt};
 use sluice_protocol::id::{QueueId, TopicName};
 use sluice_protocol::message::{Message, push_property};
 use sluice_query::Engine;
-use sluice_query::flight::{IsToken, Server};
+use sluice_query::flight::{Certificate, IsToken, Server};
 use sluice_store::file::RealDisk;
 use sluice_store::{Batch, Settings, Store};
 use sluice_testkit::{ManualClock, scratch};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 const TOKEN: &str = "0123456789abcdef";
 
@@ -38,6 +38,16 @@ type Client = FlightSqlServiceClient<Channel>;
 impl Place {
     /// A topic `orders` of so many messages, served with so many bytes of memory.
     fn new(messages: usize, memory: usize, is_token: Option<IsToken>) -> Self {
+        Self::with(messages, memory, is_token, None)
+    }
+
+    /// The same, by TLS with a certificate.
+    fn with(
+        messages: usize,
+        memory: usize,
+        is_token: Option<IsToken>,
+        certificate: Option<Certificate>,
+    ) -> Self {
         let folder = scratch().unwrap();
         let settings = Settings::embedded(folder.path().join("store"));
         let clock = ManualClock::new(1_700_000_000_000);
@@ -57,7 +67,7 @@ impl Place {
             store.append(batch).unwrap();
         }
         let engine = Engine::new(Some(store)).with_memory(memory).unwrap().without_files();
-        let server = Server::start(engine, "127.0.0.1:0".parse().unwrap(), is_token).unwrap();
+        let server = Server::start(engine, "127.0.0.1:0".parse().unwrap(), is_token, certificate).unwrap();
         let runtime = Runtime::new().unwrap();
         Self { _folder: folder, server, runtime }
     }
@@ -327,4 +337,45 @@ fn garbage_on_the_port_harms_nobody() {
         }
     });
     assert_eq!(cell(&place.ask("select count(*) from orders").unwrap(), 0), "100");
+}
+
+#[test]
+fn with_a_certificate_it_speaks_tls_alone() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let own = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let certificate = Certificate { chain: own.pem().into_bytes(), key: key.serialize_pem().into_bytes() };
+    let place = Place::with(3, 1 << 26, Some(Arc::new(|shown| shown == TOKEN)), Some(certificate.clone()));
+    let connect = |scheme: &str, tls: Option<ClientTlsConfig>| {
+        let addr = format!("{scheme}://localhost:{}", place.server.addr().port());
+        let endpoint = Endpoint::from_shared(addr).unwrap();
+        let endpoint = match tls {
+            Some(tls) => endpoint.tls_config(tls).unwrap(),
+            None => endpoint,
+        };
+        place.runtime.block_on(endpoint.connect()).map(FlightSqlServiceClient::new)
+    };
+    let trusting = ClientTlsConfig::new().ca_certificate(tonic::transport::Certificate::from_pem(own.pem()));
+    let mut client = connect("https", Some(trusting)).unwrap();
+    client.set_token(TOKEN.to_owned());
+    let rows = place.runtime.block_on(async {
+        let info = client.execute("select id from orders".to_owned(), None).await?;
+        fetch(&mut client, &info).await
+    });
+    assert_eq!(rows.unwrap().num_rows(), 3);
+    assert!(connect("https", Some(ClientTlsConfig::new().with_native_roots())).is_err(), "nobody signed it");
+    let in_clear = connect("http", None).and_then(|mut client| {
+        client.set_token(TOKEN.to_owned());
+        Ok(place.runtime.block_on(client.execute("select 1".to_owned(), None)).is_err())
+    });
+    assert!(in_clear.unwrap_or(true), "a client in clear is answered");
+
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem().into_bytes();
+    for wrong in [
+        Certificate { key: other, ..certificate.clone() },
+        Certificate { chain: b"x".to_vec(), ..certificate },
+    ] {
+        let started = Server::start(Engine::new(None), "127.0.0.1:0".parse().unwrap(), None, Some(wrong));
+        let told = started.err().unwrap().to_string();
+        assert_eq!(told, "cannot speak TLS by this certificate and key");
+    }
 }

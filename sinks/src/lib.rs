@@ -1,10 +1,11 @@
-//! Sinks: where a pipeline's rows go. A new one is a file here, a variant of [`SinkConfig`] with its arms,
-//! an example and a line in the changelog.
+//! Sinks: where a pipeline's rows go. A new one is a file here with its [`sink::Sink`], a line in the registry of
+//! [`SinkConfig`], an example and a line in the changelog.
 //!
 //! Retry, filters, the order of a plan's steps and counting belong to the runtime.
 
 pub mod amqp091;
 pub mod amqp10;
+pub mod arrow_flight;
 pub mod arrow_ipc;
 pub mod audit;
 mod chain;
@@ -12,6 +13,7 @@ pub mod cluster;
 pub mod compact;
 #[cfg(feature = "delta")]
 pub mod delta;
+pub mod discard;
 mod disk;
 pub mod estimate;
 pub mod file;
@@ -31,6 +33,7 @@ pub mod published;
 mod records;
 mod returning;
 pub mod rotate;
+pub mod sink;
 pub mod stdout;
 #[cfg(feature = "tables")]
 pub mod table;
@@ -51,16 +54,18 @@ use sluice_client::ClientSettings;
 use sluice_connect::batch::{COLUMNS, ROUTE};
 use sluice_connect::config::{Delivery, Document};
 use sluice_connect::target::Target;
-use sluice_connect::task::{Needs, TaskError};
+use sluice_connect::task::{Class, Needs, TaskError};
 use sluice_protocol::id::TopicName;
 use sluice_store::Store;
 use sluice_store::file::{Disk, RealDisk};
 
 use amqp10::Amqp10Config;
 use amqp091::Amqp091Config;
+use arrow_flight::ArrowFlightConfig;
 use arrow_ipc::ArrowConfig;
 use bytesize::ByteSize;
 use cluster::ClusterSink;
+use discard::DiscardConfig;
 use file::FileConfig;
 use files::FileSink;
 use http::HttpConfig;
@@ -72,10 +77,12 @@ use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
 use postgres::PostgresConfig;
 use rotate::Rotate;
+use sink::Sink;
 use stdout::{Stdout, StdoutConfig};
 use topic::{Clock, TopicConfig, TopicSink};
 use zeromq::ZeromqConfig;
 
+sink::registry! {
 /// Settings of one sink; its key names it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -98,14 +105,19 @@ pub enum SinkConfig {
     Zeromq(ZeromqConfig),
     /// A table of PostgreSQL.
     Postgres(PostgresConfig),
+    /// An Arrow Flight server.
+    ArrowFlight(ArrowFlightConfig) = "arrow_flight",
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
     Delta(ParquetConfig),
     /// A table of Apache Iceberg in a folder or an object store.
     Iceberg(IcebergConfig),
     /// Whoever takes rows by HTTP.
     Http(HttpConfig),
+    /// Nowhere: rows are counted.
+    Discard(DiscardConfig) = "discard",
     /// Standard output.
     Stdout(StdoutConfig),
+}
 }
 
 /// What a build without the feature says of sink `delta`.
@@ -127,6 +139,25 @@ impl SinkConfig {
             Self::Topic(config) => Some((config.cluster.as_deref(), &config.name)),
             _ => None,
         }
+    }
+
+    /// The answers of a sink that is registered with its key.
+    fn own(&self) -> Result<&dyn Sink, TaskError> {
+        let told = || TaskError::new(Class::Fatal, "a sink has no line in the registry");
+        self.registered().map(|(_, sink)| sink).ok_or_else(told)
+    }
+
+    /// What a run finds at the target of such a sink, for a person; stores no row.
+    pub fn check(&self) -> Result<String, TaskError> {
+        self.own()?.check()
+    }
+
+    /// The paths of keys that hold secrets, of such a sink.
+    pub fn secrets(&self) -> Vec<[&'static str; 2]> {
+        let of = |(key, sink): (&'static str, &dyn Sink)| {
+            sink.secrets().iter().map(move |secret| [key, *secret]).collect()
+        };
+        self.registered().map(of).unwrap_or_default()
     }
 
     /// The target of the sink, if it writes files.
@@ -173,6 +204,7 @@ impl SinkConfig {
             | Self::Iceberg(_)
             | Self::Kafka(_)
             | Self::Postgres(_) => true,
+            other => other.registered().is_some_and(|(_, sink)| sink.keeps_positions()),
         }
     }
 
@@ -205,7 +237,7 @@ impl SinkConfig {
                 Some(("http", config.problems(format.filter(|_| !document.makes_bodies()))))
             }
             Self::Postgres(config) => Some(("postgres", config.problems(output))),
-            _ => None,
+            other => other.registered().map(|(key, sink)| (key, sink.problems())),
         };
         if let Some((kind, problems)) = of_broker {
             let below = |(path, message): KeyProblem| {
@@ -424,6 +456,7 @@ impl SinkConfig {
             Self::Stdout(config) => {
                 Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout()))))
             }
+            other => other.own()?.open()?,
         })
     }
 
@@ -485,6 +518,7 @@ impl SinkConfig {
             }
             Self::Http(config) => config.shown(),
             Self::Stdout(_) => "standard output".to_owned(),
+            other => other.registered().map(|(_, sink)| sink.shown()).unwrap_or_default(),
         }
     }
 }

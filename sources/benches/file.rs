@@ -30,6 +30,11 @@ fn main() {
         properties: vec!["origin".to_owned(), "dep_delay".to_owned()],
         keys: vec!["tailnum".to_owned()],
         tag: Some("carrier".to_owned()),
+        follow: false,
+        start: None,
+        poll: None,
+        rotate_wait: None,
+        on_lost: None,
     };
     let cases = [
         ("body", vec!["body"], false),

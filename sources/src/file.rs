@@ -3,30 +3,28 @@
 //! Each file is a chain of its own: its path below the pattern's fixed part is the topic, the queue is 0,
 //! and a record's number from 0 is its offset (records that do not fit count, the CSV header does not). So a
 //! file that is new in the pattern renumbers nothing, and one that grows goes on where it was read to. Ends
-//! when the files have been read; never watches them.
+//! when the files have been read; with `follow` the source of that name goes on for ever.
 
 mod config;
 mod csv;
+pub mod follow;
 mod incarnation;
 mod input;
 mod lines;
 mod number;
+mod records;
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use sluice_connect::progress::Stop;
-use sluice_connect::task::{
-    Class, Confirm, Needs, REJECT_BODY_BYTES_MAX, Range, Read, Reject, SourceQueue, SourceTask, TaskError,
-};
+use sluice_connect::task::{Class, Confirm, Needs, Range, Read, SourceQueue, SourceTask, TaskError};
 
-pub use self::config::{FileConfig, FileFormat};
-use self::csv::CsvRecords;
+pub use self::config::{FileConfig, FileFormat, FileStart, OnLost};
 use self::incarnation::{SameFiles, incarnation};
 use self::input::Input;
-use self::lines::LineRecords;
+use self::records::{HEAD_BYTES_MAX, Next, Records};
 use crate::envelope::{Mapping, Rows};
 
 /// A longer record is a reject, in bytes as it stands in the (unpacked) file.
@@ -34,9 +32,6 @@ pub const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How often the way to a position looks whether a stop is asked for, in records.
 const STOP_RECORDS: i64 = 1024;
-
-/// What a reject keeps of its record, in bytes.
-const HEAD_BYTES_MAX: usize = REJECT_BODY_BYTES_MAX;
 
 /// Files that one pattern may match.
 const FILES_MAX: usize = 65_536;
@@ -71,18 +66,6 @@ struct Cursor {
     body_bytes: usize,
 }
 
-/// What a step to the next record found.
-enum Next {
-    Record,
-    Bad(String),
-    End,
-}
-
-enum Records {
-    Csv(Box<CsvRecords>),
-    Lines(Box<LineRecords>),
-}
-
 impl FileSource {
     /// A source that has not looked at any file yet.
     pub fn new(config: FileConfig) -> Self {
@@ -99,95 +82,24 @@ impl FileSource {
     /// The files that the pattern matches now, by path.
     fn find_files(&self) -> Result<Vec<SourceFile>, TaskError> {
         let pattern = &self.config.path;
-        let wrong = |message: String| TaskError::new(Class::Config, message);
-        let is_plain = !pattern.contains(['*', '?', '[']);
-        let found = if is_plain { vec![PathBuf::from(pattern)] } else { self.expand()? };
-        let fixed = fixed_part(pattern);
-        let mut files = Vec::with_capacity(found.len());
-        for path in found {
-            let topic = if is_plain { path.file_name().map(Path::new) } else { Some(path.as_path()) };
-            let topic = topic.map(|p| below(p, if is_plain { Path::new("") } else { fixed }));
-            let Some(topic) = topic.as_deref().and_then(Path::to_str).filter(|topic| !topic.is_empty())
-            else {
-                return Err(wrong(format!("path {} has no name in UTF-8", path.display())));
-            };
-            let (topic, incarnation) = (Arc::from(topic), incarnation(&path)?);
+        let mut files = Vec::new();
+        for (path, topic) in matched(pattern)? {
+            let incarnation = incarnation(&path)?;
             files.push(SourceFile { path, topic, incarnation });
         }
         if files.is_empty() {
-            return Err(wrong(format!("no file matches `{pattern}`")));
+            return Err(TaskError::new(Class::Config, format!("no file matches `{pattern}`")));
         }
         Ok(files)
-    }
-
-    fn expand(&self) -> Result<Vec<PathBuf>, TaskError> {
-        let pattern = &self.config.path;
-        let paths = glob::glob(pattern).map_err(|e| {
-            TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e)
-        })?;
-        let mut found = Vec::new();
-        for path in paths {
-            let path = path.map_err(|e| {
-                let message = format!("cannot read {}, which `{pattern}` matches", e.path().display());
-                TaskError::new(Class::Config, message).because(e)
-            })?;
-            // A wildcard also meets folders; they are not what is asked for.
-            if path.is_dir() {
-                continue;
-            }
-            if found.len() == FILES_MAX {
-                return Err(TaskError::new(
-                    Class::Config,
-                    format!("`{pattern}` matches more than {FILES_MAX} files"),
-                ));
-            }
-            found.push(path);
-        }
-        Ok(found)
     }
 
     fn open_cursor(&self, file: usize) -> Result<Cursor, TaskError> {
         let SourceFile { path, .. } = &self.files[file];
         let (input, place) = (Input::open(path)?, path.display().to_string());
-        let records = match self.config.format {
-            FileFormat::Csv => {
-                let nulls = self.config.nulls.as_deref().unwrap_or(&[]);
-                let default = [String::new()];
-                let nulls = if self.config.nulls.is_none() { &default } else { nulls };
-                Records::Csv(Box::new(CsvRecords::new(input, nulls, &place)?))
-            }
-            FileFormat::Ndjson => Records::Lines(Box::new(LineRecords::new(input, self.config.columns()))),
+        let Some((records, mapping)) = Records::open(&self.config, input, &place)? else {
+            return Err(TaskError::new(Class::Fatal, format!("the header of {place} has no end")));
         };
-        let mapping = self.mapping(records.names(), &place)?;
         Ok(Cursor { file, next: 0, records, mapping, body_bytes: 0 })
-    }
-
-    /// Where properties, keys and tag stand among the file's columns.
-    fn mapping(&self, names: &[String], place: &str) -> Result<Mapping, TaskError> {
-        // A file without a header has no records.
-        if names.is_empty() {
-            return Ok(Mapping::default());
-        }
-        let find = |list: &str, column: &String| {
-            names.iter().position(|name| name == column).ok_or_else(|| {
-                let near = names.iter().map(|name| (strsim::damerau_levenshtein(name, column), name)).min();
-                let hint = match near {
-                    Some((distance, name)) if distance <= 3 => format!("; did you mean `{name}`?"),
-                    _ => format!("; it has {}", listed(names)),
-                };
-                TaskError::new(Class::Config, format!("`{list}`: {place} has no column `{column}`{hint}"))
-            })
-        };
-        let config = &self.config;
-        Ok(Mapping {
-            properties: config
-                .properties
-                .iter()
-                .map(|column| Ok((column.clone(), find("properties", column)?)))
-                .collect::<Result<_, TaskError>>()?,
-            keys: config.keys.iter().map(|column| find("keys", column)).collect::<Result<_, _>>()?,
-            tag: config.tag.as_ref().map(|column| find("tag", column)).transpose()?,
-        })
     }
 
     /// The file's cursor at `start`: the open one if it has not passed it, else a new one. It stands before
@@ -251,20 +163,9 @@ impl SourceTask for FileSource {
         let Cursor { next, records, mapping, body_bytes, .. } = &mut cursor;
         let mut rows = Rows::new(&self.needs, mapping, *body_bytes);
         while *next < range.end && (*next == range.start || !rows.is_full(bytes_max)) {
-            match records.next()? {
-                Next::Record => rows.push(*next, |out| records.write_body(out), |at| records.value(at)),
-                Next::Bad(reason) => {
-                    let (head, bytes) = records.raw();
-                    rows.reject(Reject {
-                        offset: *next,
-                        reason,
-                        body: Bytes::copy_from_slice(head),
-                        body_bytes: bytes,
-                        place: format!("{}:{}", self.files[file].path.display(), records.line()),
-                        properties: Vec::new(),
-                    });
-                }
-                Next::End => break,
+            let place = |records: &Records| format!("{}:{}", self.files[file].path.display(), records.line());
+            if let Next::End | Next::Pending = records.push_next(&mut rows, *next, place)? {
+                break;
             }
             *next += 1;
         }
@@ -296,48 +197,52 @@ impl SourceTask for FileSource {
     }
 }
 
-impl Records {
-    fn names(&self) -> &[String] {
-        match self {
-            Self::Csv(records) => records.names(),
-            Self::Lines(records) => records.names(),
-        }
+/// The files that a pattern matches now, each with its topic, by path. A path that is no pattern is given as it is.
+fn matched(pattern: &str) -> Result<Vec<(PathBuf, Arc<str>)>, TaskError> {
+    let is_plain = is_plain(pattern);
+    let found = if is_plain { vec![PathBuf::from(pattern)] } else { expand(pattern)? };
+    let fixed = fixed_part(pattern);
+    let mut files = Vec::with_capacity(found.len());
+    for path in found {
+        let topic = if is_plain { path.file_name().map(Path::new) } else { Some(path.as_path()) };
+        let topic = topic.map(|p| below(p, if is_plain { Path::new("") } else { fixed }));
+        let Some(topic) = topic.as_deref().and_then(Path::to_str).filter(|topic| !topic.is_empty()) else {
+            let message = format!("path {} has no name in UTF-8", path.display());
+            return Err(TaskError::new(Class::Config, message));
+        };
+        let topic = Arc::from(topic);
+        files.push((path, topic));
     }
+    Ok(files)
+}
 
-    fn next(&mut self) -> Result<Next, TaskError> {
-        match self {
-            Self::Csv(records) => records.next(),
-            Self::Lines(records) => records.next(),
-        }
-    }
+/// Whether a path has no wildcard.
+fn is_plain(pattern: &str) -> bool {
+    !pattern.contains(['*', '?', '['])
+}
 
-    fn raw(&self) -> (&[u8], u64) {
-        match self {
-            Self::Csv(records) => records.raw(),
-            Self::Lines(records) => records.raw(),
+fn expand(pattern: &str) -> Result<Vec<PathBuf>, TaskError> {
+    let paths = glob::glob(pattern)
+        .map_err(|e| TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e))?;
+    let mut found = Vec::new();
+    for path in paths {
+        let path = path.map_err(|e| {
+            let message = format!("cannot read {}, which `{pattern}` matches", e.path().display());
+            TaskError::new(Class::Config, message).because(e)
+        })?;
+        // A wildcard also meets folders; they are not what is asked for.
+        if path.is_dir() {
+            continue;
         }
-    }
-
-    fn line(&self) -> u64 {
-        match self {
-            Self::Csv(records) => records.line(),
-            Self::Lines(records) => records.line(),
+        if found.len() == FILES_MAX {
+            return Err(TaskError::new(
+                Class::Config,
+                format!("`{pattern}` matches more than {FILES_MAX} files"),
+            ));
         }
+        found.push(path);
     }
-
-    fn value(&self, at: usize) -> Option<&[u8]> {
-        match self {
-            Self::Csv(records) => records.value(at),
-            Self::Lines(records) => records.value(at),
-        }
-    }
-
-    fn write_body(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Csv(records) => records.write_body(out),
-            Self::Lines(records) => records.write_body(out),
-        }
-    }
+    Ok(found)
 }
 
 /// The folders of a pattern before its first wildcard.
@@ -351,12 +256,6 @@ fn below(path: &Path, folder: &Path) -> PathBuf {
     let named = |path: &Path| path.components().filter(|c| *c != Component::CurDir).collect::<PathBuf>();
     let path = named(path);
     path.strip_prefix(named(folder)).map(Path::to_path_buf).unwrap_or(path)
-}
-
-/// The first names of a header, for an error.
-fn listed(names: &[String]) -> String {
-    let shown = names.iter().take(20).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    if names.len() > 20 { format!("{shown}, …") } else { shown }
 }
 
 /// Appends UTF-8 text as a JSON string.

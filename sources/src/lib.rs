@@ -34,6 +34,7 @@ use sluice_store::Store;
 use amqp10::Amqp10Config;
 use amqp091::Amqp091Config;
 use cluster::ClusterSource;
+use file::follow::FollowSource;
 use file::{FileConfig, FileSource};
 use generate::{GenerateConfig, GenerateSource};
 use http::HttpConfig;
@@ -122,6 +123,11 @@ impl SourceConfig {
         matches!(self, Self::Postgres(_))
     }
 
+    /// Whether rows before a position can be read again. Files that are followed may be gone by then.
+    pub fn looks_back(&self) -> bool {
+        self.rereads() && !matches!(self, Self::File(FileConfig { follow: true, .. }))
+    }
+
     /// The topic that the source reads, if it reads one: its cluster, unless it is the embedded broker's, and its
     /// name.
     pub fn topic(&self) -> Option<(Option<&str>, &str)> {
@@ -152,6 +158,9 @@ impl SourceConfig {
         stop: &Arc<Stop>,
     ) -> Result<Box<dyn SourceTask>, E> {
         Ok(match self {
+            Self::File(config) if config.follow => {
+                Box::new(FollowSource::new(config.clone(), Arc::clone(stop)))
+            }
             Self::File(config) => Box::new(FileSource::new(config.clone()).with_stop(Arc::clone(stop))),
             Self::Topic(config) => match &config.cluster {
                 Some(cluster) => Box::new(ClusterSource::new(config, cluster, pipeline, feeders)?),

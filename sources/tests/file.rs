@@ -46,6 +46,11 @@ fn config(folder: &Path, pattern: &str, format: FileFormat) -> FileConfig {
         properties: Vec::new(),
         keys: Vec::new(),
         tag: None,
+        follow: false,
+        start: None,
+        poll: None,
+        rotate_wait: None,
+        on_lost: None,
     }
 }
 
@@ -75,7 +80,7 @@ fn slice(source: &mut FileSource, topic: &str, range: Range, bytes_max: usize) -
             Some(slice)
         }
         Read::Ended => None,
-        Read::Idle | Read::Held => panic!("a file is never idle"),
+        Read::Idle | Read::Gone | Read::Held => panic!("a file is never idle"),
     }
 }
 

@@ -87,7 +87,7 @@ fn read(source: &mut TopicSource, queue: i32, range: Range) -> Option<Slice> {
     match source.read("t", queue, range, 1 << 20).unwrap() {
         Read::Slice(slice) => Some(slice),
         Read::Ended => None,
-        Read::Idle | Read::Held => panic!("nothing there yet"),
+        Read::Idle | Read::Gone | Read::Held => panic!("nothing there yet"),
     }
 }
 

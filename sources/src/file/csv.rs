@@ -37,11 +37,14 @@ pub(super) struct CsvRecords {
     line: u64,
     next_line: u64,
     is_over: bool,
+    /// The file has the beginning of this record only, so far.
+    is_partial: bool,
 }
 
 impl CsvRecords {
-    /// Reads the header; `place` is the file's name for errors. A file without one has no records.
-    pub(super) fn new(input: Input, nulls: &[String], place: &str) -> Result<Self, TaskError> {
+    /// Reads the header; `place` is the file's name for errors. A file without one has no records. `None` if the header is
+    /// not whole yet.
+    pub(super) fn new(input: Input, nulls: &[String], place: &str) -> Result<Option<Self>, TaskError> {
         let mut records = Self {
             input,
             parser: Reader::new(),
@@ -57,6 +60,7 @@ impl CsvRecords {
             line: 1,
             next_line: 1,
             is_over: false,
+            is_partial: false,
         };
         let wrong = |what: String| TaskError::new(Class::Config, format!("header of {place} {what}"));
         match records.split()? {
@@ -76,6 +80,7 @@ impl CsvRecords {
             Split::Unclosed => return Err(wrong("has a quote that is never closed".to_owned())),
             // The first record says so, again.
             Split::Broken(_) => records.is_over = false,
+            Split::Partial => return Ok(None),
             Split::End => {}
         }
         for (at, name) in records.names.iter().enumerate() {
@@ -91,7 +96,7 @@ impl CsvRecords {
             records.keys.push(key);
         }
         records.ends.truncate(records.names.len() + 1);
-        Ok(records)
+        Ok(Some(records))
     }
 
     /// The header's names.
@@ -115,6 +120,7 @@ impl CsvRecords {
             }
             Split::Unclosed => Next::Bad("a quote is open at the end of the file".to_owned()),
             Split::Broken(reason) => Next::Bad(reason),
+            Split::Partial => Next::Pending,
             Split::End => Next::End,
         })
     }
@@ -129,6 +135,23 @@ impl CsvRecords {
     /// The line on which this record begins, from 1.
     pub(super) fn line(&self) -> u64 {
         self.line
+    }
+
+    /// The byte behind this record, or at which one begins that is not whole yet.
+    pub(super) fn position(&self) -> u64 {
+        let consumed = self.input.consumed();
+        if self.is_partial { consumed - self.gone } else { consumed + self.raw as u64 }
+    }
+
+    /// Goes on to a byte at which a record begins; whether the file has that many.
+    pub(super) fn skip_to(&mut self, byte: u64) -> Result<bool, TaskError> {
+        self.raw = 0;
+        self.input.skip_to(byte)
+    }
+
+    /// The bytes that records are read from.
+    pub(super) fn input(&mut self) -> &mut Input {
+        &mut self.input
     }
 
     /// A field of this record, in UTF-8; `None` is null.
@@ -179,19 +202,30 @@ impl CsvRecords {
 
     /// Splits off the next record.
     fn split(&mut self) -> Result<Split, TaskError> {
-        self.input.consume(std::mem::take(&mut self.raw));
-        self.head.clear();
-        self.gone = 0;
-        if self.is_over {
-            return Ok(Split::End);
+        let was_partial = std::mem::take(&mut self.is_partial);
+        // Of a record that is too long already only the end is looked for.
+        if !(was_partial && self.gone > 0) {
+            if was_partial {
+                self.raw = 0;
+                self.parser.reset();
+            }
+            self.input.consume(std::mem::take(&mut self.raw));
+            self.head.clear();
+            self.gone = 0;
+            if self.is_over {
+                return Ok(Split::End);
+            }
+            if let Some(end) = self.skip_blank_lines()? {
+                self.is_over = !matches!(end, Split::Partial);
+                return Ok(end);
+            }
+            self.parser.set_line(self.line);
         }
-        if let Some(end) = self.skip_blank_lines()? {
-            self.is_over = true;
-            return Ok(end);
-        }
-        self.parser.set_line(self.line);
         let split = self.split_fields()?;
-        self.next_line = self.parser.line();
+        self.is_partial = matches!(split, Split::Partial);
+        if !self.is_partial {
+            self.next_line = self.parser.line();
+        }
         Ok(split)
     }
 
@@ -210,6 +244,10 @@ impl CsvRecords {
             match self.input.fill()? {
                 Filled::More => {}
                 Filled::End => return Ok(Some(Split::End)),
+                Filled::Pending => {
+                    self.next_line = self.line;
+                    return Ok(Some(Split::Partial));
+                }
                 Filled::Broken(reason) => return Ok(Some(Split::Broken(reason))),
             }
         }
@@ -224,6 +262,7 @@ impl CsvRecords {
                 match self.input.fill()? {
                     Filled::More => continue,
                     Filled::End => at_end = true,
+                    Filled::Pending => return Ok(Split::Partial),
                     Filled::Broken(reason) => {
                         self.is_over = true;
                         return Ok(Split::Broken(reason));
@@ -267,6 +306,7 @@ enum Split {
     TooLong(u64),
     Unclosed,
     Broken(String),
+    Partial,
     End,
 }
 
@@ -279,7 +319,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [b"a,b\n1,\"".as_slice(), &b"2,3\n".repeat(10_000_000)].concat())
             .unwrap();
-        let mut records = CsvRecords::new(Input::open(file.path()).unwrap(), &[], "a file").unwrap();
+        let mut records = CsvRecords::new(Input::open(file.path()).unwrap(), &[], "a file").unwrap().unwrap();
         let Next::Bad(reason) = records.next().unwrap() else { panic!("the quote is never closed") };
         assert_eq!(reason, "record of 40000003 bytes exceeds the limit of 4194304 bytes");
         assert!(matches!(records.next().unwrap(), Next::End));

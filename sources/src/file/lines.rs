@@ -29,6 +29,8 @@ pub(super) struct LineRecords {
     gone: u64,
     line: u64,
     is_over: bool,
+    /// The file has the beginning of this line only, so far.
+    is_partial: bool,
 }
 
 impl LineRecords {
@@ -44,6 +46,7 @@ impl LineRecords {
             gone: 0,
             line: 0,
             is_over: false,
+            is_partial: false,
         }
     }
 
@@ -55,14 +58,23 @@ impl LineRecords {
     /// Goes to the next line that is not blank.
     pub(super) fn next(&mut self) -> Result<Next, TaskError> {
         loop {
-            self.input.consume(std::mem::take(&mut self.raw));
-            self.head.clear();
-            self.gone = 0;
-            if self.is_over {
-                return Ok(Next::End);
+            if !std::mem::take(&mut self.is_partial) {
+                self.input.consume(std::mem::take(&mut self.raw));
+                self.head.clear();
+                self.gone = 0;
+                if self.is_over {
+                    return Ok(Next::End);
+                }
+                self.line += 1;
             }
-            self.line += 1;
-            let broken = self.split()?;
+            let broken = match self.split()? {
+                Split::Whole => None,
+                Split::Broken(reason) => Some(reason),
+                Split::Partial => {
+                    self.is_partial = true;
+                    return Ok(Next::Pending);
+                }
+            };
             if self.gone > 0 {
                 let bytes = self.gone;
                 return Ok(Next::Bad(format!(
@@ -108,6 +120,17 @@ impl LineRecords {
         self.line
     }
 
+    /// The byte behind this line, or at which a line begins that is not whole yet.
+    pub(super) fn position(&self) -> u64 {
+        let consumed = self.input.consumed();
+        if self.is_partial { consumed - self.gone } else { consumed + self.raw as u64 }
+    }
+
+    /// The bytes that lines are read from.
+    pub(super) fn input(&mut self) -> &mut Input {
+        &mut self.input
+    }
+
     /// A wanted field of this line, text as it is and everything else as its JSON; `None` is null.
     pub(super) fn value(&self, at: usize) -> Option<&[u8]> {
         let range = self.values.found.get(at)?.clone()?;
@@ -120,7 +143,7 @@ impl LineRecords {
     }
 
     /// Finds the end of the line; says where the file is broken before it.
-    fn split(&mut self) -> Result<Option<String>, TaskError> {
+    fn split(&mut self) -> Result<Split, TaskError> {
         loop {
             let window = self.input.window();
             let found = memchr(b'\n', &window[self.raw..]);
@@ -133,21 +156,28 @@ impl LineRecords {
                 self.input.consume(std::mem::take(&mut self.raw));
             }
             if found.is_some() {
-                return Ok(None);
+                return Ok(Split::Whole);
             }
             match self.input.fill()? {
                 Filled::More => {}
+                Filled::Pending => return Ok(Split::Partial),
                 Filled::End => {
                     self.is_over = true;
-                    return Ok(None);
+                    return Ok(Split::Whole);
                 }
                 Filled::Broken(reason) => {
                     self.is_over = true;
-                    return Ok(Some(reason));
+                    return Ok(Split::Broken(reason));
                 }
             }
         }
     }
+}
+
+enum Split {
+    Whole,
+    Partial,
+    Broken(String),
 }
 
 /// The wanted fields of one line.
