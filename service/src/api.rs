@@ -106,7 +106,12 @@ impl Api {
             .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
             .collect();
         parameters.extend(query.iter().map(|(name, kind, what)| {
-            json!({"name": name, "in": "query", "description": what, "schema": {"type": kind}})
+            let mut schema = json!({"type": kind});
+            if *kind == "integer" {
+                // None means none, so none takes it.
+                schema["minimum"] = json!(1);
+            }
+            json!({"name": name, "in": "query", "description": what, "schema": schema})
         }));
         let error = self.generator.subschema_for::<ErrorMessage>();
         let mut responses = Map::new();

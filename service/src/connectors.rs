@@ -26,7 +26,7 @@ pub(crate) fn routes(api: &mut Api) {
     api.on(
         Route::get("/connectors", "Names of all pipelines, or more of each.")
             .query("expand", "string", "`info` or `status`, may stand twice")
-            .gives::<Vec<String>>(200),
+            .gives::<Listed>(200),
         list,
     );
     api.on(
@@ -124,6 +124,14 @@ struct Health {
     message: &'static str,
 }
 
+/// Names, or more of each by its name.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum Listed {
+    Names(Vec<String>),
+    Expanded(Map<String, Value>),
+}
+
 #[derive(Serialize, JsonSchema)]
 struct Topics {
     topics: Vec<String>,
@@ -206,7 +214,7 @@ async fn list(State(service): Of, query: Query) -> Answer {
         }
     }
     if query.text("expand").is_none() {
-        return json(200, &all.iter().map(|pipeline| &pipeline.name).collect::<Vec<_>>());
+        return json(200, &Listed::Names(all.into_iter().map(|pipeline| pipeline.name).collect()));
     }
     let mut expanded = Map::new();
     for pipeline in &all {
@@ -219,7 +227,7 @@ async fn list(State(service): Of, query: Query) -> Answer {
         }
         expanded.insert(pipeline.name.clone(), Value::Object(one));
     }
-    json(200, &expanded)
+    json(200, &Listed::Expanded(expanded))
 }
 
 fn value(of: &impl Serialize) -> Result<Value, Fault> {
@@ -357,11 +365,16 @@ async fn patch_config(
     config.extend(texts(changes)?);
     config.retain(|key, _| !removed.contains(key));
     // What was read must still stand when it is written.
-    let condition = match condition(&headers)? {
-        Condition::Always => Condition::Tags(vec![pipeline.tag()]),
-        other => other,
-    };
-    put_answer(&service.put_flat(&name, config, condition, Wanted::Running).await?)
+    let condition = condition(&headers)?;
+    let asked = condition != Condition::Always;
+    let condition = if asked { condition } else { Condition::Tags(vec![pipeline.tag()]) };
+    let outcome = service.put_flat(&name, config, condition, Wanted::Running).await;
+    put_answer(&outcome.map_err(|fault| match fault.status {
+        412 if !asked => {
+            Fault::conflict(format!("{name} was changed by another request meanwhile: send it again"))
+        }
+        _ => fault,
+    })?)
 }
 
 async fn status(State(service): Of, In(name): In<String>) -> Answer {

@@ -1,8 +1,8 @@
 //! A pipeline's document as the flat map that tools of Kafka Connect send and read: dotted keys are paths of the YAML
 //! document, values are text.
 //!
-//! A value that begins with `[`, `{` or `"`, and one that is a number, a boolean or `null`, is read as YAML; all else is
-//! the text that it is. `name`, `connector.class` and `tasks.max` are Connect's own. Variables are never expanded here.
+//! A value that begins with `[`, `{` or `"`, and one that is a number, a boolean or `null`, is read as YAML; all else, and
+//! a name, is the text that it is. `name`, `connector.class` and `tasks.max` are Connect's own. Variables are never expanded here.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,6 +14,9 @@ use sluice_connect::config::tree::{self, Node, Text, Value};
 pub const CLASS: &str = "connector.class";
 /// Connect's key of the number of tasks; tasks are the source's queues here, so it is taken and says nothing.
 pub const TASKS_MAX: &str = "tasks.max";
+
+/// The key of the pipeline's name, which is text whatever it looks like.
+const NAME: &str = "name";
 
 /// Keys by path, values as text.
 pub type Flat = BTreeMap<String, String>;
@@ -43,7 +46,8 @@ pub fn document(flat: &Flat) -> Result<String, String> {
         if parts.len() > DEPTH_MAX || parts.iter().any(|part| part.is_empty()) {
             return Err(format!("`{key}` is no path of a pipeline's document, such as sink.parquet.path"));
         }
-        let value = read(text).map_err(|error| format!("{key}: {error}"))?;
+        let value = if key == NAME { Ok(Json::String(text.clone())) } else { read(text) };
+        let value = value.map_err(|error| format!("{key}: {error}"))?;
         put(&mut root, &parts, value).map_err(|above| {
             format!("`{key}` stands below `{}`, which has a value of its own", parts[..above].join("."))
         })?;
@@ -73,7 +77,7 @@ fn add(key: &str, node: &Node, flat: &mut Flat) {
                 add(&format!("{key}.{part}"), below, flat);
             }
         }
-        Value::Text(text) if read(text).as_ref() == Ok(&Json::String(text.clone())) => {
+        Value::Text(text) if key == NAME || read(text).as_ref() == Ok(&Json::String(text.clone())) => {
             flat.insert(key.to_owned(), text.clone());
         }
         value => {
@@ -226,6 +230,8 @@ limits: {}
         assert_eq!(values[..2], ["\"123\"", "\"true\""]);
         assert_eq!(values[3], "a: b");
         assert_eq!(flatten(&document(&flat).unwrap()).unwrap(), flat);
+        let named = document(&Flat::from([("name".to_owned(), "0".to_owned())])).unwrap();
+        assert_eq!((named.as_str(), flatten(&named).unwrap()["name"].as_str()), ("name: \"0\"\n", "0"));
     }
 
     #[test]

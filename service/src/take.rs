@@ -104,6 +104,9 @@ impl<S: Send + Sync> FromRequest<S> for Text {
                 _ => Fault::new(status, rejected.body_text()),
             }
         })?;
+        if bytes.is_empty() {
+            return Err(Fault::bad("the body is missing"));
+        }
         let text = String::from_utf8(bytes.into()).map_err(|_| Fault::bad("the body is no UTF-8"))?;
         Ok(Self(text))
     }

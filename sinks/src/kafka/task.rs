@@ -10,7 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use sluice_bridges::kafka::client::{self, Context, Told, Wait, failed};
 use sluice_bridges::kafka::mapping::{self, Given, Place, Record, to_record};
@@ -66,11 +66,12 @@ struct Open {
 #[derive(Clone, Default)]
 struct Deliveries {
     told: Arc<Told>,
-    failure: Arc<Mutex<Option<RDKafkaErrorCode>>>,
+    /// Why one was not stored, and the topic that it was for.
+    failure: Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>,
 }
 
 impl Deliveries {
-    fn lock(&self) -> MutexGuard<'_, Option<RDKafkaErrorCode>> {
+    fn lock(&self) -> MutexGuard<'_, Option<(RDKafkaErrorCode, String)>> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -89,7 +90,7 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let Err((error, _)) = result else { return };
+        let Err((error, record)) = result else { return };
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         // What was taken back because of another one's failure tells nothing; that a record can never be stored must
         // not hide that the broker is away.
@@ -99,8 +100,8 @@ impl ProducerContext for Deliveries {
             _ => 2,
         };
         let mut failure = self.lock();
-        if failure.is_none_or(|before| rank(before) < rank(code)) {
-            *failure = Some(code);
+        if failure.as_ref().is_none_or(|(before, _)| rank(*before) < rank(code)) {
+            *failure = Some((code, record.topic().to_owned()));
         }
     }
 }
@@ -277,9 +278,9 @@ impl KafkaSink {
         }
         match producer.context().lock().take() {
             None => Ok(()),
-            Some(code) => {
+            Some((code, topic)) => {
                 let error = KafkaError::MessageProduction(code);
-                Err(self.failed("records were not stored", error, told))
+                Err(self.failed(&not_stored(&topic), error, told))
             }
         }
     }
@@ -337,7 +338,7 @@ impl KafkaSink {
         match producer.begin_transaction() {
             Err(KafkaError::Transaction(why)) if why.txn_requires_abort() => {
                 let told = &producer.context().told;
-                self.failed("records were not stored", KafkaError::Transaction(why), told)
+                self.failed(&not_stored(&self.settings.topic), KafkaError::Transaction(why), told)
             }
             _ => error,
         }
@@ -380,6 +381,10 @@ impl KafkaSink {
             }
         }
     }
+}
+
+fn not_stored(topic: &str) -> String {
+    format!("records for topic {topic} were not stored")
 }
 
 /// Where a row came from, as `topic/queue/offset`.
