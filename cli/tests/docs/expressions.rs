@@ -65,7 +65,7 @@ fn every_expression_has_the_answer_that_the_book_tells() {
             places.push(format!("{place}: {expression}"));
         }
     }
-    assert!(places.len() > 60, "the book has {} expressions", places.len());
+    assert!(places.len() > 50, "the book has {} expressions", places.len());
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("expressions.yaml");
     std::fs::write(&file, text).unwrap();

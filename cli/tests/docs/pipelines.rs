@@ -165,8 +165,16 @@ fn the_first_five_minutes_go_as_the_book_tells() {
                 .output()
                 .unwrap();
             let said = String::from_utf8(ran.stdout).unwrap();
-            let settle = |text: &str| text.lines().map(settled).collect::<Vec<String>>();
-            assert_eq!(settle(&said), settle(told), "{}: {command}\n{said}", block.place);
+            // The book has the build of its first command, which has no `query` to point to.
+            let is_of_it = |line: &&str| !line.starts_with("  sluice query ");
+            let settle = |text: &str| text.lines().filter(is_of_it).map(settled).collect::<Vec<String>>();
+            let (said, told) = (settle(&said), settle(told));
+            let is_so = |(said, told): (&String, &String)| match told.strip_suffix('…') {
+                Some(begin) => said.starts_with(begin),
+                None => said == told,
+            };
+            let all = said.len() == told.len() && said.iter().zip(&told).all(is_so);
+            assert!(all, "{}: {command}\nsaid {said:#?}\ntold {told:#?}", block.place);
             count += 1;
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use sluice_formats::Unknown;
 use sluice_formats::avro::AvroSchema;
 use sluice_formats::csv::Layout;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
 use serde::de::{self, Deserializer, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 use sluice_filters::{Dialect, Filter};
 
 use super::Decode;
