@@ -9,6 +9,7 @@
 
 mod book;
 mod expressions;
+mod management;
 mod pages;
 mod pipelines;
 #[path = "../served/mod.rs"]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use sluice_connect::config::tree;
 
+use crate::management;
 use crate::root;
 use crate::settings::{self, Setting};
 
@@ -123,6 +124,12 @@ fn made() -> Vec<Made> {
         table(&settings::of_pipeline(&document))
     );
     found.push(Made { path: "connectors/pipeline.md".to_owned(), text });
+    let text = format!(
+        "<!-- Made of the OpenAPI document: {HOW} -->\n\n# Paths of the management API\n\nWhat `sluice connect --rest` answers, see [As a \
+         service](service.md). Bodies are described by `/openapi.json`. `/metrics` is there, too.\n\n{}",
+        management::paths()
+    );
+    found.push(Made { path: "operations/paths.md".to_owned(), text });
     summary.push_str("  - [Keys of a pipeline](connectors/pipeline.md)\n");
 
     let standing = fs::read_to_string(root().join("docs/src/SUMMARY.md")).unwrap();

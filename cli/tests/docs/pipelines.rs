@@ -1,19 +1,15 @@
-//! Each pipeline, setting of a broker and config of a connector in the book is checked as a user's would be, and the
-//! commands of the first five minutes are run.
+//! Each pipeline and setting of a broker in the book is checked as a user's would be, and the commands of the first
+//! five minutes are run.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::Value;
 use sluice_connect::config::tree::{self, Node};
 use tempfile::TempDir;
 
 use crate::book::{Block, pages};
 use crate::root;
-use crate::served::Served;
 
 /// Descriptor set of `package shop; message Order { int64 id = 1; }`, by hand: `google/protobuf/descriptor.proto`.
 const ORDER_DESC: &[u8] =
@@ -101,38 +97,6 @@ fn every_pipeline_of_the_book_passes_lint_and_its_own_tests() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(count > 30, "the book has {count} pipelines");
-}
-
-#[test]
-fn every_config_of_a_connector_is_taken_by_the_management_api() {
-    let worker = Served::start(&["connect", "--rest", "127.0.0.1:0"]);
-    let address = worker.text("rest");
-    let mut count = 0;
-    for block in pages().iter().flat_map(crate::book::Page::blocks).filter(|block| block.language == "json") {
-        let Ok(config) = serde_json::from_str::<Value>(&block.text) else {
-            panic!("{}: no JSON", block.place)
-        };
-        // Names of Java classes stand beside, for comparison.
-        let Some(class) = config["connector.class"].as_str().filter(|class| !class.contains('.')) else {
-            continue;
-        };
-        count += 1;
-        let answer = put(&address, &format!("/connector-plugins/{class}/config/validate"), &config);
-        assert_eq!(answer["error_count"], 0, "{}: {answer}", block.place);
-    }
-    assert!(count > 0, "the book has no config of a connector");
-}
-
-fn put(address: &str, path: &str, body: &Value) -> Value {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let body = body.to_string();
-    let length = body.len();
-    let head = format!("PUT {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n");
-    write!(stream, "{head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-    serde_json::from_str(body).unwrap_or_else(|_| panic!("{path}: {answer}"))
 }
 
 /// What differs from run to run: how long it took, and sizes that depend on the compiler of the codec.
