@@ -38,6 +38,10 @@ pub fn config(side: Side, bootstrap: &str, properties: &Properties) -> ClientCon
             ("enable.partition.eof", "true"),
             ("check.crcs", "true"),
             ("fetch.wait.max.ms", "100"),
+            // Once enough is read ahead; its default, a second, is longer than what is ahead lasts.
+            ("fetch.queue.backoff.ms", "10"),
+            // Compressed: what an answer unpacks to is held beside what is ahead.
+            ("fetch.message.max.bytes", "524288"),
         ],
         Side::Sink => &[
             ("acks", "all"),
@@ -71,6 +75,7 @@ fn alias(key: &str) -> Option<&'static str> {
         "request.required.acks" => Some("acks"),
         "compression.codec" => Some("compression.type"),
         "queue.buffering.max.ms" => Some("linger.ms"),
+        "max.partition.fetch.bytes" => Some("fetch.message.max.bytes"),
         _ => None,
     }
 }

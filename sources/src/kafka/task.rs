@@ -37,7 +37,7 @@ const SAME_INTERVAL: Duration = Duration::from_secs(20);
 /// How often a partition's end is asked for, for the lag.
 const END_INTERVAL: Duration = Duration::from_secs(2);
 /// What all partitions together read ahead, in KiB, about.
-const AHEAD_KIB_MAX: usize = 16 * 1024;
+const AHEAD_KIB_MAX: usize = 4 * 1024;
 /// Rows of one slice.
 const SLICE_ROWS_MAX: usize = 16_384;
 
