@@ -14,7 +14,7 @@ use arrow::ipc::reader::{FileReader, read_footer_length};
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow::ipc::{CompressionType, root_as_footer, root_as_message};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluice_connect::task::{Class, TaskError};
 
 use crate::disk::{FileOut, failed};
@@ -60,7 +60,7 @@ pub struct ArrowConfig {
 }
 
 /// How buffers are compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Codec {
     /// Zstandard.

@@ -9,7 +9,7 @@ mod positions;
 mod task;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluice_bridges::kafka::{KeyPlace, Properties, Property, Side, problems, topic_problem};
 
 #[cfg(feature = "kafka")]
@@ -29,7 +29,7 @@ pub struct KafkaConfig {
     /// Which partition a row goes to.
     #[serde(default)]
     pub partition: PartitionBy,
-    /// Where a record's key comes from: `$keys`, or the name of a property.
+    /// Where a record's key comes from: `$keys`, as if not said, or the name of a property.
     #[serde(default)]
     pub key: KeyPlace,
     /// The topic that holds positions; made if there is none.
@@ -45,7 +45,7 @@ pub struct KafkaConfig {
 }
 
 /// Which partition a row goes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionBy {
     /// Equal keys meet in one, by the hash that clients of Java use; rows without keys are spread.

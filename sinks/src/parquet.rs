@@ -46,7 +46,7 @@ pub struct ParquetConfig {
     /// The object store, for a target that is none of this machine's folders.
     #[serde(default)]
     pub store: Option<StoreConfig>,
-    /// How column chunks are compressed.
+    /// How column chunks are compressed: `zstd(1)` to `zstd(22)`, `snappy`, `lz4`, `none`; `zstd(3)` if not said.
     #[serde(default)]
     pub codec: Codec,
     /// Columns that name folders: `$.field`, `$envelope_column` or a property.

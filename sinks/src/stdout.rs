@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::pretty::pretty_format_batches;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
 /// Settings of `sink: {stdout: …}`.
@@ -25,7 +25,7 @@ pub struct StdoutConfig {
 }
 
 /// How rows look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RowFormat {
     /// A table for each slice.

@@ -9,7 +9,7 @@ use arrow::array::{
     TimestampMillisecondArray,
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluice_client::{Access, ClientSettings};
 use sluice_connect::batch::ROUTE;
 use sluice_connect::task::{Chain, Class, Fates, Needs, Slice, TaskError, TransactTask};
@@ -41,7 +41,7 @@ pub struct TopicConfig {
 }
 
 /// Which queue of a topic a row goes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum QueueBy {
     /// Equal keys meet in one; rows without keys are spread.

@@ -7,7 +7,7 @@
 mod task;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluice_bridges::zeromq::{Endpoint, HIGH_WATER_MARK, Kind, WITHOUT};
 
 #[cfg(feature = "zeromq")]
@@ -35,7 +35,7 @@ pub struct ZeromqConfig {
 }
 
 /// The kind of a sink's socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Socket {
     /// Each message goes to one PULL socket; the pipeline waits for one.

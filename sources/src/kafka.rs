@@ -40,7 +40,7 @@ pub struct KafkaConfig {
     /// When the pipeline ends.
     #[serde(default)]
     pub until: Until,
-    /// Where a record's key goes: `$keys`, or the name of a property.
+    /// Where a record's key goes: `$keys`, as if not said, or the name of a property.
     #[serde(default)]
     pub key: KeyPlace,
     /// librdkafka's own properties: TLS, SASL, sizes.

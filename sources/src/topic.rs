@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluice_client::{Access, ClientSettings};
 use sluice_connect::progress::Progress;
 use sluice_connect::task::{
@@ -61,7 +61,7 @@ impl TopicConfig {
 }
 
 /// Where a pipeline begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Begin {
     /// At the first record that is kept.
@@ -72,7 +72,7 @@ pub enum Begin {
 }
 
 /// When a pipeline over a topic ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Until {
     /// At the end of the topic, once every pipeline of this run that feeds it has ended.

@@ -8,7 +8,7 @@ mod task;
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sluice_bridges::zeromq::{Endpoint, HIGH_WATER_MARK, Kind, WITHOUT};
 use sluice_connect::config::size;
 
@@ -44,7 +44,7 @@ pub struct ZeromqConfig {
 }
 
 /// The kind of a source's socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Socket {
     /// Messages of PUSH sockets, each of which one PULL socket gets.

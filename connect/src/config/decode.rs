@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
-use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use sluice_formats::Unknown;
 use sluice_formats::avro::AvroSchema;
 use sluice_formats::csv::Layout;
@@ -205,7 +205,7 @@ pub struct SchemaSettings {
 }
 
 /// Where a schema comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SchemaMode {
     /// From the first rows, fixed before the first file; from the format itself, if that says it.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
-use serde::Deserialize;
 use serde::de::{self, Deserializer, Unexpected, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 use sluice_filters::{Dialect, Filter};
 
 use super::Decode;
@@ -119,7 +119,7 @@ impl TryFrom<String> for Expression {
 }
 
 /// What a target promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
     /// Each source offset ends in the target once, whatever crashes.
@@ -177,7 +177,7 @@ impl StopAfter {
 }
 
 /// Where a record goes that does not fit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
     /// The pipeline ends with an error; nothing is passed over.
@@ -194,6 +194,13 @@ pub enum Then {
 #[schemars(with = "String")]
 #[serde(try_from = "String")]
 pub struct Span(pub Duration);
+
+/// Written as [`Span::try_from`] reads it.
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(self.0))
+    }
+}
 
 impl TryFrom<String> for Span {
     type Error = String;
