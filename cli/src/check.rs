@@ -158,28 +158,6 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
         SinkConfig::Topic(config) => {
             format!("topic {}: rows and position are one act: exactly_once", config.name)
         }
-        #[cfg(feature = "kafka")]
-        SinkConfig::Kafka(config) => sluice_sinks::kafka::check(config, document.delivery)?,
-        #[cfg(not(feature = "kafka"))]
-        SinkConfig::Kafka(_) => anyhow::bail!("this program was built without Kafka"),
-        #[cfg(feature = "amqp091")]
-        SinkConfig::Amqp091(config) => sluice_sinks::amqp091::check(config)?,
-        #[cfg(not(feature = "amqp091"))]
-        SinkConfig::Amqp091(_) => anyhow::bail!(sluice_bridges::amqp091::WITHOUT),
-        #[cfg(feature = "amqp10")]
-        SinkConfig::Amqp10(config) => sluice_sinks::amqp10::check(config)?,
-        #[cfg(not(feature = "amqp10"))]
-        SinkConfig::Amqp10(_) => anyhow::bail!(sluice_bridges::amqp10::WITHOUT),
-        #[cfg(feature = "zeromq")]
-        SinkConfig::Zeromq(config) => sluice_sinks::zeromq::check(config)?,
-        #[cfg(not(feature = "zeromq"))]
-        SinkConfig::Zeromq(_) => anyhow::bail!(sluice_bridges::zeromq::WITHOUT),
-        SinkConfig::Http(config) => sluice_sinks::http::check(config)?,
-        #[cfg(feature = "postgres")]
-        SinkConfig::Postgres(config) => sluice_sinks::postgres::check(config)?,
-        #[cfg(not(feature = "postgres"))]
-        SinkConfig::Postgres(_) => anyhow::bail!(sluice_bridges::postgres::WITHOUT),
-        SinkConfig::Stdout(_) => "keeps no positions: at_least_once".to_owned(),
         SinkConfig::Parquet(_)
         | SinkConfig::Arrow(_)
         | SinkConfig::File(_)
@@ -210,6 +188,6 @@ fn sink(parsed: &ParsedPipeline, shared: &Shared) -> Result<String> {
                 _ => format!("{holds}: exactly_once"),
             }
         }
-        other => other.check()?,
+        other => other.check(document.delivery)?,
     })
 }

@@ -162,45 +162,14 @@ fn descriptors(parsed: &ParsedPipeline, decode: &Decode) -> Option<Problem> {
 
 /// Secrets that stand in the file: its text is kept in the target.
 fn open_secrets(parsed: &ParsedPipeline) -> Vec<Problem> {
-    let kind = match &parsed.document.sink {
-        SinkConfig::Parquet(_) => "parquet",
-        SinkConfig::Arrow(_) => "arrow",
-        SinkConfig::File(_) => "file",
-        SinkConfig::Delta(_) => "delta",
-        SinkConfig::Iceberg(_) => "iceberg",
-        _ => "",
-    };
-    let in_store = ["secret_access_key", "session_token"].map(|key| vec!["sink", kind, "store", key]);
-    let password = vec!["decode", "format", "avro", "registry", "password"];
-    let of_kafka =
-        |half: &'static str| sluice_bridges::kafka::SECRETS.map(|key| vec![half, "kafka", "properties", key]);
+    let of_sink = parsed.document.sink.secrets();
+    let of_sink = of_sink.into_iter().map(|path| std::iter::once("sink").chain(path).collect());
+    let of_source = parsed.document.source.secrets();
+    let of_source = of_source.into_iter().map(|path| std::iter::once("source").chain(path).collect());
+    let of_registry = vec!["decode", "format", "avro", "registry", "password"];
     let is_open = |path: &Vec<&str>| parsed.tree.find(path).is_some_and(|node| !node.secret);
     let told = "the text of this file is kept in the target: write it as ${VAR}";
-    let in_catalog =
-        sluice_sinks::iceberg::SECRETS.map(|key| vec!["sink", "iceberg", "catalog", "rest", key]);
-    let in_topics = ["source", "sink"].map(|end| vec![end, "topic", "access", "secret_key"]);
-    let of_queues = ["source", "sink"]
-        .into_iter()
-        .flat_map(|end| ["amqp091", "amqp10", "postgres"].map(|kind| vec![end, kind, "password"]));
-    let in_http = ["source", "sink"].map(|end| vec![end, "http", "token"]);
-    let in_headers = match &parsed.document.sink {
-        SinkConfig::Http(config) => config.secret_headers().collect(),
-        _ => Vec::new(),
-    };
-    let in_headers = in_headers.into_iter().map(|name| vec!["sink", "http", "headers", name]);
-    let of_sink = parsed.document.sink.secrets().into_iter().map(|[kind, key]| vec!["sink", kind, key]);
-    let keys = in_store
-        .into_iter()
-        .chain([password])
-        .chain(in_http)
-        .chain(in_headers)
-        .chain(in_topics)
-        .chain(in_catalog)
-        .chain(of_queues)
-        .chain(of_sink)
-        .chain(of_kafka("source"))
-        .chain(of_kafka("sink"))
-        .filter(is_open);
+    let keys = of_source.chain(of_sink).chain([of_registry]).filter(is_open);
     keys.map(|path| parsed.problem(&path, told)).collect()
 }
 

@@ -28,27 +28,11 @@ pub(crate) fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         let at = format!("[{at}]");
         let path = ["steps", &at, step.key()];
         match step {
-            Step::Headers(_)
-                if !document.sink.takes_messages()
-                    || matches!(document.sink, SinkConfig::Zeromq(_) | SinkConfig::Http(_)) =>
-            {
+            Step::Headers(_) if !document.sink.takes_headers() => {
                 let message = "headers are properties of messages: sinks `topic`, `kafka`, `amqp091` and `amqp10` write them";
                 found.push(parsed.problem(&path, message));
             }
-            Step::Route(_) if !document.sink.takes_route() => {
-                let message = match document.sink {
-                    SinkConfig::Stdout(_) => "standard output takes no route: write a topic or files",
-                    SinkConfig::Amqp10(_) => {
-                        "a sink by AMQP 1.0 has one queue: write a pipeline for each, with `where`"
-                    }
-                    SinkConfig::Http(_) => {
-                        "a sink by HTTP has one URL: write a pipeline for each, with `where`"
-                    }
-                    SinkConfig::Postgres(_) => {
-                        "a sink of PostgreSQL has one table: write a pipeline for each, with `where`"
-                    }
-                    _ => "the sink takes no `$route`: add it to its `partition`",
-                };
+            Step::Route(_) if let Some(message) = document.sink.no_route() => {
                 found.push(parsed.problem(&path, message));
             }
             Step::Dedupe(dedupe)

@@ -11,10 +11,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_bridges::amqp091::{NAME_BYTES_MAX, WITHOUT, Way, name_problem};
 use sluice_client::{SecretKey, TlsSettings};
-use sluice_connect::config::size;
+use sluice_connect::config::{Delivery, size};
+use sluice_connect::target::Target;
+use sluice_connect::task::TaskError;
 
-#[cfg(feature = "amqp091")]
-pub use task::{Amqp091Sink, check};
+use crate::KeyProblem;
+use crate::sink::{Known, Sink};
+#[cfg(not(feature = "amqp091"))]
+use crate::sink::without;
+
 
 /// Settings of sink `amqp091`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -58,8 +63,10 @@ impl Amqp091Config {
         Way::new(&self.url, self.user.as_deref(), password)
     }
 
-    /// What is wrong with the settings, each by its path below `amqp091`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+}
+
+impl Sink for Amqp091Config {
+    fn problems(&self, _: Known<'_>) -> Vec<KeyProblem> {
         if !cfg!(feature = "amqp091") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
@@ -97,8 +104,7 @@ impl Amqp091Config {
         found
     }
 
-    /// Where rows go, for a person.
-    pub(crate) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         let place = self.way().map_or_else(|_| self.url.clone(), |way| way.shown());
         match (&self.queue, &self.exchange) {
             (Some(queue), _) => format!("queue {queue} of RabbitMQ at {place}"),
@@ -106,5 +112,36 @@ impl Amqp091Config {
                 format!("exchange {} of RabbitMQ at {place}", exchange.as_deref().unwrap_or_default())
             }
         }
+    }
+
+    #[cfg(feature = "amqp091")]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(task::Amqp091Sink::new(self)?)))
+    }
+
+    #[cfg(not(feature = "amqp091"))]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Err(without(WITHOUT))
+    }
+
+    #[cfg(feature = "amqp091")]
+    fn check(&self, _: Delivery) -> Result<String, TaskError> {
+        task::check(self)
+    }
+
+    fn takes_messages(&self) -> bool {
+        true
+    }
+
+    fn takes_headers(&self) -> bool {
+        true
+    }
+
+    fn no_route(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn secrets(&self) -> Vec<Vec<&str>> {
+        vec![vec!["password"]]
     }
 }

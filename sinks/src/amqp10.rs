@@ -12,10 +12,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_bridges::amqp10::{WITHOUT, Way, node_problem};
 use sluice_client::{SecretKey, TlsSettings};
-use sluice_connect::config::size;
+use sluice_connect::config::{Delivery, size};
+use sluice_connect::target::Target;
+use sluice_connect::task::TaskError;
 
-#[cfg(feature = "amqp10")]
-pub use task::{Amqp10Sink, check};
+use crate::KeyProblem;
+use crate::sink::{Known, Sink};
+#[cfg(not(feature = "amqp10"))]
+use crate::sink::without;
+
 
 /// Settings of sink `amqp10`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -51,8 +56,10 @@ impl Amqp10Config {
         Way::new(&self.url, self.user.as_deref(), password)
     }
 
-    /// What is wrong with the settings, each by its path below `amqp10`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+}
+
+impl Sink for Amqp10Config {
+    fn problems(&self, _: Known<'_>) -> Vec<KeyProblem> {
         if !cfg!(feature = "amqp10") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
@@ -69,9 +76,39 @@ impl Amqp10Config {
         found
     }
 
-    /// Where rows go, for a person.
-    pub(crate) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         let place = self.way().map_or_else(|_| self.url.clone(), |way| way.address.to_string());
         format!("queue {} of the AMQP broker at {place}", self.queue)
+    }
+
+    #[cfg(feature = "amqp10")]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(task::Amqp10Sink::new(self)?)))
+    }
+
+    #[cfg(not(feature = "amqp10"))]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Err(without(WITHOUT))
+    }
+
+    #[cfg(feature = "amqp10")]
+    fn check(&self, _: Delivery) -> Result<String, TaskError> {
+        task::check(self)
+    }
+
+    fn takes_messages(&self) -> bool {
+        true
+    }
+
+    fn takes_headers(&self) -> bool {
+        true
+    }
+
+    fn no_route(&self) -> Option<&'static str> {
+        Some("a sink by AMQP 1.0 has one queue: write a pipeline for each, with `where`")
+    }
+
+    fn secrets(&self) -> Vec<Vec<&str>> {
+        vec![vec!["password"]]
     }
 }

@@ -22,7 +22,7 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-use crate::sink::Sink;
+use crate::sink::{Known, Sink};
 
 /// What a program says that has no Arrow Flight in it.
 const WITHOUT: &str = "this program was built without Arrow Flight: build it with `--features arrow_flight`";
@@ -94,7 +94,7 @@ impl ArrowFlightConfig {
 }
 
 impl Sink for ArrowFlightConfig {
-    fn problems(&self) -> Vec<KeyProblem> {
+    fn problems(&self, _: Known<'_>) -> Vec<KeyProblem> {
         if !cfg!(feature = "arrow_flight") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
@@ -153,18 +153,17 @@ impl Sink for ArrowFlightConfig {
         format!("flight {flight} of the Arrow Flight server at {}", self.url)
     }
 
-    fn open(&self) -> Result<Target, TaskError> {
-        #[cfg(feature = "arrow_flight")]
-        {
-            Ok(Target::Transact(Box::new(task::ArrowFlightSink::new(self)?)))
-        }
-        #[cfg(not(feature = "arrow_flight"))]
-        {
-            Err(TaskError::new(sluice_connect::task::Class::Config, WITHOUT))
-        }
+    #[cfg(feature = "arrow_flight")]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(task::ArrowFlightSink::new(self)?)))
     }
 
-    fn secrets(&self) -> &'static [&'static str] {
-        &["token", "password"]
+    #[cfg(not(feature = "arrow_flight"))]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Err(crate::sink::without(WITHOUT))
+    }
+
+    fn secrets(&self) -> Vec<Vec<&str>> {
+        vec![vec!["token"], vec!["password"]]
     }
 }

@@ -3,11 +3,12 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sluice_connect::config::Delivery;
 use sluice_connect::target::Target;
 use sluice_connect::task::{Chain, Fates, Slice, TaskError, TransactTask};
 
 use crate::KeyProblem;
-use crate::sink::Sink;
+use crate::sink::{Known, Sink};
 
 /// Settings of sink `discard`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -18,7 +19,7 @@ pub struct DiscardConfig {
 }
 
 impl Sink for DiscardConfig {
-    fn problems(&self) -> Vec<KeyProblem> {
+    fn problems(&self, _: Known<'_>) -> Vec<KeyProblem> {
         let wrong = self.log_every == Some(0);
         wrong
             .then(|| (vec!["log_every".to_owned()], "0 rows, expected at least 1".to_owned()))
@@ -30,7 +31,7 @@ impl Sink for DiscardConfig {
         "nowhere".to_owned()
     }
 
-    fn open(&self) -> Result<Target, TaskError> {
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
         Ok(Target::Transact(Box::new(Discard { log_every: self.log_every, rows: 0 })))
     }
 }

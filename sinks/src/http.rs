@@ -16,9 +16,13 @@ use reqwest::header::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_client::SecretKey;
-use sluice_connect::config::{Format, Span, size};
+use sluice_connect::config::{Delivery, Format, Span, size};
+use sluice_connect::target::Target;
+use sluice_connect::task::TaskError;
 
-pub use task::{HttpSink, check};
+use crate::KeyProblem;
+use crate::sink::{Known, Sink};
+
 
 /// Settings of sink `http`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -125,9 +129,18 @@ impl HttpConfig {
         Ok((name, value))
     }
 
-    /// What is wrong with the settings, each by its path below `http`. `format` is that of the bodies, where it is known
-    /// and no step makes others.
-    pub(crate) fn problems(&self, format: Option<&Format>) -> Vec<(Vec<String>, String)> {
+    /// The headers whose values are secrets by their names.
+    fn secret_headers(&self) -> impl Iterator<Item = &str> {
+        let is_secret = |name: &&str| {
+            let name = name.to_ascii_lowercase();
+            ["auth", "cookie", "key", "password", "secret", "token"].iter().any(|word| name.contains(word))
+        };
+        self.headers.keys().map(String::as_str).filter(is_secret)
+    }
+}
+
+impl Sink for HttpConfig {
+    fn problems(&self, known: Known<'_>) -> Vec<KeyProblem> {
         let at = |path: &[&str]| path.iter().map(|&key| key.to_owned()).collect::<Vec<_>>();
         let mut found = Vec::new();
         match self.url() {
@@ -162,7 +175,7 @@ impl HttpConfig {
         if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&self.timeout.0) {
             found.push((at(&["timeout"]), format!("{:?}, expected 100ms to 1h", self.timeout.0)));
         }
-        let kind = match format {
+        let kind = match known.format {
             None | Some(Format::Json) => None,
             Some(Format::Csv(_)) => Some("CSV"),
             Some(Format::Avro(_)) => Some("Avro"),
@@ -179,17 +192,7 @@ impl HttpConfig {
         found
     }
 
-    /// The headers whose values are secrets by their names.
-    pub fn secret_headers(&self) -> impl Iterator<Item = &str> {
-        let is_secret = |name: &&str| {
-            let name = name.to_ascii_lowercase();
-            ["auth", "cookie", "key", "password", "secret", "token"].iter().any(|word| name.contains(word))
-        };
-        self.headers.keys().map(String::as_str).filter(is_secret)
-    }
-
-    /// Where rows go, for a person: without what stands behind `?`.
-    pub(crate) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         match self.url() {
             Ok(mut url) => {
                 url.set_query(None);
@@ -197,6 +200,27 @@ impl HttpConfig {
             }
             Err(_) => "requests to a URL that is not right".to_owned(),
         }
+    }
+
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(task::HttpSink::new(self)?)))
+    }
+
+    fn check(&self, _: Delivery) -> Result<String, TaskError> {
+        task::check(self)
+    }
+
+    fn takes_messages(&self) -> bool {
+        true
+    }
+
+    fn no_route(&self) -> Option<&'static str> {
+        Some("a sink by HTTP has one URL: write a pipeline for each, with `where`")
+    }
+
+    fn secrets(&self) -> Vec<Vec<&str>> {
+        let headers = self.secret_headers().map(|name| vec!["headers", name]);
+        std::iter::once(vec!["token"]).chain(headers).collect()
     }
 }
 
@@ -214,7 +238,7 @@ mod tests {
     fn told(text: &str) -> Vec<String> {
         let config: HttpConfig = serde_saphyr::from_str(text).unwrap();
         config
-            .problems(None)
+            .problems(Known::default())
             .into_iter()
             .map(|(path, problem)| format!("{}: {problem}", path.join(".")))
             .collect()
@@ -246,6 +270,6 @@ mod tests {
         }
         let config: HttpConfig = serde_saphyr::from_str("{url: 'https://x.example/in?key=secret'}").unwrap();
         assert_eq!(config.shown(), "requests to https://x.example/in");
-        assert!(config.problems(Some(&Format::Raw))[0].1.contains("become JSON"));
+        assert!(config.problems(Known { output: None, format: Some(&Format::Raw) })[0].1.contains("become JSON"));
     }
 }

@@ -10,10 +10,20 @@ mod task;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sluice_bridges::kafka::{KeyPlace, Properties, Property, Side, problems, topic_problem};
+use sluice_bridges::kafka::{KeyPlace, Properties, Property, SECRETS, Side, problems, topic_problem};
+use sluice_connect::config::Delivery;
+use sluice_connect::target::Target;
+use sluice_connect::task::TaskError;
 
-#[cfg(feature = "kafka")]
-pub use task::{KafkaSink, check};
+use crate::KeyProblem;
+use crate::sink::{Known, Sink};
+#[cfg(not(feature = "kafka"))]
+use crate::sink::without;
+
+/// What a program says that has no Kafka in it.
+#[cfg(not(feature = "kafka"))]
+const WITHOUT: &str = "this program was built without Kafka: build it with `--features kafka`";
+
 
 /// Settings of sink `kafka`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -63,8 +73,17 @@ fn positions_topic() -> String {
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
 impl KafkaConfig {
-    /// What is wrong with the settings, each by its path below `kafka`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+
+    /// The longest record that the client sends, in bytes.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "asked by the task"))]
+    fn message_bytes_max(&self) -> usize {
+        let said = self.properties.get("message.max.bytes");
+        said.and_then(|Property(text)| text.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
+    }
+}
+
+impl Sink for KafkaConfig {
+    fn problems(&self, _: Known<'_>) -> Vec<KeyProblem> {
         let mut found = problems(Side::Sink, &self.bootstrap, &self.properties);
         let at = |key: &str| vec![key.to_owned()];
         found.extend(topic_problem(&self.topic).map(|problem| (at("topic"), problem)));
@@ -78,10 +97,42 @@ impl KafkaConfig {
         found
     }
 
-    /// The longest record that the client sends, in bytes.
-    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "asked by the task"))]
-    fn message_bytes_max(&self) -> usize {
-        let said = self.properties.get("message.max.bytes");
-        said.and_then(|Property(text)| text.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
+    fn shown(&self) -> String {
+        format!("topic {} of Kafka at {}", self.topic, self.bootstrap)
+    }
+
+    #[cfg(feature = "kafka")]
+    fn open(&self, delivery: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(task::KafkaSink::new(self, delivery)?)))
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Err(without(WITHOUT))
+    }
+
+    #[cfg(feature = "kafka")]
+    fn check(&self, delivery: Delivery) -> Result<String, TaskError> {
+        task::check(self, delivery)
+    }
+
+    fn keeps_positions(&self) -> bool {
+        true
+    }
+
+    fn takes_messages(&self) -> bool {
+        true
+    }
+
+    fn takes_headers(&self) -> bool {
+        true
+    }
+
+    fn no_route(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn secrets(&self) -> Vec<Vec<&str>> {
+        SECRETS.iter().map(|key| vec!["properties", *key]).collect()
     }
 }

@@ -77,8 +77,8 @@ use parquet::ParquetConfig;
 use partition::{Partition, PartitionColumn};
 use postgres::PostgresConfig;
 use rotate::Rotate;
-use sink::Sink;
-use stdout::{Stdout, StdoutConfig};
+use sink::{Known, Sink};
+use stdout::StdoutConfig;
 use topic::{Clock, TopicConfig, TopicSink};
 use zeromq::ZeromqConfig;
 
@@ -96,15 +96,15 @@ pub enum SinkConfig {
     /// NDJSON or CSV files in a folder or an object store.
     File(FileConfig),
     /// A topic of a Kafka cluster.
-    Kafka(KafkaConfig),
+    Kafka(KafkaConfig) = "kafka",
     /// An exchange or a queue of RabbitMQ, or of another broker that speaks AMQP 0-9-1.
-    Amqp091(Amqp091Config),
+    Amqp091(Amqp091Config) = "amqp091",
     /// A queue or topic of ActiveMQ, Artemis, or of another broker that speaks AMQP 1.0.
-    Amqp10(Amqp10Config),
+    Amqp10(Amqp10Config) = "amqp10",
     /// A PUSH or PUB socket of ZeroMQ; messages may be lost.
-    Zeromq(ZeromqConfig),
+    Zeromq(ZeromqConfig) = "zeromq",
     /// A table of PostgreSQL.
-    Postgres(PostgresConfig),
+    Postgres(PostgresConfig) = "postgres",
     /// An Arrow Flight server.
     ArrowFlight(ArrowFlightConfig) = "arrow_flight",
     /// A table of Delta Lake in a folder or an object store; its settings are those of Parquet files.
@@ -112,11 +112,11 @@ pub enum SinkConfig {
     /// A table of Apache Iceberg in a folder or an object store.
     Iceberg(IcebergConfig),
     /// Whoever takes rows by HTTP.
-    Http(HttpConfig),
+    Http(HttpConfig) = "http",
     /// Nowhere: rows are counted.
     Discard(DiscardConfig) = "discard",
     /// Standard output.
-    Stdout(StdoutConfig),
+    Stdout(StdoutConfig) = "stdout",
 }
 }
 
@@ -148,16 +148,22 @@ impl SinkConfig {
     }
 
     /// What a run finds at the target of such a sink, for a person; stores no row.
-    pub fn check(&self) -> Result<String, TaskError> {
-        self.own()?.check()
+    pub fn check(&self, delivery: Delivery) -> Result<String, TaskError> {
+        self.own()?.check(delivery)
     }
 
-    /// The paths of keys that hold secrets, of such a sink.
-    pub fn secrets(&self) -> Vec<[&'static str; 2]> {
-        let of = |(key, sink): (&'static str, &dyn Sink)| {
-            sink.secrets().iter().map(move |secret| [key, *secret]).collect()
-        };
-        self.registered().map(of).unwrap_or_default()
+    /// The paths of keys, below `sink`, that hold secrets.
+    pub fn secrets(&self) -> Vec<Vec<&str>> {
+        if let Some((key, sink)) = self.registered() {
+            return sink.secrets().into_iter().map(|path| std::iter::once(key).chain(path).collect()).collect();
+        }
+        if let Self::Topic(_) = self {
+            return vec![vec!["topic", "access", "secret_key"]];
+        }
+        let (kind, _) = self.partition();
+        let of_store = objects::SECRETS.map(|key| vec![kind, "store", key]);
+        let of_catalog = iceberg::SECRETS.map(|key| vec![kind, "catalog", "rest", key]);
+        of_store.into_iter().chain(of_catalog).collect()
     }
 
     /// The target of the sink, if it writes files.
@@ -195,16 +201,8 @@ impl SinkConfig {
     /// Whether the target keeps positions, so that delivery can be exactly once.
     pub fn keeps_positions(&self) -> bool {
         match self {
-            Self::Stdout(_) | Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) | Self::Http(_) => false,
             Self::Topic(config) => config.cluster.is_none(),
-            Self::Parquet(_)
-            | Self::Arrow(_)
-            | Self::File(_)
-            | Self::Delta(_)
-            | Self::Iceberg(_)
-            | Self::Kafka(_)
-            | Self::Postgres(_) => true,
-            other => other.registered().is_some_and(|(_, sink)| sink.keeps_positions()),
+            other => other.registered().is_none_or(|(_, sink)| sink.keeps_positions()),
         }
     }
 
@@ -227,23 +225,13 @@ impl SinkConfig {
         output: Option<&Schema>,
         properties: Option<&[String]>,
     ) -> Vec<KeyProblem> {
-        let of_broker = match self {
-            Self::Kafka(config) => Some(("kafka", config.problems())),
-            Self::Amqp091(config) => Some(("amqp091", config.problems())),
-            Self::Amqp10(config) => Some(("amqp10", config.problems())),
-            Self::Zeromq(config) => Some(("zeromq", config.problems())),
-            Self::Http(config) => {
-                let format = document.decode.as_ref().map(|decode| &decode.format);
-                Some(("http", config.problems(format.filter(|_| !document.makes_bodies()))))
-            }
-            Self::Postgres(config) => Some(("postgres", config.problems(output))),
-            other => other.registered().map(|(key, sink)| (key, sink.problems())),
-        };
-        if let Some((kind, problems)) = of_broker {
+        if let Some((key, sink)) = self.registered() {
+            let format = document.decode.as_ref().map(|decode| &decode.format);
+            let known = Known { output, format: format.filter(|_| !document.makes_bodies()) };
             let below = |(path, message): KeyProblem| {
-                (std::iter::once(kind.to_owned()).chain(path).collect(), message)
+                (std::iter::once(key.to_owned()).chain(path).collect(), message)
             };
-            return problems.into_iter().map(below).collect();
+            return sink.problems(known).into_iter().map(below).collect();
         }
         if let Self::Topic(config) = self {
             let name = TopicName::new(&config.name).err().map(|e| (at(&["topic", "name"]), e.to_string()));
@@ -337,25 +325,26 @@ impl SinkConfig {
         found
     }
 
-    /// Whether the sink takes the `$route` of a row.
-    pub fn takes_route(&self) -> bool {
+    /// Why the `$route` of a row says nothing here; nothing if it does.
+    pub fn no_route(&self) -> Option<&'static str> {
+        if let Some((_, sink)) = self.registered() {
+            return sink.no_route();
+        }
         let partition = Partition::new(self.partition().1);
-        let columns = partition.iter().flat_map(Partition::columns);
-        self.takes_messages() && !matches!(self, Self::Amqp10(_) | Self::Http(_))
-            || columns.into_iter().any(|c| matches!(c, PartitionColumn::Envelope(name) if name == ROUTE))
+        let mut columns = partition.iter().flat_map(Partition::columns);
+        let takes = matches!(self, Self::Topic(_))
+            || columns.any(|c| matches!(c, PartitionColumn::Envelope(name) if name == ROUTE));
+        (!takes).then_some("the sink takes no `$route`: add it to its `partition`")
     }
 
-    /// Whether rows become messages, with properties of their own.
+    /// Whether rows become messages, with bodies as they came, and not columns.
     pub fn takes_messages(&self) -> bool {
-        matches!(
-            self,
-            Self::Topic(_)
-                | Self::Kafka(_)
-                | Self::Amqp091(_)
-                | Self::Amqp10(_)
-                | Self::Zeromq(_)
-                | Self::Http(_)
-        )
+        self.registered().map_or(matches!(self, Self::Topic(_)), |(_, sink)| sink.takes_messages())
+    }
+
+    /// Whether step `headers` has something to write.
+    pub fn takes_headers(&self) -> bool {
+        self.registered().map_or(matches!(self, Self::Topic(_)), |(_, sink)| sink.takes_headers())
     }
 
     /// What a source must give. With `decoded` a file holds the decoded columns, else the envelope.
@@ -399,42 +388,6 @@ impl SinkConfig {
                 let sink = TopicSink::new(&config.name, config.queues, store()?, Arc::clone(clock))?;
                 Target::Transact(Box::new(sink.with_queue_by(config.queue)))
             }
-            #[cfg(feature = "kafka")]
-            Self::Kafka(config) => Target::Transact(Box::new(kafka::KafkaSink::new(config, delivery)?)),
-            #[cfg(not(feature = "kafka"))]
-            Self::Kafka(_) => {
-                let _ = delivery;
-                let message = "this program was built without Kafka: build it with `--features kafka`";
-                return Err(TaskError::new(sluice_connect::task::Class::Config, message).into());
-            }
-            #[cfg(feature = "amqp091")]
-            Self::Amqp091(config) => Target::Transact(Box::new(amqp091::Amqp091Sink::new(config)?)),
-            #[cfg(not(feature = "amqp091"))]
-            Self::Amqp091(_) => {
-                let class = sluice_connect::task::Class::Config;
-                return Err(TaskError::new(class, sluice_bridges::amqp091::WITHOUT).into());
-            }
-            #[cfg(feature = "amqp10")]
-            Self::Amqp10(config) => Target::Transact(Box::new(amqp10::Amqp10Sink::new(config)?)),
-            #[cfg(not(feature = "amqp10"))]
-            Self::Amqp10(_) => {
-                let class = sluice_connect::task::Class::Config;
-                return Err(TaskError::new(class, sluice_bridges::amqp10::WITHOUT).into());
-            }
-            #[cfg(feature = "zeromq")]
-            Self::Zeromq(config) => Target::Transact(Box::new(zeromq::ZeromqSink::new(config)?)),
-            #[cfg(not(feature = "zeromq"))]
-            Self::Zeromq(_) => {
-                let class = sluice_connect::task::Class::Config;
-                return Err(TaskError::new(class, sluice_bridges::zeromq::WITHOUT).into());
-            }
-            #[cfg(feature = "postgres")]
-            Self::Postgres(config) => Target::Transact(Box::new(postgres::PostgresSink::new(config)?)),
-            #[cfg(not(feature = "postgres"))]
-            Self::Postgres(_) => {
-                let class = sluice_connect::task::Class::Config;
-                return Err(TaskError::new(class, sluice_bridges::postgres::WITHOUT).into());
-            }
             Self::Parquet(config) => Target::Files(Box::new(FileSink::parquet(config, disk)?)),
             Self::Arrow(config) => Target::Files(Box::new(FileSink::arrow(config, disk)?)),
             Self::File(config) => Target::Files(Box::new(FileSink::text(config, disk)?)),
@@ -452,11 +405,7 @@ impl SinkConfig {
                 let class = sluice_connect::task::Class::Config;
                 return Err(TaskError::new(class, iceberg::WITHOUT_ICEBERG).into());
             }
-            Self::Http(config) => Target::Transact(Box::new(http::HttpSink::new(config)?)),
-            Self::Stdout(config) => {
-                Target::Transact(Box::new(Stdout::new(config, Box::new(std::io::stdout()))))
-            }
-            other => other.own()?.open()?,
+            other => other.own()?.open(delivery)?,
         })
     }
 
@@ -495,11 +444,6 @@ impl SinkConfig {
                 format!("topic {name} of cluster {cluster}")
             }
             Self::Topic(config) => format!("topic {}", config.name),
-            Self::Kafka(config) => format!("topic {} of Kafka at {}", config.topic, config.bootstrap),
-            Self::Amqp091(config) => config.shown(),
-            Self::Amqp10(config) => config.shown(),
-            Self::Zeromq(config) => config.shown(),
-            Self::Postgres(config) => config.shown(),
             Self::Parquet(c) => format!("Parquet files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::Arrow(c) => format!("Arrow files in {}", files(&c.path, &c.partition, &c.rotate)),
             Self::File(c) => {
@@ -516,8 +460,6 @@ impl SinkConfig {
                     }
                 }
             }
-            Self::Http(config) => config.shown(),
-            Self::Stdout(_) => "standard output".to_owned(),
             other => other.registered().map(|(_, sink)| sink.shown()).unwrap_or_default(),
         }
     }

@@ -53,6 +53,9 @@ const LIST_BYTES: u64 = 256 * 1024 * 1024;
 /// The object by which a store proves that it does not replace what is there.
 const PROOF: &str = "_sluice/put-if-absent";
 
+/// Keys of [`StoreConfig`] that hold secrets.
+pub(crate) const SECRETS: [&str; 2] = ["secret_access_key", "session_token"];
+
 /// Settings of an object store; what is not said comes from the standard variables `AWS_*` of the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -19,9 +19,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_bridges::postgres::{SslMode, TableName, WITHOUT, Way, name_problem, problems};
 use sluice_client::{SecretKey, TlsSettings};
+use sluice_connect::config::Delivery;
+use sluice_connect::target::Target;
+use sluice_connect::task::TaskError;
 
-#[cfg(feature = "postgres")]
-pub use task::{PostgresSink, check};
+use crate::KeyProblem;
+use crate::sink::{Known, Sink};
+#[cfg(not(feature = "postgres"))]
+use crate::sink::without;
+
 
 /// The schema of a table that is said without one.
 const SCHEMA: &str = "public";
@@ -87,9 +93,10 @@ impl PostgresConfig {
         Some(format!("{}, {}", way.shown(), table.quoted()))
     }
 
-    /// What is wrong with the settings, each by its path below `postgres`. `output` are the columns of the rows, where they
-    /// are known.
-    pub(crate) fn problems(&self, output: Option<&Schema>) -> Vec<(Vec<String>, String)> {
+}
+
+impl Sink for PostgresConfig {
+    fn problems(&self, known: Known<'_>) -> Vec<KeyProblem> {
         if !cfg!(feature = "postgres") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
@@ -113,26 +120,52 @@ impl PostgresConfig {
                 tell(problem);
             } else if self.key[..number].contains(column) {
                 tell(format!("`{column}` stands there twice"));
-            } else if let Some(output) = output
+            } else if let Some(output) = known.output
                 && output.field_with_name(column).is_err()
             {
                 let names: Vec<&str> = output.fields().iter().map(|field| field.name().as_str()).collect();
                 tell(format!("rows have no column `{column}`; they have {}", names.join(", ")));
             }
         }
-        if let Some(output) = output {
+        if let Some(output) = known.output {
             found.extend(columns_problem(output).map(|problem| (Vec::new(), problem)));
         }
         found
     }
 
-    /// Where rows go, for a person.
-    pub(crate) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         let place = self.way().map_or_else(|_| self.url.clone(), |way| way.shown());
         let table = self.table().map_or_else(|_| self.table.clone(), |table| table.to_string());
         let how =
             if self.key.is_empty() { String::new() } else { format!(", by key {}", self.key.join(", ")) };
         format!("table {table} of PostgreSQL at {place}{how}")
+    }
+
+    #[cfg(feature = "postgres")]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(task::PostgresSink::new(self)?)))
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Err(without(WITHOUT))
+    }
+
+    #[cfg(feature = "postgres")]
+    fn check(&self, _: Delivery) -> Result<String, TaskError> {
+        task::check(self)
+    }
+
+    fn keeps_positions(&self) -> bool {
+        true
+    }
+
+    fn no_route(&self) -> Option<&'static str> {
+        Some("a sink of PostgreSQL has one table: write a pipeline for each, with `where`")
+    }
+
+    fn secrets(&self) -> Vec<Vec<&str>> {
+        vec![vec!["password"]]
     }
 }
 
@@ -161,7 +194,7 @@ mod tests {
     }
 
     fn told(text: &str, output: Option<&Schema>) -> Vec<(String, String)> {
-        let problems = config(text).problems(output);
+        let problems = config(text).problems(Known { output, format: None });
         problems.into_iter().map(|(path, message)| (path.join("."), message)).collect()
     }
 

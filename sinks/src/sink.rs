@@ -1,28 +1,40 @@
 //! What the settings of a sink answer for it, and the registry of those that answer all of it themselves.
 
+use arrow::datatypes::Schema;
+use sluice_connect::config::{Delivery, Format};
 use sluice_connect::target::Target;
-use sluice_connect::task::TaskError;
+use sluice_connect::task::{Class, TaskError};
 
 use crate::KeyProblem;
 
+/// What is known of a pipeline's rows before it runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// Their columns, where they are known.
+    pub output: Option<&'a Schema>,
+    /// The format of their bodies, where it is known and no step makes others.
+    pub format: Option<&'a Format>,
+}
+
 /// Settings of a sink that keeps its own counsel: a file with this and a line in the registry is all that a sink needs.
+/// Sinks that write files are [`crate::files`] instead, and the topic sink writes into the embedded broker.
 pub trait Sink {
     /// What is wrong with the settings, as far as it shows without opening anything, each by its path below the sink's
     /// key.
-    fn problems(&self) -> Vec<KeyProblem> {
+    fn problems(&self, _: Known<'_>) -> Vec<KeyProblem> {
         Vec::new()
     }
 
     /// Where rows go, on one line for a person.
     fn shown(&self) -> String;
 
-    /// Makes the task; connects, where there is something to connect to.
-    fn open(&self) -> Result<Target, TaskError>;
+    /// Makes the task; connects, where there is something to connect to. `delivery` matters to those that can do either.
+    fn open(&self, delivery: Delivery) -> Result<Target, TaskError>;
 
     /// What a run finds at the target, for a person; stores no row.
-    fn check(&self) -> Result<String, TaskError> {
-        let delivery = if self.keeps_positions() { "exactly_once" } else { "at_least_once" };
-        self.open().map(|_| format!("{}: {delivery}", self.shown()))
+    fn check(&self, delivery: Delivery) -> Result<String, TaskError> {
+        let promise = if self.keeps_positions() { "exactly_once" } else { "at_least_once" };
+        self.open(delivery).map(|_| format!("{}: {promise}", self.shown()))
     }
 
     /// Whether the target keeps positions, so that delivery can be exactly once.
@@ -30,10 +42,31 @@ pub trait Sink {
         false
     }
 
-    /// Keys that hold secrets: their values must not stand in the file.
-    fn secrets(&self) -> &'static [&'static str] {
-        &[]
+    /// Whether rows become messages, with bodies as they came, and not columns.
+    fn takes_messages(&self) -> bool {
+        false
     }
+
+    /// Whether step `headers` has something to write.
+    fn takes_headers(&self) -> bool {
+        false
+    }
+
+    /// Why the `$route` of a row says nothing here; nothing if it does.
+    fn no_route(&self) -> Option<&'static str> {
+        Some("the sink has one place for rows: write a pipeline for each, with `where`")
+    }
+
+    /// Paths of keys, below the sink's, that hold secrets: their values must not stand in the file.
+    fn secrets(&self) -> Vec<Vec<&str>> {
+        Vec::new()
+    }
+}
+
+/// What a program answers that was built without the sink.
+#[allow(dead_code, reason = "a build with everything asks for none of it")]
+pub(crate) fn without(message: &str) -> TaskError {
+    TaskError::new(Class::Config, message)
 }
 
 /// Makes the enum of all sinks, and of each that has a key here its answers.

@@ -14,7 +14,11 @@ use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::pretty::pretty_format_batches;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sluice_connect::config::Delivery;
+use sluice_connect::target::Target;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
+
+use crate::sink::Sink;
 
 /// Settings of `sink: {stdout: …}`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -22,6 +26,24 @@ use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 pub struct StdoutConfig {
     /// How rows look.
     pub format: RowFormat,
+}
+
+impl Sink for StdoutConfig {
+    fn shown(&self) -> String {
+        "standard output".to_owned()
+    }
+
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(Stdout::new(self, Box::new(io::stdout())))))
+    }
+
+    fn check(&self, _: Delivery) -> Result<String, TaskError> {
+        Ok("keeps no positions: at_least_once".to_owned())
+    }
+
+    fn no_route(&self) -> Option<&'static str> {
+        Some("standard output takes no route: write a topic or files")
+    }
 }
 
 /// How rows look.

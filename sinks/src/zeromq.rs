@@ -9,9 +9,15 @@ mod task;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_bridges::zeromq::{Endpoint, HIGH_WATER_MARK, Kind, WITHOUT};
+use sluice_connect::config::Delivery;
+use sluice_connect::target::Target;
+use sluice_connect::task::TaskError;
 
-#[cfg(feature = "zeromq")]
-pub use task::{ZeromqSink, check};
+use crate::KeyProblem;
+use crate::sink::{Known, Sink};
+#[cfg(not(feature = "zeromq"))]
+use crate::sink::without;
+
 
 /// Settings of sink `zeromq`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -62,8 +68,10 @@ impl ZeromqConfig {
         Endpoint::new(self.bind.as_deref(), self.connect.as_deref(), self.allow_anonymous)
     }
 
-    /// What is wrong with the settings, each by its path below `zeromq`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+}
+
+impl Sink for ZeromqConfig {
+    fn problems(&self, _: Known<'_>) -> Vec<KeyProblem> {
         if !cfg!(feature = "zeromq") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
@@ -78,9 +86,31 @@ impl ZeromqConfig {
         found
     }
 
-    /// Where rows go, for a person.
-    pub(crate) fn shown(&self) -> String {
+    fn shown(&self) -> String {
         let place = self.bind.as_deref().or(self.connect.as_deref()).unwrap_or_default();
         format!("{} socket of ZeroMQ at {place}", self.kind().name())
+    }
+
+    #[cfg(feature = "zeromq")]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Ok(Target::Transact(Box::new(task::ZeromqSink::new(self)?)))
+    }
+
+    #[cfg(not(feature = "zeromq"))]
+    fn open(&self, _: Delivery) -> Result<Target, TaskError> {
+        Err(without(WITHOUT))
+    }
+
+    #[cfg(feature = "zeromq")]
+    fn check(&self, _: Delivery) -> Result<String, TaskError> {
+        task::check(self)
+    }
+
+    fn takes_messages(&self) -> bool {
+        true
+    }
+
+    fn no_route(&self) -> Option<&'static str> {
+        None
     }
 }

@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sluice_bridges::kafka::SECRETS;
 use sluice_client::ClientSettings;
 use sluice_connect::progress::{Progress, Stop};
 use sluice_connect::task::{Class, SourceTask, TaskError};
@@ -116,6 +117,19 @@ impl SourceConfig {
     /// acknowledged, and knows no offsets; so do those who send by HTTP.
     pub fn rereads(&self) -> bool {
         !matches!(self, Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) | Self::Http(_))
+    }
+
+    /// The paths of keys, below `source`, that hold secrets: their values must not stand in the file.
+    pub fn secrets(&self) -> Vec<Vec<&'static str>> {
+        match self {
+            Self::Kafka(_) => SECRETS.iter().map(|&key| vec!["kafka", "properties", key]).collect(),
+            Self::Topic(_) => vec![vec!["topic", "access", "secret_key"]],
+            Self::Amqp091(_) => vec![vec!["amqp091", "password"]],
+            Self::Amqp10(_) => vec![vec!["amqp10", "password"]],
+            Self::Postgres(_) => vec![vec!["postgres", "password"]],
+            Self::Http(_) => vec![vec!["http", "token"]],
+            Self::File(_) | Self::Zeromq(_) | Self::Generate(_) => Vec::new(),
+        }
     }
 
     /// Whether most offsets have no row: they follow from values that rows have.

@@ -12,10 +12,11 @@ use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
 use super::Amqp091Config;
+use crate::sink::Sink as _;
 use crate::topic::{Rows, text};
 
 /// Writes to an exchange.
-pub struct Amqp091Sink {
+pub(super) struct Amqp091Sink {
     settings: Amqp091Config,
     user: String,
     exchange: ShortString,
@@ -131,7 +132,7 @@ fn tls(settings: &Amqp091Config, host: &str) -> Result<sluice_bridges::stream::T
 }
 
 /// What a run finds at the broker, for a person; sends nothing.
-pub fn check(settings: &Amqp091Config) -> Result<String, TaskError> {
+pub(super) fn check(settings: &Amqp091Config) -> Result<String, TaskError> {
     Amqp091Sink::new(settings).map(|_| format!("{} is there: at_least_once", settings.shown()))
 }
 

@@ -10,10 +10,11 @@ use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
 use super::Amqp10Config;
+use crate::sink::Sink as _;
 use crate::topic::{Rows, text};
 
 /// Writes to a node.
-pub struct Amqp10Sink {
+pub(super) struct Amqp10Sink {
     settings: Amqp10Config,
     sender: Sender,
     link: Link,
@@ -101,7 +102,7 @@ fn tls(settings: &Amqp10Config, host: &str) -> Result<sluice_bridges::stream::Tl
 }
 
 /// What a run finds at the broker, for a person; sends nothing.
-pub fn check(settings: &Amqp10Config) -> Result<String, TaskError> {
+pub(super) fn check(settings: &Amqp10Config) -> Result<String, TaskError> {
     Amqp10Sink::new(settings).map(|_| format!("{} can be sent to: at_least_once", settings.shown()))
 }
 

@@ -26,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Sends rows.
-pub struct HttpSink {
+pub(super) struct HttpSink {
     settings: HttpConfig,
     runtime: Runtime,
     client: Client,
@@ -171,7 +171,7 @@ fn shown(text: &str) -> String {
 }
 
 /// What a run finds, for a person; sends no row.
-pub fn check(settings: &HttpConfig) -> Result<String, TaskError> {
+pub(super) fn check(settings: &HttpConfig) -> Result<String, TaskError> {
     let sink = HttpSink::new(settings)?;
     let asked = sink.runtime.block_on(async { sink.client.head(sink.url.clone()).send().await });
     // What it answers to such a request says nothing of those with rows, unless it does not let us in.

@@ -37,7 +37,7 @@ const POLICY_MAX: Duration = Duration::from_secs(2);
 const MADE_MAX: Duration = Duration::from_secs(15);
 
 /// Writes topics of a Kafka cluster.
-pub struct KafkaSink {
+pub(super) struct KafkaSink {
     settings: KafkaConfig,
     bytes_max: usize,
     producers: ClientConfig,
@@ -492,7 +492,7 @@ fn policy(config: &ClientConfig, topic: &str) -> Result<Option<String>, TaskErro
 }
 
 /// What a run finds at the brokers, for a person; makes nothing.
-pub fn check(settings: &KafkaConfig, delivery: Delivery) -> Result<String, TaskError> {
+pub(super) fn check(settings: &KafkaConfig, delivery: Delivery) -> Result<String, TaskError> {
     let KafkaConfig { bootstrap, topic, properties, .. } = settings;
     let producers = client::config(Side::Sink, bootstrap, properties);
     let asker = client::asker(&reading(&producers, bootstrap))?;

@@ -14,7 +14,7 @@ use super::{PostgresConfig, copy, table};
 const BATCH: &str = "pg_temp.sluice_batch";
 
 /// Writes one table.
-pub struct PostgresSink {
+pub(super) struct PostgresSink {
     settings: PostgresConfig,
     link: Link,
     table: TableName,
@@ -176,7 +176,7 @@ fn upsert(table: &TableName, rows: &Schema, key: &[String], number: &str) -> Str
 }
 
 /// What a run finds at the server, for a person; stores nothing.
-pub fn check(settings: &PostgresConfig) -> Result<String, TaskError> {
+pub(super) fn check(settings: &PostgresConfig) -> Result<String, TaskError> {
     let (link, name, positions) = open(settings)?;
     let there = table::find(&link, &name)?;
     let standing = match &there {

@@ -8,7 +8,7 @@ use super::ZeromqConfig;
 use crate::topic::{Rows, text};
 
 /// Writes to a socket.
-pub struct ZeromqSink {
+pub(super) struct ZeromqSink {
     outbound: Outbound,
 }
 
@@ -25,7 +25,7 @@ fn frames(rows: &Rows<'_>, row: usize) -> Result<Vec<Vec<u8>>, String> {
 }
 
 /// What a run finds, for a person; sends nothing.
-pub fn check(settings: &ZeromqConfig) -> Result<String, TaskError> {
+pub(super) fn check(settings: &ZeromqConfig) -> Result<String, TaskError> {
     let endpoint = settings.endpoint().map_err(|(_, problem)| TaskError::new(Class::Config, problem))?;
     outbound::check(endpoint, settings.kind())?;
     Ok(format!(
