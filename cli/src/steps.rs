@@ -2,7 +2,6 @@
 
 use sluice_connect::config::{Problem, Step};
 use sluice_connect::steps::MakeSql;
-use sluice_sinks::SinkConfig;
 use sluice_sources::SourceConfig;
 
 use crate::load::ParsedPipeline;

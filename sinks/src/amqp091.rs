@@ -16,10 +16,9 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-use crate::sink::{Known, Sink};
 #[cfg(not(feature = "amqp091"))]
 use crate::sink::without;
-
+use crate::sink::{Known, Sink};
 
 /// Settings of sink `amqp091`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -62,7 +61,6 @@ impl Amqp091Config {
         let password = self.password.as_ref().map(|SecretKey(password)| password.as_str());
         Way::new(&self.url, self.user.as_deref(), password)
     }
-
 }
 
 impl Sink for Amqp091Config {

@@ -17,10 +17,9 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-use crate::sink::{Known, Sink};
 #[cfg(not(feature = "amqp10"))]
 use crate::sink::without;
-
+use crate::sink::{Known, Sink};
 
 /// Settings of sink `amqp10`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -55,7 +54,6 @@ impl Amqp10Config {
         let password = self.password.as_ref().map(|SecretKey(password)| password.as_str());
         Way::new(&self.url, self.user.as_deref(), password)
     }
-
 }
 
 impl Sink for Amqp10Config {

@@ -17,7 +17,7 @@ use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_client::{SecretKey, TlsSettings};
-use sluice_connect::config::{Span, size};
+use sluice_connect::config::{Delivery, Span, size};
 use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 

@@ -23,7 +23,6 @@ use sluice_connect::task::TaskError;
 use crate::KeyProblem;
 use crate::sink::{Known, Sink};
 
-
 /// Settings of sink `http`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -270,6 +269,8 @@ mod tests {
         }
         let config: HttpConfig = serde_saphyr::from_str("{url: 'https://x.example/in?key=secret'}").unwrap();
         assert_eq!(config.shown(), "requests to https://x.example/in");
-        assert!(config.problems(Known { output: None, format: Some(&Format::Raw) })[0].1.contains("become JSON"));
+        assert!(
+            config.problems(Known { output: None, format: Some(&Format::Raw) })[0].1.contains("become JSON")
+        );
     }
 }

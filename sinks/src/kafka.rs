@@ -16,14 +16,13 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-use crate::sink::{Known, Sink};
 #[cfg(not(feature = "kafka"))]
 use crate::sink::without;
+use crate::sink::{Known, Sink};
 
 /// What a program says that has no Kafka in it.
 #[cfg(not(feature = "kafka"))]
 const WITHOUT: &str = "this program was built without Kafka: build it with `--features kafka`";
-
 
 /// Settings of sink `kafka`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -73,7 +72,6 @@ fn positions_topic() -> String {
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
 impl KafkaConfig {
-
     /// The longest record that the client sends, in bytes.
     #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "asked by the task"))]
     fn message_bytes_max(&self) -> usize {

@@ -155,7 +155,11 @@ impl SinkConfig {
     /// The paths of keys, below `sink`, that hold secrets.
     pub fn secrets(&self) -> Vec<Vec<&str>> {
         if let Some((key, sink)) = self.registered() {
-            return sink.secrets().into_iter().map(|path| std::iter::once(key).chain(path).collect()).collect();
+            return sink
+                .secrets()
+                .into_iter()
+                .map(|path| std::iter::once(key).chain(path).collect())
+                .collect();
         }
         if let Self::Topic(_) = self {
             return vec![vec!["topic", "access", "secret_key"]];

@@ -24,10 +24,9 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-use crate::sink::{Known, Sink};
 #[cfg(not(feature = "postgres"))]
 use crate::sink::without;
-
+use crate::sink::{Known, Sink};
 
 /// The schema of a table that is said without one.
 const SCHEMA: &str = "public";
@@ -92,7 +91,6 @@ impl PostgresConfig {
         let (Ok(way), Ok(table)) = (self.way(), self.table()) else { return None };
         Some(format!("{}, {}", way.shown(), table.quoted()))
     }
-
 }
 
 impl Sink for PostgresConfig {

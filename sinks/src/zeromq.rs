@@ -14,10 +14,9 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-use crate::sink::{Known, Sink};
 #[cfg(not(feature = "zeromq"))]
 use crate::sink::without;
-
+use crate::sink::{Known, Sink};
 
 /// Settings of sink `zeromq`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -67,7 +66,6 @@ impl ZeromqConfig {
     fn endpoint(&self) -> Result<Endpoint, (Option<&'static str>, String)> {
         Endpoint::new(self.bind.as_deref(), self.connect.as_deref(), self.allow_anonymous)
     }
-
 }
 
 impl Sink for ZeromqConfig {

@@ -248,7 +248,7 @@ mod tests {
         match source.read(TOPIC, 0, Range { start, end: i64::MAX }, bytes_max).unwrap() {
             Read::Slice(slice) => Some(slice),
             Read::Ended => None,
-            Read::Idle | Read::Held => panic!("the rate holds rows back"),
+            Read::Idle | Read::Gone | Read::Held => panic!("the rate holds rows back"),
         }
     }
 

@@ -30,7 +30,7 @@ type Place = (i64, usize);
 
 impl Amqp091Sink {
     /// Connects; queue or exchange must be there.
-    pub fn new(settings: &Amqp091Config) -> Result<Self, TaskError> {
+    pub(super) fn new(settings: &Amqp091Config) -> Result<Self, TaskError> {
         let way = settings.way().map_err(|problem| TaskError::new(Class::Config, problem))?;
         let tls = way.address.is_secure.then(|| tls(settings, &way.address.host)).transpose()?;
         let link = Link::open(&way, tls, settings.body_max.as_u64())?;

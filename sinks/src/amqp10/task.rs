@@ -27,7 +27,7 @@ type Place = (i64, usize);
 
 impl Amqp10Sink {
     /// Connects.
-    pub fn new(settings: &Amqp10Config) -> Result<Self, TaskError> {
+    pub(super) fn new(settings: &Amqp10Config) -> Result<Self, TaskError> {
         let way = settings.way().map_err(|problem| TaskError::new(Class::Config, problem))?;
         let tls = way.address.is_secure.then(|| tls(settings, &way.address.host)).transpose()?;
         let link = Link::open(&way, tls.as_ref(), settings.body_max.as_u64())?;

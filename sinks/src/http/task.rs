@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::request::{Place, batches, key, places, unfit};
 use super::{HttpConfig, is_local};
+use crate::sink::Sink as _;
 use crate::topic::Rows;
 
 /// What is read of an answer for a person, in bytes.
@@ -38,7 +39,7 @@ pub(super) struct HttpSink {
 
 impl HttpSink {
     /// Opens no connection yet.
-    pub fn new(settings: &HttpConfig) -> Result<Self, TaskError> {
+    pub(super) fn new(settings: &HttpConfig) -> Result<Self, TaskError> {
         let shown = settings.shown();
         let refused = |what: &str| TaskError::new(Class::Config, format!("{shown}: {what}"));
         let url = settings.url().map_err(|problem| refused(&problem))?;

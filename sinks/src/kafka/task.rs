@@ -108,7 +108,7 @@ impl ProducerContext for Deliveries {
 
 impl KafkaSink {
     /// Connects, and makes the topics that may be made.
-    pub fn new(settings: &KafkaConfig, delivery: Delivery) -> Result<Self, TaskError> {
+    pub(super) fn new(settings: &KafkaConfig, delivery: Delivery) -> Result<Self, TaskError> {
         let KafkaConfig { bootstrap, properties, .. } = settings;
         let mut producers = client::config(Side::Sink, bootstrap, properties);
         let readers = reading(&producers, bootstrap);

@@ -32,7 +32,7 @@ struct Statements {
 
 impl PostgresSink {
     /// Connects, and makes the table of positions.
-    pub fn new(settings: &PostgresConfig) -> Result<Self, TaskError> {
+    pub(super) fn new(settings: &PostgresConfig) -> Result<Self, TaskError> {
         let (link, table, positions) = open(settings)?;
         if !settings.create && table::find(&link, &table)?.is_none() {
             return Err(table::missing(&link, &table));

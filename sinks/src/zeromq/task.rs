@@ -5,6 +5,7 @@ use sluice_bridges::zeromq::outbound::{self, Outbound};
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
 use super::ZeromqConfig;
+use crate::sink::Sink as _;
 use crate::topic::{Rows, text};
 
 /// Writes to a socket.
@@ -14,7 +15,7 @@ pub(super) struct ZeromqSink {
 
 impl ZeromqSink {
     /// Binds, or begins to connect.
-    pub fn new(settings: &ZeromqConfig) -> Result<Self, TaskError> {
+    pub(super) fn new(settings: &ZeromqConfig) -> Result<Self, TaskError> {
         let endpoint = settings.endpoint().map_err(|(_, problem)| TaskError::new(Class::Config, problem))?;
         Ok(Self { outbound: Outbound::open(endpoint, settings.kind(), settings.high_water_mark)? })
     }

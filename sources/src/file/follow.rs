@@ -71,10 +71,10 @@ enum State {
     /// Nothing, but for what the target says.
     Unread,
     Open(Box<Place>),
-    /// All that was there was read; the file is closed.
+    /// The file is closed: all that was there was read (`stat`), or others had to be opened.
     Parked {
         mark: Mark,
-        stat: Stat,
+        stat: Option<Stat>,
         look_at: Instant,
     },
     /// All of it was read, and it is gone.
