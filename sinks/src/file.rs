@@ -48,7 +48,7 @@ pub struct FileConfig {
     pub delimiter: Option<char>,
     /// What stands for null in CSV: nothing if not said, and then an empty text looks like null.
     #[serde(default)]
-    pub null: Option<String>,
+    pub nulls: Option<String>,
     /// Columns that name folders: `$.field`, `$envelope_column` or a property.
     #[serde(default)]
     pub partition: Vec<String>,
@@ -115,7 +115,7 @@ impl FileConfig {
         let at = |key: &str| vec![key.to_owned()];
         let mut found = Vec::new();
         if self.format == TextKind::Ndjson {
-            let of_csv = [("delimiter", self.delimiter.is_some()), ("null", self.null.is_some())];
+            let of_csv = [("delimiter", self.delimiter.is_some()), ("nulls", self.nulls.is_some())];
             for (key, _) in of_csv.into_iter().filter(|(_, is_said)| *is_said) {
                 found.push((at(key), "goes with `format: csv`".to_owned()));
             }
@@ -129,11 +129,11 @@ impl FileConfig {
                 format!("{delimiter:?} is no delimiter: expected one character of ASCII, as in \";\"");
             found.push((at("delimiter"), problem));
         }
-        if let Some(null) = &self.null
+        if let Some(null) = &self.nulls
             && (null.len() > NULL_LEN_MAX || null.chars().any(|c| c.is_control() || c == '"'))
         {
             let problem = format!("expected at most {NULL_LEN_MAX} bytes on one line, without quotes");
-            found.push((at("null"), problem));
+            found.push((at("nulls"), problem));
         }
         let format = TextFormat::new(self);
         if let Some(output) = output
@@ -175,7 +175,7 @@ impl TextFormat {
             kind: config.format,
             compression: config.compression,
             delimiter: config.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(b','),
-            null: config.null.clone().unwrap_or_default(),
+            null: config.nulls.clone().unwrap_or_default(),
         }
     }
 
@@ -530,7 +530,7 @@ mod tests {
             assert_eq!(str::from_utf8(&written(&config, &batches).0).unwrap(), ndjson);
         }
         let csv = "id;text;bytes\n0;a,b;a,b\n1;NULL;NULL\n0;\"say \"\"é\"\"\n\";\"say \"\"é\"\"\n\"\n";
-        let config = config("format: csv, delimiter: ';', null: 'NULL'");
+        let config = config("format: csv, delimiter: ';', nulls: 'NULL'");
         assert_eq!(str::from_utf8(&written(&config, &batches).0).unwrap(), csv);
     }
 
@@ -557,8 +557,8 @@ mod tests {
     fn settings_are_strict() {
         let told = |text: &str| config(text).problems(None, true).into_iter().map(|(path, _)| path.concat());
         assert_eq!(told("format: ndjson").collect::<Vec<_>>(), [""; 0]);
-        assert_eq!(told("format: ndjson, null: x, delimiter: ;").collect::<Vec<_>>(), ["delimiter", "null"]);
-        assert_eq!(told("format: csv, null: '\"', delimiter: é").collect::<Vec<_>>(), ["delimiter", "null"]);
+        assert_eq!(told("format: ndjson, nulls: x, delimiter: ;").collect::<Vec<_>>(), ["delimiter", "nulls"]);
+        assert_eq!(told("format: csv, nulls: '\"', delimiter: é").collect::<Vec<_>>(), ["delimiter", "nulls"]);
         assert_eq!(told("format: csv, delimiter: \"\\t\"").collect::<Vec<_>>(), [""; 0]);
         let nested = Field::new_list("list", Field::new_list_field(DataType::Binary, true), true);
         let nested = Schema::new(vec![nested]);

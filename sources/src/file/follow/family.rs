@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_name_is_the_rotated_form_of_what_stands_before_its_stamp() {
         assert_eq!(logs_of("app.log.1"), ["app.log"]);
-        assert_eq!(logs_of("app.log-20261128.gz"), ["app.log"]);
+        assert_eq!(logs_of("app.log-20261128.gz"), ["app.log", "app.log-20261128"]);
         assert_eq!(logs_of("app.log.2026-11-28"), ["app.log", "app.log.2026-11"]);
         assert_eq!(logs_of("app-1.log"), [""; 0]);
         assert_eq!(logs_of("flights.csv"), [""; 0]);
