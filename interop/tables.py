@@ -184,7 +184,7 @@ def kills(folder: pathlib.Path, table, rounds: int, chance: random.Random) -> No
 def race(folder: pathlib.Path, table, target: str, store: str, environment: dict, chance: random.Random) -> None:
     """Two workers on one chain, one of which hangs in the middle until the other has ended."""
     # Many reads of the source, so many plans.
-    rows = 80_000
+    rows = 240_000
     (folder / "in.csv").write_text("id,part,text\n" + "".join(f"{i},p{i % 3},{i:0150}\n" for i in range(rows)))
     (folder / "pipeline.yaml").write_text(f"""
 name: race
@@ -199,7 +199,7 @@ sink:
     hangs = start(folder, "--data-dir", "data-0", environment=environment)
     while hangs.poll() is None and not table.is_there():
         time.sleep(0.01)
-    time.sleep(chance.random() / 20)
+    time.sleep(chance.random() / 50)
     hangs.send_signal(signal.SIGSTOP)
     assert hangs.poll() is None, "the first worker ended before it could hang"
     run(folder, "--data-dir", "data-1", environment=environment)
