@@ -86,6 +86,11 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
         found.push(parsed.problem(&["sink", "postgres", "table"], message));
     }
     found.extend(of_queue(parsed));
+    if source.begins_at_end() && !sink.keeps_positions() && !sink.is_for_looking() {
+        let message = "this sink keeps no positions, so each start, also that of a retry, would begin at the end of what is there \
+                       then, and rows between would be lost: begin at the beginning, or write to a topic, and read that one";
+        found.push(parsed.problem(&["source"], message));
+    }
     if *delivery == Delivery::ExactlyOnce && source.rereads() && !sink.keeps_positions() {
         let message = match sink.topic() {
             Some(_) => {
@@ -252,6 +257,9 @@ fn group(parsed: &ParsedPipeline) -> Option<(String, String)> {
     };
     Some((cluster, group.as_deref().unwrap_or(parsed.document.name.as_str()).to_owned()))
 }
+
+/// Sources that `sluice connect` runs.
+pub(crate) const APART: [&str; 3] = ["topic", "kafka", "file"];
 
 /// What only `sluice run` can do.
 fn apart_problems(parsed: &ParsedPipeline, groups: &[(String, String)]) -> Vec<Problem> {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 
-use self::refused::{DEAD, put_dead};
+use self::refused::{DEAD, Dead, put_dead};
 use crate::breaker::Breaker;
 use crate::channel::{Received, Receiver};
 use crate::config::{StopAfter, Then};
@@ -316,14 +316,9 @@ impl<'a> TargetHalf<'a> {
             Target::Transact(_) => {
                 if fates.dead > 0 && !is_told {
                     let (range, incarnation) = (slice.range, open.incarnation.clone());
-                    put_dead(
-                        self.dead_letters.as_deref_mut(),
-                        DEAD,
-                        chain,
-                        &incarnation,
-                        range,
-                        &slice.rejects,
-                    )?;
+                    let rows = Dead { kind: DEAD, incarnation: &incarnation, range, rejects: &slice.rejects };
+                    let letters = self.dead_letters.as_deref_mut();
+                    put_dead(letters, chain, &rows, self.confirmer.rereads())?;
                 }
                 self.commit(chain, &slice, &fates)
             }
@@ -498,7 +493,8 @@ impl<'a> TargetHalf<'a> {
         if plan.fates.dead > 0 {
             let range = Range { start: plan.start, end: plan.end };
             let letters = self.dead_letters.as_deref_mut();
-            put_dead(letters, DEAD, chain, &open.incarnation, range, &open.rejects)?;
+            let rows = Dead { kind: DEAD, incarnation: &open.incarnation, range, rejects: &open.rejects };
+            put_dead(letters, chain, &rows, self.confirmer.rereads())?;
         }
         sink.publish(chain, &plan)?;
         open.range.start = open.range.end;

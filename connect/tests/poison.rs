@@ -1,7 +1,7 @@
 //! Targets that refuse a whole slice because of some of its rows: those rows are found, and every other one arrives once.
 #![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use sluice_connect::task::{
     SourceQueue, SourceTask, TaskError, TransactTask,
 };
 
-/// One queue whose slices are given.
-struct Slices(Vec<Slice>);
+/// One queue whose slices are given, and whether they come again under the same offsets.
+struct Slices(Vec<Slice>, bool);
 
 impl SourceTask for Slices {
     fn open(&mut self, _: &Needs) -> Result<(), TaskError> {
@@ -45,11 +45,11 @@ impl SourceTask for Slices {
     }
 
     fn confirmer(&self) -> Arc<dyn Confirm> {
-        Arc::new(Anything)
+        Arc::new(Anything(self.1))
     }
 }
 
-struct Anything;
+struct Anything(bool);
 
 impl Confirm for Anything {
     fn secure(&self, _: &str, _: i32, _: i64) -> Result<(), TaskError> {
@@ -58,6 +58,10 @@ impl Confirm for Anything {
 
     fn confirm(&self, _: &str, _: i32, _: i64) -> Result<(), TaskError> {
         Ok(())
+    }
+
+    fn rereads(&self) -> bool {
+        self.0
     }
 
     fn confirmed(&self, _: &str, _: i32) -> Result<Option<i64>, TaskError> {
@@ -214,21 +218,24 @@ impl SinkTask for Picky {
 /// A dead-letter topic that keeps the position of each chain.
 struct Letters {
     held: Shared,
-    positions: std::collections::BTreeMap<Chain, i64>,
+    positions: Positions,
 }
+
+type Positions = Arc<Mutex<BTreeMap<Chain, i64>>>;
 
 impl TransactTask for Letters {
     fn position(&mut self, chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(self.positions.get(chain).map(|position| (*position, "one".to_owned())))
+        Ok(self.positions.lock().unwrap().get(chain).map(|position| (*position, "one".to_owned())))
     }
 
     fn begin(&mut self, chain: &Chain, origin: i64, _: &str) -> Result<(), TaskError> {
-        self.positions.insert(chain.clone(), origin);
+        self.positions.lock().unwrap().insert(chain.clone(), origin);
         Ok(())
     }
 
     fn commit(&mut self, chain: &Chain, _: &str, slice: &Slice, _: &Fates) -> Result<(), TaskError> {
-        assert_eq!(self.positions.insert(chain.clone(), slice.range.end), Some(slice.range.start));
+        let stood = self.positions.lock().unwrap().insert(chain.clone(), slice.range.end);
+        assert_eq!(stood, Some(slice.range.start));
         self.held.lock().unwrap().dead.extend(batch::offsets(&slice.envelope));
         Ok(())
     }
@@ -277,6 +284,17 @@ fn run(
     is_files: bool,
     then: Then,
 ) -> (Held, Result<(), TaskError>) {
+    run_beside(Slices(slices, true), refused, is_files, then, Positions::default())
+}
+
+/// The same into a dead-letter topic that stands there.
+fn run_beside(
+    slices: Slices,
+    refused: &BTreeSet<i64>,
+    is_files: bool,
+    then: Then,
+    positions: Positions,
+) -> (Held, Result<(), TaskError>) {
     let errors = match then {
         Then::Stop => "then: stop",
         Then::Skip => "then: skip",
@@ -294,9 +312,9 @@ fn run(
         config: (text, "hash".to_owned()),
         steps,
         needs,
-        source: Box::new(Slices(slices)),
+        source: Box::new(slices),
         target: if is_files { Target::Files(Box::new(picky)) } else { Target::Transact(Box::new(picky)) },
-        dead_letters: Some(Box::new(Letters { held: held.clone(), positions: Default::default() })),
+        dead_letters: Some(Box::new(Letters { held: held.clone(), positions })),
         then,
         stop_after: None,
         in_flight: 1 << 20,
@@ -349,5 +367,25 @@ fn without_a_place_for_it_the_row_ends_the_run_and_what_was_before_it_stays() {
         let (held, result) = run(slices(&[0; 20], 20), &[13].into(), is_files, Then::Skip);
         result.unwrap();
         assert_eq!((held.rows.len(), held.dead.len(), held.fates.skipped), (19, 0, 1));
+    }
+}
+
+#[test]
+fn dead_letters_of_messages_that_are_numbered_anew_are_kept_as_well() {
+    let kinds = [0, 1, 0, 0, 1, 0];
+    for (rereads, again) in [(true, vec![]), (false, vec![1, 3, 4])] {
+        let positions = Positions::default();
+        let refused = BTreeSet::from([3]);
+        let mut dead = Vec::new();
+        for _ in 0..2 {
+            let slices = Slices(slices(&kinds, 4), rereads);
+            let (held, result) = run_beside(slices, &refused, false, Then::DeadLetter, positions.clone());
+            result.unwrap();
+            dead.push(held.dead.len());
+            if dead.len() == 2 {
+                assert_eq!(held.dead.len(), again.len(), "{:?}", held.dead);
+            }
+        }
+        assert_eq!(dead[0], 3);
     }
 }

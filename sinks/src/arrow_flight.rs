@@ -11,6 +11,7 @@
 #[cfg(feature = "arrow_flight")]
 mod task;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -128,7 +129,9 @@ impl Sink for ArrowFlightConfig {
         }
         let has_secret = self.token.is_some() || self.password.is_some();
         let is_local = self.address().is_ok_and(|(address, _)| {
-            ["127.", "localhost:", "[::1]:"].iter().any(|local| address.starts_with(local))
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+            let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+            host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
         });
         if has_secret && !is_secure && !is_local {
             let told = "would send the secret in clear to another machine: write grpc+tls://";

@@ -128,6 +128,10 @@ impl HttpConfig {
         Ok((name, value))
     }
 
+    fn has_secret(&self) -> bool {
+        self.token.is_some() || self.secret_headers().next().is_some()
+    }
+
     /// The headers whose values are secrets by their names.
     fn secret_headers(&self) -> impl Iterator<Item = &str> {
         let is_secret = |name: &&str| {
@@ -144,8 +148,9 @@ impl Sink for HttpConfig {
         let mut found = Vec::new();
         match self.url() {
             Err(problem) => found.push((at(&["url"]), problem)),
-            Ok(url) if self.token.is_some() && url.scheme() == "http" && !is_local(&url) => {
-                let problem = "the token could be read on its way: write `https://…`";
+            Ok(url) if self.has_secret() && url.scheme() == "http" && !is_local(&url) => {
+                let problem =
+                    "the token, or a header that is a secret, could be read on its way: write `https://…`";
                 found.push((at(&["url"]), problem.to_owned()));
             }
             Ok(_) => {}
@@ -193,8 +198,10 @@ impl Sink for HttpConfig {
 
     fn shown(&self) -> String {
         match self.url() {
+            // A path may be a secret, as of hooks.
             Ok(mut url) => {
                 url.set_query(None);
+                url.set_path("");
                 format!("requests to {url}")
             }
             Err(_) => "requests to a URL that is not right".to_owned(),
@@ -268,7 +275,7 @@ mod tests {
             );
         }
         let config: HttpConfig = serde_saphyr::from_str("{url: 'https://x.example/in?key=secret'}").unwrap();
-        assert_eq!(config.shown(), "requests to https://x.example/in");
+        assert_eq!(config.shown(), "requests to https://x.example/");
         assert!(
             config.problems(Known { output: None, format: Some(&Format::Raw) })[0].1.contains("become JSON")
         );

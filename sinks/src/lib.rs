@@ -210,6 +210,11 @@ impl SinkConfig {
         }
     }
 
+    /// Whether rows are only looked at.
+    pub fn is_for_looking(&self) -> bool {
+        matches!(self, Self::Stdout(_) | Self::Discard(_))
+    }
+
     fn partition(&self) -> (&'static str, &[String]) {
         match self {
             Self::Parquet(config) => ("parquet", &config.partition),

@@ -119,6 +119,15 @@ impl SourceConfig {
         !matches!(self, Self::Amqp091(_) | Self::Amqp10(_) | Self::Zeromq(_) | Self::Http(_))
     }
 
+    /// Whether a start without a position leaves out what is there, and nothing beside the target remembers where that was.
+    pub fn begins_at_end(&self) -> bool {
+        match self {
+            Self::Postgres(config) => config.start == topic::Begin::Latest,
+            Self::File(config) => config.start == Some(file::FileStart::End),
+            _ => false,
+        }
+    }
+
     /// The paths of keys, below `source`, that hold secrets: their values must not stand in the file.
     pub fn secrets(&self) -> Vec<Vec<&'static str>> {
         match self {

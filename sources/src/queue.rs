@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use sluice_bridges::message::Mapped;
@@ -151,6 +151,12 @@ impl<C: Receive> QueueSource<C> {
 #[expect(clippy::disallowed_methods, reason = "when a broker or a target is asked decides about no row")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "it numbers messages that have no offsets")]
+fn since_1970() -> Option<i64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_micros()).ok()
 }
 
 fn closed() -> TaskError {
@@ -300,8 +306,10 @@ impl<T: Send + 'static> Confirm for Confirmer<T> {
         false
     }
 
+    /// Asked for a target without positions, whose numbers would begin anew with each run: those of a later run are greater,
+    /// so that a receiver can go by them. Microseconds since 1970.
     fn confirmed(&self, _topic: &str, _queue: i32) -> Result<Option<i64>, TaskError> {
-        Ok(None)
+        Ok(since_1970())
     }
 }
 
@@ -405,6 +413,8 @@ mod tests {
         let mut source = source(&broker);
         let confirmer = source.confirmer();
         assert!(!confirmer.rereads());
+        let first = confirmer.confirmed("q", 0).unwrap();
+        assert!(first > Some(1_700_000_000_000_000), "later runs have greater numbers: {first:?}");
         assert!(matches!(source.read("q", 0, Range { start: 5, end: 7 }, 9).unwrap(), Read::Ended));
         assert_eq!(rows(read(&mut source, 7)), (Range { start: 7, end: 10 }, 3, 0), "half of six");
         assert_eq!(source.end("q", 0), Some(15));

@@ -27,11 +27,9 @@ pub(super) fn about(cluster: Option<&str>, addr: SocketAddr) -> Result<About> {
         };
         named.into_iter().flatten().filter_map(one).collect()
     };
-    // Files, made-up rows and what comes by HTTP are for `sluice run`; of topics the sink is the connector.
-    let elsewhere = ["file", "generate", "http"];
-    let sources = names("SourceConfig").into_iter();
-    let sources =
-        sources.filter(|name| !elsewhere.contains(&name.as_str()) && !TOPICS.contains(&name.as_str()));
+    // Others are for `sluice run`; of topics the sink is the connector.
+    let runs = |name: &String| load::APART.contains(&name.as_str()) && !TOPICS.contains(&name.as_str());
+    let sources = names("SourceConfig").into_iter().filter(runs);
     let kind = |is_source| move |class| Kind { is_source, class };
     let mut kinds: Vec<Kind> = names("SinkConfig").into_iter().map(kind(false)).collect();
     kinds.extend(sources.map(kind(true)));

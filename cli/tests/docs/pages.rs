@@ -115,7 +115,7 @@ fn made() -> Vec<Made> {
     }
     list.push_str(
         "\n*Build*: `always` is in each build; `default` in the one without options and not in `--no-default-features`; `--features` in builds \
-         that ask for it.\n\nA connector is one file and one line of a registry: `ARCHITECTURE.md` says how to add one.\n",
+         that ask for it.\n\nA sink is one file and one line of a registry: `ARCHITECTURE.md` says how to add one, and a source.\n",
     );
     found.push(Made { path: "connectors/README.md".to_owned(), text: list });
     let text = format!(

@@ -60,7 +60,9 @@ impl TargetHalf<'_> {
             let refused: Vec<Reject> = refused.collect();
             // The dead letters that were known before the target was asked are stored already, and their chain stands
             // behind this row.
-            put_dead(self.dead_letters.as_deref_mut(), REFUSED, chain, &incarnation, slice.range, &refused)?;
+            let rows =
+                Dead { kind: REFUSED, incarnation: &incarnation, range: slice.range, rejects: &refused };
+            put_dead(self.dead_letters.as_deref_mut(), chain, &rows, self.confirmer.rereads())?;
         }
         match self.commit(chain, &slice, &fates)? {
             None => Ok(()),
@@ -69,33 +71,48 @@ impl TargetHalf<'_> {
     }
 }
 
-/// Stores dead letters under a chain of their own that ends where `range` ends, and makes them durable; those
+/// Dead letters of a range of a chain.
+pub(super) struct Dead<'a> {
+    /// [`DEAD`] or [`REFUSED`].
+    pub(super) kind: &'a str,
+    pub(super) incarnation: &'a str,
+    pub(super) range: Range,
+    pub(super) rejects: &'a [Reject],
+}
+
+/// Stores dead letters under a chain of their own that ends where their range ends, and makes them durable; those
 /// that are there already are left out. Each of the atomic batches moves the chain to where the next begins.
+///
+/// Where offsets may mean other rows than before (a source that does not read again, another incarnation), none of them
+/// is there: what was stored stays, and the chain goes on behind it.
 pub(super) fn put_dead(
     task: Option<&mut (dyn TransactTask + 'static)>,
-    kind: &str,
     chain: &Chain,
-    incarnation: &str,
-    range: Range,
-    rejects: &[Reject],
+    dead: &Dead<'_>,
+    rereads: bool,
 ) -> Result<(), TaskError> {
+    let &Dead { kind, incarnation, range, rejects } = dead;
     let Some(task) = task else {
         return Err(TaskError::new(Class::Fatal, format!("{chain}: no dead-letter topic is open")));
     };
     // The chain `<pipeline>/<topic>/<queue>#dead`, told apart in the pipeline's part.
     let dead = Chain { pipeline: format!("{}{kind}", chain.pipeline).into(), ..chain.clone() };
-    let start = match task.position(&dead)? {
-        Some((position, _)) => position.max(range.start),
+    let (start, by) = match task.position(&dead)? {
+        Some((position, recorded)) if !rereads || recorded != incarnation => {
+            (position.max(range.start), (position - range.start).max(0))
+        }
+        Some((position, _)) => (position.max(range.start), 0),
         None => {
             task.begin(&dead, range.start, incarnation)?;
-            range.start
+            (range.start, 0)
         }
     };
+    let range = Range { start: range.start + by, end: range.end + by };
     if start >= range.end {
         return Ok(());
     }
     let mut position = task.position(&dead)?.map_or(start, |(p, _)| p);
-    let mut left = rejects.iter().filter(|r| r.offset >= start).peekable();
+    let mut left = rejects.iter().filter(|r| r.offset + by >= start).peekable();
     while position < range.end {
         let (mut bytes, mut rows) = (0, Vec::new());
         while let Some(reject) = left.next_if(|r| rows.is_empty() || bytes + r.bytes() <= DEAD_BATCH_BYTES) {
@@ -105,7 +122,7 @@ pub(super) fn put_dead(
         let messages = rows.iter().map(|r| (r.offset, dead_letter::properties(chain, r), &r.body[..]));
         let envelope = batch::messages(messages)
             .map_err(|e| TaskError::new(Class::Fatal, "cannot build dead letters").because(e))?;
-        let end = left.peek().map_or(range.end, |next| next.offset);
+        let end = left.peek().map_or(range.end, |next| next.offset + by);
         let slice = Slice {
             range: Range { start: position, end },
             bytes,

@@ -99,14 +99,14 @@ pub(crate) fn sink_in(
                 Kind::Csv => (TextKind::Csv, Compression::None),
                 _ => (TextKind::Ndjson, Compression::Gzip),
             };
-            let (store, delimiter, null, open_partitions) = (None, None, None, 64);
+            let (store, delimiter, nulls, open_partitions) = (None, None, None, 64);
             let config = FileConfig {
                 path,
                 store,
                 format,
                 compression,
                 delimiter,
-                null,
+                nulls,
                 partition,
                 open_partitions,
                 rotate,

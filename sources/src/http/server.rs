@@ -262,7 +262,9 @@ async fn serve(
                 Ok(stored) => told(StatusCode::OK, &serde_json::json!({ "stored": stored })),
                 Err(fault) => fault.into_response(),
             };
-            if shared.queue().is_closed {
+            // One who may not send could hold the connection: it would wait for its answers to be read.
+            let is_stranger = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if shared.queue().is_closed || is_stranger {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
