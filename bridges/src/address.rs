@@ -23,19 +23,23 @@ impl Address {
     /// Reads a URL. User and password have keys of their own, so that a password can be a variable.
     pub fn parse(text: &str, schemes: Schemes) -> Result<Self, String> {
         let expected = format!("expected {}://HOST:PORT", schemes[0].0);
-        let url = Url::parse(text).map_err(|error| format!("`{text}` is no URL ({error}): {expected}"))?;
-        let known = schemes.iter().position(|(scheme, _)| *scheme == url.scheme());
-        let (Some(place), Some(host)) = (known, url.host_str().filter(|host| !host.is_empty())) else {
-            return Err(format!("`{text}`: {expected}"));
-        };
-        if !url.username().is_empty() || url.password().is_some() {
+        // Looked for before anything else: a password that a URL can not hold as it is may be read as a port or a path.
+        if text.contains('@') {
             return Err(
-                "user and password do not belong here: write `user` and `password: ${VAR}` beside `url`"
+                "user and password do not belong here: write `user` and `password: ${VAR}` beside `url`; a `@` in a path is \
+                 written `%40`"
                     .to_owned(),
             );
         }
+        // What stands behind may be a password, too.
+        let shown = text.split(['?', '#']).next().unwrap_or_default();
+        let url = Url::parse(text).map_err(|error| format!("`{shown}` is no URL ({error}): {expected}"))?;
+        let known = schemes.iter().position(|(scheme, _)| *scheme == url.scheme());
+        let (Some(place), Some(host)) = (known, url.host_str().filter(|host| !host.is_empty())) else {
+            return Err(format!("`{shown}`: {expected}"));
+        };
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(format!("`{text}` has something behind the path: {expected}"));
+            return Err(format!("`{shown}` has something behind the path: {expected}"));
         }
         let path = match url.path() {
             "" => None,
@@ -79,6 +83,7 @@ mod tests {
         assert_eq!(parse("amqps://h/%2f"), at(true, "h", 5671, Some("/")));
         assert_eq!(parse("amqp://[::1]:7/a%20b"), at(false, "[::1]", 7, Some("a b")));
         assert_eq!(parse("amqp://h/"), at(false, "h", 5672, Some("")));
+        assert_eq!(parse("amqp://h/a%40b"), at(false, "h", 5672, Some("a@b")));
         assert_eq!(parse("amqp://[::1]:7").socket(), ("::1", 7));
     }
 
@@ -95,6 +100,30 @@ mod tests {
         ] {
             let told = Address::parse(text, SCHEMES).unwrap_err();
             assert!(told.contains(part), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_told() {
+        for text in [
+            "http://me:secret@h",
+            "me:secret@h",
+            "amqp://me:secret@",
+            "amqp://me:#secret@h",
+            "amqp://me:1#secret@h",
+            "amqp://me:1/secret@h",
+            "amqp://me:1?secret@h",
+            "amqp://me:secret/@h",
+            "amqp://me:secret@h:99999",
+            "amqp://me:secret@h/%ff",
+        ] {
+            let told = Address::parse(text, SCHEMES).unwrap_err();
+            assert!(told.contains("password: ${VAR}") && !told.contains("secret"), "{text}: {told}");
+        }
+        for text in ["amqp://h/x?user=me&password=secret", "jdbc:amqp://h?password=secret", "h:99999?secret"]
+        {
+            let told = Address::parse(text, SCHEMES).unwrap_err();
+            assert!(told.contains("amqp://HOST:PORT") && !told.contains("secret"), "{text}: {told}");
         }
     }
 }

@@ -34,6 +34,8 @@ const SCHEMA: &str = "public";
 const POSITIONS: &str = "sluice_positions";
 /// Columns that PostgreSQL's tables have, at most.
 const COLUMNS_MAX: usize = 1600;
+/// Names of columns that each table has of its own.
+const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
 
 /// Settings of sink `postgres`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -132,7 +134,8 @@ impl Sink for PostgresConfig {
     }
 
     fn shown(&self) -> String {
-        let place = self.way().map_or_else(|_| self.url.clone(), |way| way.shown());
+        // A URL that is refused may hold a password.
+        let place = self.way().map_or_else(|_| "an unknown place".to_owned(), |way| way.shown());
         let table = self.table().map_or_else(|_| self.table.clone(), |table| table.to_string());
         let how =
             if self.key.is_empty() { String::new() } else { format!(", by key {}", self.key.join(", ")) };
@@ -174,7 +177,9 @@ fn columns_problem(output: &Schema) -> Option<String> {
         return Some(format!("rows have {count} columns, and a table of PostgreSQL at most {COLUMNS_MAX}"));
     }
     output.fields().iter().find_map(|field| {
-        let problem = name_problem(field.name())?;
+        let is_system = SYSTEM_COLUMNS.contains(&field.name().as_str());
+        let own = is_system.then(|| "each table of PostgreSQL has one of that name for itself".to_owned());
+        let problem = own.or_else(|| name_problem(field.name()))?;
         Some(format!("column `{}`: {problem}; `select: {{rename: …}}` gives it another", field.name()))
     })
 }
@@ -222,7 +227,20 @@ mod tests {
     }
 
     #[test]
+    fn columns_that_each_table_has_for_itself_are_refused() {
+        let of = |name: &str| columns_problem(&Schema::new(vec![Field::new(name, DataType::Int64, true)]));
+        for name in ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"] {
+            let told = of(name).unwrap();
+            assert!(told.contains(&format!("`{name}`")) && told.contains("select: {rename: …}"), "{told}");
+        }
+        assert_eq!((of("oid"), of("XMIN")), (None, None));
+    }
+
+    #[test]
     fn a_password_is_never_shown() {
+        let refused = "url: 'http://me:secret@h'\ntable: x";
+        let refused: PostgresConfig = serde_saphyr::from_str(refused).unwrap();
+        assert!(!refused.shown().contains("secret"), "{}", refused.shown());
         let shown = format!("{:?}", config("table: x\npassword: secret"));
         assert!(!shown.contains("secret"), "{shown}");
         assert!(serde_saphyr::from_str::<PostgresConfig>("url: 'postgres://h'\ntable: x\ntabel: y").is_err());

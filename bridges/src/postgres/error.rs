@@ -25,7 +25,7 @@ pub(super) fn failed(what: impl Into<String>, error: tokio_postgres::Error) -> T
     if let Some(refused) = error.as_db_error() {
         let code = refused.code().code().to_owned();
         let text = told(refused);
-        return TaskError::new(class(&code), what).because(Refused { code, text });
+        return TaskError::new(class(&code, refused.where_()), what).because(Refused { code, text });
     }
     let class = if error.is_closed() {
         Class::Retry
@@ -46,14 +46,22 @@ pub(super) fn failed(what: impl Into<String>, error: tokio_postgres::Error) -> T
     TaskError::new(class, what).because(error)
 }
 
-/// Who must act, by the class of a code.
-fn class(code: &str) -> Class {
+/// Who must act, by a code and its class, and by where the error arose.
+fn class(code: &str, context: Option<&str>) -> Class {
+    let group = code.get(..2).unwrap_or_default();
+    // What is said of a value that COPY reads is the row's, unless it could have been said of any other.
+    let is_of_value = context.and_then(copied_column).is_some();
+    if is_of_value && !matches!(group, "08" | "40" | "53" | "57" | "58") {
+        return Class::Record;
+    }
     match code {
         // Rows that a statement would make too long for a page or an index.
         "54000" => Class::Record,
         // A server that is a standby now; who asks finds the other one, or it comes back.
         "25006" => Class::Retry,
-        _ => match code.get(..2).unwrap_or_default() {
+        // What is asked for is not in a state that allows it: a view that nothing can be written to, one that was never filled.
+        "55000" => Class::Config,
+        _ => match group {
             // Data, constraints, what triggers and checks of views say.
             "22" | "23" | "44" | "P0" => Class::Record,
             // Connections, transactions that others were in the way of, resources, shutdown and time limits, the system.
@@ -105,6 +113,9 @@ mod tests {
             ("57014", Class::Retry),
             ("57P01", Class::Retry),
             ("57P03", Class::Retry),
+            ("55006", Class::Retry),
+            ("55P03", Class::Retry),
+            ("55000", Class::Config),
             ("08006", Class::Retry),
             ("28P01", Class::Config),
             ("3D000", Class::Config),
@@ -113,7 +124,28 @@ mod tests {
             ("42P01", Class::Config),
             ("42P10", Class::Config),
         ] {
-            assert_eq!(class(code), expected, "{code}");
+            assert_eq!(class(code, None), expected, "{code}");
+            assert_eq!(class(code, Some("COPY orders, line 3")), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_copied_value_is_the_rows() {
+        for (code, expected) in [
+            ("22P02", Class::Record),
+            ("42P01", Class::Record),
+            ("42704", Class::Record),
+            ("54001", Class::Record),
+            ("55P04", Class::Record),
+            ("XX000", Class::Record),
+            ("08006", Class::Retry),
+            ("40001", Class::Retry),
+            ("53200", Class::Retry),
+            ("57014", Class::Retry),
+            ("58030", Class::Retry),
+        ] {
+            let context = Some("COPY orders, line 3, column amount: \"many\"");
+            assert_eq!(class(code, context), expected, "{code}");
         }
     }
 

@@ -179,7 +179,12 @@ impl Values<'_> {
             }
             Self::Shown(formatter) => {
                 // Numbers and times hold nothing that has a meaning.
+                let start = out.len();
                 formatter.value(row).write(&mut Text(out))?;
+                // A duration's sign, which PostgreSQL reads before the number alone.
+                if let Some(sign) = out.get_mut(start..start + 3).filter(|sign| sign.starts_with(b"-PT")) {
+                    sign.copy_from_slice(b"PT-");
+                }
             }
         }
         Ok(())
@@ -238,9 +243,9 @@ impl fmt::Write for Text<'_> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, DurationSecondArray,
-        FixedSizeBinaryArray, Int64Array, IntervalDayTimeArray, ListArray, NullArray, StringArray,
-        StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
+        BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, DurationMillisecondArray,
+        DurationSecondArray, FixedSizeBinaryArray, Int64Array, IntervalDayTimeArray, ListArray, NullArray,
+        StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray,
     };
     use arrow::datatypes::{Int32Type, Int64Type};
     use proptest::prelude::*;
@@ -276,7 +281,8 @@ mod tests {
         assert_eq!(line(zoned.clone()), "2023-11-14T22:13:20.123456\n");
         assert_eq!(line(zoned.with_timezone("UTC")), "2023-11-14T22:13:20.123456Z\n");
         assert_eq!(line(Time64MicrosecondArray::from(vec![3_600_000_001])), "01:00:00.000001\n");
-        assert_eq!(line(DurationSecondArray::from(vec![90])), "PT90S\n");
+        assert_eq!(line(DurationSecondArray::from(vec![90, -90, 0])), "PT90S\nPT-90S\nP0D\n");
+        assert_eq!(line(DurationMillisecondArray::from(vec![-500, -1500])), "PT-0.5S\nPT-1.5S\n");
         assert_eq!(line(NullArray::new(1)), "\\N\n");
         assert!(encode(&batch(vec![("x", Arc::new(IntervalDayTimeArray::new_null(1)))]), false).is_err());
     }

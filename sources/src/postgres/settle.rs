@@ -2,8 +2,8 @@
 //!
 //! A transaction takes a row's value (of a sequence, or of the clock) before it commits the row, so others with greater
 //! values may be seen first. What a look sees as the greatest value is settled once `lag` has passed and every transaction
-//! that was writing then has ended: PostgreSQL numbers those (`xid`), and tells the first that runs and the first that is not
-//! given yet.
+//! that was writing then has ended: PostgreSQL numbers those (`xid`) and tells the first that runs, and a number that the look
+//! takes for itself is greater than all of them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) struct Snapshot {
     pub(super) max: Option<i64>,
     /// The first transaction that was writing then.
     pub(super) first_running: i64,
-    /// The first that had not begun to write.
+    /// A number above those of all transactions that had begun to write.
     pub(super) first_unborn: i64,
 }
 

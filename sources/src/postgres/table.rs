@@ -26,6 +26,8 @@ pub(super) const VALUES: usize = 3;
 pub(super) struct Table {
     /// As it stands behind FROM.
     from: String,
+    /// A table's own number, which no other one of its name has.
+    oid: Option<i64>,
     /// For a person.
     pub(super) name: String,
     column: String,
@@ -58,6 +60,14 @@ impl Table {
         let columns = link
             .columns(&format!("cannot read {name}"), &format!("SELECT * FROM {from} AS t"))
             .map_err(as_config)?;
+        let oid: Option<i64> = match &relation {
+            Relation::Table(_) => {
+                let sql = format!("SELECT {}", oid_of(&from));
+                let found = link.rows(&format!("cannot look at {name}"), &sql, &[])?;
+                found.first().map_or(Ok(None), |row| row.try_get(0)).map_err(unread)?
+            }
+            Relation::Query(_) => None,
+        };
         let named = |key: &str, column: &str| {
             columns.iter().find(|(name, _)| name == column).ok_or_else(|| {
                 let names = columns.iter().map(|(name, _)| name.as_str());
@@ -103,14 +113,15 @@ impl Table {
             Ok::<_, TaskError>((tie, format!("{}.{}", quoted(kind.schema()), quoted(kind.name()))))
         };
         let ties = ties.into_iter().map(typed).collect::<Result<_, _>>()?;
-        Ok(Self { from, name, column: config.column.clone(), kind, ties, values })
+        Ok(Self { from, oid, name, column: config.column.clone(), kind, ties, values })
     }
 
-    /// What gives the offsets their meaning.
+    /// What gives the offsets their meaning: also which table it is, since one that is made again begins anew.
     pub(super) fn incarnation(&self) -> String {
         let kind = if self.kind == Kind::Integer { "integer" } else { "timestamp" };
         let ties = self.ties.iter().map(|(name, _)| format!(",{name}")).collect::<String>();
-        format!("{kind}:{}{ties}", self.column)
+        let oid = self.oid.map_or_else(String::new, |oid| format!("@{oid}"));
+        format!("{kind}:{}{ties}{oid}", self.column)
     }
 
     fn column(&self) -> String {
@@ -134,6 +145,12 @@ impl Table {
         let rows = link.rows(&self.what(), &self.snapshot_sql(offset), &[]).map_err(as_config)?;
         let none = || TaskError::new(Class::Fatal, "an aggregate without a row");
         let row = rows.first().ok_or_else(none)?;
+        let oid: Option<i64> = row.try_get(3).map_err(unread)?;
+        if oid != self.oid {
+            // The run that begins anew tells whoever must act.
+            let message = format!("{}: another one has taken its place", self.name);
+            return Err(TaskError::new(Class::Retry, message));
+        }
         Ok(Snapshot {
             max: row.try_get(0).map_err(unread)?,
             first_running: row.try_get(1).map_err(unread)?,
@@ -144,9 +161,13 @@ impl Table {
     fn snapshot_sql(&self, offset: i64) -> String {
         let from = self.kind.literal(self.kind.from(offset));
         let from = from.map_or_else(String::new, |from| format!(" WHERE {} >= {from}", self.column()));
+        let oid = self.oid.map_or_else(|| "NULL::bigint".to_owned(), |_| oid_of(&self.from));
+        // A snapshot's xmax is behind the last transaction that has ended, so some that are writing may lie behind it. A number
+        // that is taken after the snapshot lies behind them all; ours has ended when the next look comes. A standby gives none.
         format!(
-            "SELECT {}, txid_snapshot_xmin(s.s), txid_snapshot_xmax(s.s) FROM (SELECT max({}) AS value FROM {} AS t{from}) AS m, \
-             (SELECT txid_current_snapshot() AS s) AS s",
+            "SELECT {}, txid_snapshot_xmin(s.s), \
+             CASE WHEN pg_is_in_recovery() THEN txid_snapshot_xmax(s.s) ELSE txid_current() END, {oid} \
+             FROM (SELECT max({}) AS value FROM {} AS t{from}) AS m, (SELECT txid_current_snapshot() AS s) AS s",
             self.kind.number("m.value"),
             self.column(),
             self.from
@@ -172,11 +193,11 @@ impl Table {
         let order = order.map(|name| format!("t.{}", quoted(name))).collect::<Vec<_>>().join(", ");
         let ties = self.ties.iter().map(|(tie, _)| tie);
         let texts = self.values.iter().chain(ties).map(|name| format!(", t.{}::text", quoted(name)));
-        // Bodies are made of the rows that are left, each once.
+        // Bodies are made of the rows that are left, each once. A `t` alone would be a column of that name.
         Some(format!(
             "SELECT CASE WHEN octet_length(j.body) <= {BODY_BYTES_MAX} THEN j.body END, octet_length(j.body), {}{} \
              FROM (SELECT * FROM {} AS t WHERE {column} BETWEEN {from} AND {to}{behind_sql} ORDER BY {order} LIMIT {rows}) AS t \
-             CROSS JOIN LATERAL (SELECT row_to_json(t)::text AS body OFFSET 0) AS j ORDER BY {order}",
+             CROSS JOIN LATERAL (SELECT row_to_json(t.*)::text AS body OFFSET 0) AS j ORDER BY {order}",
             self.kind.number(&column),
             texts.collect::<String>(),
             self.from
@@ -202,6 +223,11 @@ impl Table {
     pub(super) fn what(&self) -> String {
         format!("cannot read {}", self.name)
     }
+}
+
+/// What gives a table's `oid` in SQL; null if there is none.
+fn oid_of(from: &str) -> String {
+    format!("to_regclass({})::oid::bigint", literal(from))
 }
 
 /// Of a source there are no rows that a server refuses: what it says of values is of the statement.
@@ -235,6 +261,7 @@ mod tests {
     fn table(kind: Kind, ties: &[(&str, &str)]) -> Table {
         Table {
             from: "\"public\".\"orders\"".to_owned(),
+            oid: Some(16_385),
             name: "table public.orders".to_owned(),
             column: "at".to_owned(),
             kind,
@@ -260,8 +287,20 @@ mod tests {
             "{page}"
         );
         assert!(page.ends_with("ORDER BY t.\"at\", t.\"id\""), "{page}");
-        assert_eq!(moment.incarnation(), "timestamp:at,id");
-        assert!(moment.snapshot_sql(0).contains(">= '1970-01-01 00:00:00+00'::timestamptz"));
+        assert!(page.contains("(SELECT row_to_json(t.*)::text AS body"), "{page}");
+    }
+
+    #[test]
+    fn a_look_sees_which_table_it_is_and_takes_a_number_behind_all_writers() {
+        let moment = table(Kind::Timestamp { zone: true }, &[("id", "\"pg_catalog\".\"int8\"")]);
+        assert_eq!(moment.incarnation(), "timestamp:at,id@16385");
+        let look = moment.snapshot_sql(0);
+        assert!(look.contains(">= '1970-01-01 00:00:00+00'::timestamptz"), "{look}");
+        assert!(look.contains("ELSE txid_current() END"), "{look}");
+        assert!(look.contains("to_regclass('\"public\".\"orders\"')::oid::bigint"), "{look}");
+        let query = Table { from: "(SELECT 1\n)".to_owned(), oid: None, ..table(Kind::Integer, &[]) };
+        assert_eq!(query.incarnation(), "integer:at");
+        assert!(query.snapshot_sql(0).contains(", NULL::bigint FROM"));
     }
 
     #[test]

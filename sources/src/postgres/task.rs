@@ -259,7 +259,8 @@ impl SourceTask for PostgresSource {
         let end = if is_planned && !page.is_more { range.end } else { cursor.next };
         cursor.next = end;
         self.cursor = Some(cursor);
-        if !page.is_more {
+        // A plan may end among the rows of a millisecond, and `to` is behind all of them.
+        if !page.is_more && !is_planned {
             self.read_to = self.read_to.max(Some(to));
         }
         if end == range.start {
