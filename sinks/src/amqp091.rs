@@ -103,7 +103,7 @@ impl Sink for Amqp091Config {
     }
 
     fn shown(&self) -> String {
-        let place = self.way().map_or_else(|_| self.url.clone(), |way| way.shown());
+        let place = self.way().map_or_else(|_| "a URL that is not right".to_owned(), |way| way.shown());
         match (&self.queue, &self.exchange) {
             (Some(queue), _) => format!("queue {queue} of RabbitMQ at {place}"),
             (None, exchange) => {

@@ -281,9 +281,8 @@ fn no_time(column: &ArrayRef) -> Vec<usize> {
         DataType::Time64(TimeUnit::Microsecond) => beyond::<Time64MicrosecondType>(column),
         DataType::Time64(TimeUnit::Nanosecond) => beyond::<Time64NanosecondType>(column),
         nested if nested.is_nested() && has_time(nested) => {
-            let Ok(shown) = ArrayFormatter::try_new(column.as_ref(), &FormatOptions::new()) else {
-                return Vec::new();
-            };
+            let options = FormatOptions::new().with_display_error(false);
+            let Ok(shown) = ArrayFormatter::try_new(column.as_ref(), &options) else { return Vec::new() };
             (0..column.len()).filter(|row| shown.value(*row).try_to_string().is_err()).collect()
         }
         _ => Vec::new(),
