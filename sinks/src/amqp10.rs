@@ -75,7 +75,8 @@ impl Sink for Amqp10Config {
     }
 
     fn shown(&self) -> String {
-        let place = self.way().map_or_else(|_| "a URL that is not right".to_owned(), |way| way.address.to_string());
+        let place =
+            self.way().map_or_else(|_| "a URL that is not right".to_owned(), |way| way.address.to_string());
         format!("queue {} of the AMQP broker at {place}", self.queue)
     }
 

@@ -226,10 +226,15 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, TaskError> {
         .map_err(|e| TaskError::new(Class::Config, format!("pattern `{pattern}` is not valid")).because(e))?;
     let mut found = Vec::new();
     for path in paths {
-        let path = path.map_err(|e| {
-            let message = format!("cannot read {}, which `{pattern}` matches", e.path().display());
-            TaskError::new(Class::Config, message).because(e)
-        })?;
+        let path = match path {
+            Ok(path) => path,
+            // A folder that went while it was looked at.
+            Err(e) if e.error().kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => {
+                let message = format!("cannot read {}, which `{pattern}` matches", e.path().display());
+                return Err(TaskError::new(Class::Config, message).because(e));
+            }
+        };
         // A wildcard also meets folders; they are not what is asked for.
         if path.is_dir() {
             continue;

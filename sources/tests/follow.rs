@@ -30,6 +30,8 @@ struct World {
     rows: Vec<String>,
     rejects: Vec<String>,
     topics: Vec<Arc<str>>,
+    /// How much one look takes of a log, in slices.
+    slices_max: usize,
     running: Option<Run>,
 }
 
@@ -61,6 +63,7 @@ impl World {
             rows: Vec::new(),
             rejects: Vec::new(),
             topics: Vec::new(),
+            slices_max: usize::MAX,
             running: None,
         }
     }
@@ -94,10 +97,15 @@ impl World {
         self.remove(name);
     }
 
+    /// `: > name`.
+    fn cut(&self, name: &str) {
+        File::options().write(true).open(self.path(name)).unwrap().set_len(0).unwrap();
+    }
+
     /// `cp name copy; : > name`.
     fn copy_and_cut(&self, name: &str, copy: &str) {
         fs::copy(self.path(name), self.path(copy)).unwrap();
-        File::options().write(true).open(self.path(name)).unwrap().set_len(0).unwrap();
+        self.cut(name);
     }
 
     fn restart(&mut self) {
@@ -128,7 +136,8 @@ impl World {
         let mut topics: Vec<Arc<str>> = run.open.keys().cloned().collect();
         topics.sort();
         for topic in topics {
-            loop {
+            let mut slices = 0;
+            while slices < self.slices_max {
                 let start = run.open[&topic];
                 match run.source.read(&topic, 0, Range { start, end: i64::MAX }, 1 << 16)? {
                     Read::Slice(slice) => {
@@ -143,7 +152,7 @@ impl World {
                         self.positions.insert(Arc::clone(&topic), (slice.range.end, incarnation));
                         confirmer.confirm(&topic, 0, slice.range.end).unwrap();
                         run.open.insert(Arc::clone(&topic), slice.range.end);
-                        came = true;
+                        (came, slices) = (true, slices + 1);
                     }
                     Read::Held => {}
                     Read::Idle => break,
@@ -318,11 +327,84 @@ fn a_log_that_is_copied_and_cut_goes_on_in_its_copy_first() {
 }
 
 #[test]
+fn a_log_that_is_cut_and_grows_again_while_it_is_read_is_read_as_it_was_first() {
+    for has_copy in [true, false] {
+        let mut world = World::new("app.log");
+        world.lines("app.log", 0..20_000);
+        world.slices_max = 1;
+        assert!(world.look().unwrap());
+        assert!((1..20_000).contains(&world.rows.len()), "{}", world.shown());
+        if has_copy {
+            world.copy_and_cut("app.log", "app.log.1");
+        } else {
+            world.cut("app.log");
+        }
+        // More than was read of it: the byte that comes next is there.
+        world.lines("app.log", 20_000..50_000);
+        if !has_copy {
+            let told = world.refused();
+            assert!(told.contains("it was cut after"), "{told}");
+            continue;
+        }
+        world.slices_max = usize::MAX;
+        world.expect_lines(0..50_000);
+    }
+}
+
+#[test]
+fn a_link_to_a_file_of_another_name_is_followed_through_its_rotations() {
+    let mut world = World::new("containers/*.log");
+    for folder in ["containers", "pods"] {
+        fs::create_dir(world.path(folder)).unwrap();
+    }
+    world.lines("pods/0.log", 0..3);
+    std::os::unix::fs::symlink(world.path("pods/0.log"), world.path("containers/x.log")).unwrap();
+    world.expect_lines(0..3);
+    world.rename("pods/0.log", "pods/0.log.20261128-101112");
+    world.lines("pods/0.log", 3..5);
+    world.expect_lines(0..5);
+    world.restart();
+    world.lines("pods/0.log", 5..6);
+    world.rename("pods/0.log", "pods/0.log.20261128-111112");
+    world.pack("pods/0.log.20261128-111112");
+    world.lines("pods/0.log", 6..8);
+    world.rename("pods/0.log", "pods/0.log.20261128-121112");
+    world.lines("pods/0.log", 8..9);
+    world.expect_lines(0..9);
+    assert_eq!(world.positions.len(), 1);
+}
+
+#[test]
+fn the_file_of_an_empty_log_is_known_by_its_names_alone() {
+    let mut world = World::new("app.log");
+    world.append("app.log", "");
+    world.expect(0);
+    world.restart();
+    world.lines("app.log", 0..2);
+    world.rename("app.log", "app.log.1");
+    world.lines("app.log", 2..4);
+    world.expect_lines(0..4);
+
+    let mut world = World::new("app.log");
+    world.append("app.log", "");
+    world.expect(0);
+    world.restart();
+    // As if it had been removed, and its inode given to another one.
+    world.rename("app.log", "other");
+    world.lines("other", 7..9);
+    world.lines("app.log", 0..2);
+    let told = world.refused();
+    assert!(told.contains("read up to record 0 is not there any more"), "{told}");
+    world.config.on_lost = Some(OnLost::Continue);
+    world.expect_lines(0..2);
+}
+
+#[test]
 fn a_log_that_is_cut_without_a_copy_blocks_and_says_so() {
     let mut world = World::new("app.log");
     world.lines("app.log", 0..3);
     world.expect_lines(0..3);
-    File::options().write(true).open(world.path("app.log")).unwrap().set_len(0).unwrap();
+    world.cut("app.log");
     let told = world.refused();
     assert!(told.contains("it was cut after 3 records of it were read (byte 24), and no copy"), "{told}");
     assert!(told.contains("on_lost: continue"), "{told}");
@@ -331,7 +413,7 @@ fn a_log_that_is_cut_without_a_copy_blocks_and_says_so() {
     assert!(told.contains("read up to record 3 is not there any more"), "{told}");
     world.config.on_lost = Some(OnLost::Continue);
     world.expect_lines(0..5);
-    File::options().write(true).open(world.path("app.log")).unwrap().set_len(0).unwrap();
+    world.cut("app.log");
     world.expect_lines(0..5);
     world.lines("app.log", 5..6);
     world.expect_lines(0..6);
@@ -417,6 +499,37 @@ fn new_files_are_found_and_begin_at_their_beginning() {
         "{:?}",
         world.rejects
     );
+}
+
+#[test]
+fn what_appears_while_a_run_has_failed_is_read_from_its_beginning() {
+    let mut world = World::new("*.log");
+    if fs::metadata(world.folder.path()).unwrap().created().is_err() {
+        return;
+    }
+    world.config.start = Some(FileStart::End);
+    world.lines("a.log", 0..3);
+    world.expect(0);
+    world.restart();
+    // Times of files are rounded down.
+    std::thread::sleep(Duration::from_millis(50));
+    world.lines("b.log", 0..2);
+    world.lines("a.log", 2..3);
+    world.expect(3);
+    world.rows.sort();
+    world.expect_lines(0..3);
+}
+
+#[test]
+fn files_that_look_rotated_are_read_when_their_log_is_there() {
+    let mut world = World::new("*");
+    world.lines("part-0001", 0..2);
+    world.expect(0);
+    world.lines("part", 2..3);
+    world.expect_lines(0..3);
+    let mut world = World::new("part-*");
+    world.lines("part-0001", 0..2);
+    world.expect_lines(0..2);
 }
 
 #[test]
@@ -539,6 +652,37 @@ fn more_files_than_are_kept_open_are_all_followed() {
     world.rename(&name(0), "0000.log.1");
     world.lines(&name(0), 2000..2001);
     world.expect(300 + 44);
+}
+
+#[test]
+fn a_file_that_was_closed_for_others_and_is_cut_blocks_and_one_that_was_replaced_does_not() {
+    let mut world = World::new("*.log");
+    let name = |n: u32| format!("{n:04}.log");
+    for n in 0..300 {
+        world.lines(&name(n), n..n + 1);
+    }
+    world.expect_lines(0..300);
+    world.lines("new", 1000..1003);
+    world.rename("new", &name(0));
+    world.expect(303);
+    world.cut(&name(1));
+    world.lines(&name(1), 2000..2010);
+    let told = world.refused();
+    assert!(told.contains("0001.log: the file that was read up to record 1 is not there any more"), "{told}");
+    assert_eq!(world.rows.len(), 303);
+}
+
+#[test]
+fn a_folder_that_is_removed_is_passed_over() {
+    let mut world = World::new("*/*.log");
+    for folder in ["a", "b"] {
+        fs::create_dir(world.path(folder)).unwrap();
+        world.lines(&format!("{folder}/x.log"), 0..1);
+    }
+    world.expect(2);
+    fs::remove_dir_all(world.path("a")).unwrap();
+    world.lines("b/x.log", 1..2);
+    world.expect(3);
 }
 
 #[test]

@@ -14,12 +14,12 @@ mod mark;
 mod place;
 mod positions;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use glob::{MatchOptions, Pattern};
 use sluice_connect::progress::Stop;
@@ -28,7 +28,7 @@ use sluice_connect::task::{Class, Confirm, Needs, Range, Read, SourceQueue, Sour
 use self::family::{Form, logs_of, members};
 use self::find::{After, Begun, Look, TELLING_BYTES, after, look, open};
 use self::mark::{Mark, unpacked_len};
-use self::place::{Place, Stat};
+use self::place::{Place, Stat, wall_clock};
 use self::positions::Positions;
 use super::config::{FileConfig, FileStart};
 use super::input::is_gzip;
@@ -50,6 +50,8 @@ pub struct FollowSource {
     /// The chains that may have an open file, first the one that was opened first.
     opened: VecDeque<Arc<str>>,
     positions: Arc<Positions>,
+    /// Logs that are not there, of which there were files that look rotated when the folders were listed last.
+    strays: HashSet<PathBuf>,
     /// When the folders are listed next; `None` before the first time.
     list_at: Option<Instant>,
 }
@@ -59,8 +61,11 @@ struct Followed {
     live: PathBuf,
     /// Whether it was there when the folders were listed last.
     is_there: bool,
-    /// Whether it was there when they were listed first.
-    is_first: bool,
+    /// How it looked then, and whether the pattern matched rotated files of it.
+    listed: Stat,
+    has_rotated: bool,
+    /// Whether it was there at the start and begins at its end, as `start: end` asks.
+    at_end: bool,
     /// Where it begins for a target that has nothing of it.
     origin: Option<Mark>,
     state: State,
@@ -86,6 +91,14 @@ fn now() -> Instant {
     Instant::now()
 }
 
+/// When the files of a pattern were followed first in this process: what came later was not there at the start, also where
+/// a run that failed begins again.
+fn started(pattern: &str) -> SystemTime {
+    static STARTS: Mutex<BTreeMap<String, SystemTime>> = Mutex::new(BTreeMap::new());
+    let mut starts = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
+    *starts.entry(pattern.to_owned()).or_insert_with(wall_clock)
+}
+
 fn unreadable(path: &Path, cause: io::Error) -> TaskError {
     TaskError::io(format!("cannot read {}", path.display()), cause)
 }
@@ -101,6 +114,7 @@ impl FollowSource {
             chains: HashMap::new(),
             opened: VecDeque::new(),
             positions: Arc::default(),
+            strays: HashSet::new(),
             list_at: None,
         }
     }
@@ -111,10 +125,11 @@ impl FollowSource {
         self.pattern.matches_path_with(path.strip_prefix(".").unwrap_or(path), options)
     }
 
-    /// Whether a path is the rotated form of another one that the pattern matches.
-    fn is_rotated(&self, path: &Path) -> bool {
+    /// The paths that the pattern matches and of which a path is the rotated form.
+    fn logs_of(&self, path: &Path) -> Vec<PathBuf> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        logs_of(name).into_iter().any(|log| self.matches(&path.with_file_name(log)))
+        let logs = logs_of(name).into_iter().map(|log| path.with_file_name(log));
+        logs.filter(|log| self.matches(log)).collect()
     }
 
     /// Brings what is known of the folders up to date.
@@ -123,34 +138,82 @@ impl FollowSource {
         if self.list_at.is_some_and(|at| began < at) {
             return Ok(());
         }
-        let is_first = self.list_at.is_none();
-        let mut found = matched(&self.config.path)?;
+        let is_first = self.list_at.is_none() && self.config.start == Some(FileStart::End);
+        let started = is_first.then(|| started(&self.config.path));
         let is_plain = is_plain(&self.config.path);
-        // To open a pipe would wait for its other end.
-        found.retain(|(path, _)| path.is_file() && (is_plain || !self.is_rotated(path)));
-        self.chains.values_mut().for_each(|chain| chain.is_there = false);
-        for (live, topic) in found {
-            let new = || Followed { live, is_there: true, is_first, origin: None, state: State::Unread };
-            self.chains.entry(topic).or_insert_with(new).is_there = true;
+        let (mut found, mut rotated) = (Vec::new(), Vec::new());
+        for (path, topic) in matched(&self.config.path)? {
+            // To open a pipe would wait for its other end.
+            let Some(metadata) = fs::metadata(&path).ok().filter(fs::Metadata::is_file) else { continue };
+            let logs = if is_plain { Vec::new() } else { self.logs_of(&path) };
+            if !logs.is_empty() {
+                rotated.push((path, logs));
+                continue;
+            }
+            // What does not say when it was made counts as made before.
+            let is_new = |started: SystemTime| metadata.created().is_ok_and(|created| created > started);
+            let at_end = started.is_some_and(|started| !is_new(started));
+            found.push((path, topic, Stat::new(&metadata), at_end));
         }
+        let rotating: HashSet<&PathBuf> = rotated.iter().flat_map(|(_, logs)| logs).collect();
+        self.chains.values_mut().for_each(|chain| chain.is_there = false);
+        for (live, topic, listed, at_end) in found {
+            let has_rotated = rotating.contains(&live);
+            let (origin, state) = (None, State::Unread);
+            let new = || Followed { live, is_there: true, listed, has_rotated, at_end, origin, state };
+            let chain = self.chains.entry(topic).or_insert_with(new);
+            (chain.is_there, chain.listed, chain.has_rotated) = (true, listed, has_rotated);
+        }
+        self.warn_of_strays(&rotated);
         self.chains.retain(|_, chain| chain.is_there || !matches!(chain.state, State::Unread));
         if self.chains.len() > FILES_MAX {
             // That they were read to their ends is only remembered for when they come again.
             self.chains.retain(|_, chain| chain.is_there || !matches!(chain.state, State::Gone(_)));
+            self.positions.forget(|topic| self.chains.contains_key(topic));
         }
         self.list_at = Some(began + self.config.poll().max(began.elapsed() * LISTING_PART));
         Ok(())
     }
 
+    /// Warns, once a log, of files that look rotated while their log is not there: nobody reads them.
+    fn warn_of_strays(&mut self, rotated: &[(PathBuf, Vec<PathBuf>)]) {
+        let mut strays = HashSet::new();
+        if !rotated.is_empty() {
+            let lives: HashSet<&PathBuf> = self.chains.values().map(|chain| &chain.live).collect();
+            for (path, logs) in rotated {
+                let Some(log) = logs.first() else { continue };
+                let is_stray = !logs.iter().any(|log| lives.contains(log));
+                if is_stray && strays.insert(log.clone()) && !self.strays.contains(log) {
+                    tracing::warn!(
+                        path = %path.display(),
+                        log = %log.display(),
+                        "looks like a rotated file of a log that is not there: it is not read before the log is there. If it \
+                         is none, write a pattern that does not match the log's name"
+                    );
+                }
+            }
+        }
+        self.strays = strays;
+    }
+
     /// Where a log begins for a target that has nothing of it; `None` if its file went in this moment.
     fn origin(&self, chain: &Followed) -> Result<Option<Mark>, TaskError> {
-        let is_wanted = |path: &Path| path == chain.live || self.matches(path);
-        let at_end = chain.is_first && self.config.start == Some(FileStart::End);
-        let all = members(&chain.live).map_err(|e| unreadable(&chain.live, e))?;
-        let mut all = all.into_iter().filter(|member| member.is_beside(&Form::Live));
-        let oldest = all.find(|member| !at_end && is_wanted(&member.path));
-        let path = oldest.map_or_else(|| chain.live.clone(), |member| member.path);
-        let Some((file, key)) = open(&path)? else { return Ok(None) };
+        let at_end = chain.at_end;
+        let mut found = match at_end || !chain.has_rotated {
+            true => open(&chain.live)?.map(|(file, key)| (chain.live.clone(), file, key)),
+            false => None,
+        };
+        // A folder is not listed for each of its files. One that has changed since may have been rotated.
+        let is_listed = |file: &Arc<fs::File>| file.metadata().is_ok_and(|m| Stat::new(&m) == chain.listed);
+        if !at_end && !found.as_ref().is_some_and(|(_, file, _)| is_listed(file)) {
+            let is_wanted = |path: &Path| path == chain.live || self.matches(path);
+            let all = members(&chain.live).map_err(|e| unreadable(&chain.live, e))?;
+            let mut all = all.into_iter().filter(|member| member.is_beside(&Form::Live));
+            let oldest = all.find(|member| is_wanted(&member.path));
+            let path = oldest.map_or_else(|| chain.live.clone(), |member| member.path);
+            found = open(&path)?.map(|(file, key)| (path, file, key));
+        }
+        let Some((path, file, key)) = found else { return Ok(None) };
         let failed = |e| unreadable(&path, e);
         let byte = match at_end {
             false => 0,
@@ -232,7 +295,7 @@ impl FollowSource {
             }
             let (slice, stopped) = place.read(topic, &self.config, &self.needs, range, bytes_max)?;
             if let Some((slice, mark)) = slice {
-                self.positions.push(topic, mark);
+                self.positions.push(topic, mark, slice.range.end);
                 return Ok(Read::Slice(slice));
             }
             match stopped {
@@ -251,7 +314,7 @@ impl FollowSource {
                         let next = Place::new(file, key, &path, &first)?.held().after(place);
                         self.check_owner(topic, &next)?;
                         if let Some(previous) = &place.previous {
-                            self.positions.disown(previous.key);
+                            self.positions.disown(topic, previous.key);
                         }
                         self.positions.own(topic, key);
                         **place = next;

@@ -4,6 +4,7 @@
 use std::cmp::Ordering;
 use std::fs;
 use std::io;
+use std::mem::discriminant;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -89,33 +90,44 @@ pub(super) fn logs_of(name: &str) -> Vec<&str> {
     logs.filter(|log| matches!(form(log, name), Some((Form::Behind(_), _)))).collect()
 }
 
-/// The folders in which the files of a log lie: its own, and that to which a link leads.
-fn folders(live: &Path) -> Vec<PathBuf> {
+/// The folders in which the files of a log lie, with its name there: its own, and that to which a link leads.
+fn folders(live: &Path) -> Vec<(PathBuf, String)> {
     let parent = |path: &Path| match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
     };
-    let mut folders = vec![parent(live)];
-    if let Ok(real) = live.canonicalize()
-        && let Ok(own) = folders[0].canonicalize()
-        && parent(&real) != own
-    {
-        folders.push(parent(&real));
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let Some(log) = name(live) else { return Vec::new() };
+    let folder = parent(live);
+    let real = live.canonicalize().ok().and_then(|real| Some((parent(&real), name(&real)?)));
+    let linked = match (real, folder.canonicalize()) {
+        (Some((real, name)), Ok(own)) if real != own => Some((real, name)),
+        (Some((_, name)), Ok(_)) if name != log => Some((folder.clone(), name)),
+        _ => None,
+    };
+    [(folder, log)].into_iter().chain(linked).collect()
+}
+
+/// How a path comes from that of a log, by its name alone, and whether it is packed.
+pub(super) fn form_of(live: &Path, path: &Path) -> Option<(Form, bool)> {
+    let name = path.file_name()?.to_str()?;
+    folders(live).iter().find_map(|(_, log)| form(log, name))
+}
+
+/// What a folder has; nothing if it is gone.
+fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    let read = || fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>();
+    match read() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
     }
-    folders
 }
 
 /// The files of a log that are there now, oldest first.
 pub(super) fn members(live: &Path) -> io::Result<Vec<Member>> {
-    let Some(log) = live.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
     let mut found: Vec<Member> = Vec::new();
-    for (number, folder) in folders(live).iter().enumerate() {
-        let entries = match fs::read_dir(folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        for entry in entries {
-            let entry = entry?;
+    for (number, (folder, log)) in folders(live).iter().enumerate() {
+        for entry in entries(folder)? {
             let name = entry.file_name();
             let Some((form, is_packed)) = name.to_str().and_then(|name| form(log, name)) else { continue };
             // A file may go while its folder is read.
@@ -137,7 +149,7 @@ pub(super) fn members(live: &Path) -> io::Result<Vec<Member>> {
         let is_other = m.form == Form::Behind(Stamp::Old);
         !m.is_packed || is_other || !plain.contains(&m.path.with_extension(""))
     });
-    found.sort_by(order);
+    sort(&mut found);
     Ok(found)
 }
 
@@ -159,32 +171,41 @@ impl Member {
     }
 }
 
-fn order(one: &Member, other: &Member) -> Ordering {
-    let stamp = |member: &Member| match &member.form {
-        Form::Behind(stamp) | Form::Inside(stamp) => Some(stamp.clone()),
-        Form::Live => None,
-    };
-    let by_time = one.modified_ns.cmp(&other.modified_ns);
-    match (stamp(one), stamp(other)) {
-        (None, None) => by_time,
-        (None, Some(_)) => Ordering::Greater,
-        (Some(_), None) => Ordering::Less,
-        (Some(Stamp::Number(one)), Some(Stamp::Number(other))) => other.cmp(&one).then(by_time),
-        (Some(Stamp::Date(one)), Some(Stamp::Date(other))) => one.cmp(&other).then(by_time),
-        _ => by_time,
+impl Form {
+    fn stamp(&self) -> Option<&Stamp> {
+        match self {
+            Self::Behind(stamp) | Self::Inside(stamp) => Some(stamp),
+            Self::Live => None,
+        }
     }
+}
+
+/// Oldest first: by their stamps where these are of one kind, else by their times alone.
+fn sort(found: &mut [Member]) {
+    let mut kinds = found.iter().filter_map(|member| member.form.stamp()).map(discriminant);
+    let is_mixed = kinds.next().is_some_and(|first| kinds.any(|kind| kind != first));
+    found.sort_by(|one, other| {
+        let is_live = |member: &Member| member.form == Form::Live;
+        let by_stamp = match (one.form.stamp(), other.form.stamp()) {
+            (Some(Stamp::Number(one)), Some(Stamp::Number(other))) if !is_mixed => other.cmp(one),
+            (Some(Stamp::Date(one)), Some(Stamp::Date(other))) if !is_mixed => one.cmp(other),
+            _ => Ordering::Equal,
+        };
+        is_live(one)
+            .cmp(&is_live(other))
+            .then(by_stamp)
+            .then(one.modified_ns.cmp(&other.modified_ns))
+            .then_with(|| one.path.cmp(&other.path))
+    });
 }
 
 /// The names under which a file of the log's folders is there, whatever they are.
 pub(super) fn paths_of(live: &Path, key: FileKey) -> io::Result<Vec<PathBuf>> {
+    let mut folders: Vec<PathBuf> = folders(live).into_iter().map(|(folder, _)| folder).collect();
+    folders.dedup();
     let mut found = Vec::new();
-    for folder in folders(live) {
-        let entries = match fs::read_dir(folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        for entry in entries {
-            let entry = entry?;
+    for folder in folders {
+        for entry in entries(&folder)? {
             if entry.ino() == key.inode && entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 found.push(entry.path());
             }
@@ -272,5 +293,44 @@ mod tests {
             ["a.log.1"],
             "while it is packed a file is there twice"
         );
+    }
+
+    #[test]
+    fn files_with_stamps_of_several_kinds_come_by_their_times() {
+        let folder = tempfile::TempDir::new().unwrap();
+        // The log itself is the last one, whatever its time.
+        let names =
+            ["a.log.2", "a.log-20261128", "a.log.1", "a.log.old", "a.log.3", "a.log-20260901", "a.log"];
+        for (number, name) in names.into_iter().enumerate() {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            let seconds = if name == "a.log" { 0 } else { 1000 + number as u64 };
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        }
+        let members = members(&folder.path().join("a.log")).unwrap();
+        let found: Vec<_> = members.iter().map(|m| m.path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(found, names);
+    }
+
+    #[test]
+    fn a_link_leads_to_files_with_another_name() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for folder in ["pods", "links"] {
+            fs::create_dir(path(folder)).unwrap();
+        }
+        for name in
+            ["pods/0.log.20261128-101112.gz", "pods/0.log.20261128-111112", "pods/0.log", "pods/1.log"]
+        {
+            fs::write(path(name), name).unwrap();
+        }
+        std::os::unix::fs::symlink(path("pods/0.log"), path("links/x.log")).unwrap();
+        std::os::unix::fs::symlink("0.log", path("pods/y.log")).unwrap();
+        for live in ["links/x.log", "pods/y.log"] {
+            let members = members(&path(live)).unwrap();
+            let names: Vec<_> =
+                members.iter().map(|m| m.path.file_name().unwrap().to_str().unwrap()).collect();
+            let own = live.split('/').next_back().unwrap();
+            assert_eq!(names, ["0.log.20261128-101112.gz", "0.log.20261128-111112", own], "{live}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use sluice_connect::task::{Class, Read, TaskError};
 use super::super::STOP_RECORDS;
 use super::super::config::{FileConfig, OnLost};
 use super::super::records::Next;
-use super::family::{Form, form, members, paths_of};
+use super::family::{Form, form_of, members, paths_of};
 use super::mark::{FileKey, Mark};
 use super::place::Place;
 use super::{FollowSource, Followed, State, unreadable};
@@ -56,12 +56,20 @@ impl FollowSource {
             fits.then(|| Place::new(file, key, path, mark)).transpose()
         };
         if let Some(key) = mark.key {
-            let mut paths = vec![live.to_path_buf()];
-            paths.extend(paths_of(live, key).map_err(failed)?);
-            for path in paths {
-                // A device may have another number after the machine began anew.
-                let is_it = fs::metadata(&path).is_ok_and(|m| FileKey::from(&m).inode == key.inode);
-                if is_it && let Some(place) = holds(&path)? {
+            // A device may have another number after the machine began anew.
+            let is_it = |path: &Path| fs::metadata(path).is_ok_and(|m| FileKey::from(&m).inode == key.inode);
+            if is_it(live)
+                && let Some(place) = holds(live)?
+            {
+                return Ok(Some(place));
+            }
+            for path in paths_of(live, key).map_err(failed)? {
+                // The mark of an empty file fits whatever got its inode.
+                let is_told = mark.tells_content() || matches!(form_of(live, &path), Some((_, false)));
+                if is_told
+                    && is_it(&path)
+                    && let Some(place) = holds(&path)?
+                {
                     return Ok(Some(place));
                 }
             }
@@ -109,6 +117,9 @@ impl FollowSource {
         self.check_owner(topic, &place)?;
         let Some(place) = self.advance_to(topic, chain, place, start)? else { return Ok(Begun::Stopped) };
         self.positions.own(topic, place.key);
+        if let Some(key) = mark.key.filter(|key| *key != place.key) {
+            self.positions.disown(topic, key);
+        }
         self.park_one();
         self.opened.push_back(Arc::clone(topic));
         Ok(Begun::Place(Box::new(place)))
@@ -124,7 +135,10 @@ impl FollowSource {
     ) -> Result<Option<Place>, TaskError> {
         let was_read = match &chain.state {
             State::Gone(mark) => mark.offset == start,
-            State::Parked { mark, .. } if mark.offset == start => {
+            // One that was closed for others may have had more, as one that was cut may.
+            State::Parked { mark, stat: Some(_), .. }
+                if mark.offset == start && !mark.key.is_some_and(|key| is_at(&chain.live, key)) =>
+            {
                 tracing::warn!(
                     topic,
                     records = start,
@@ -167,22 +181,21 @@ impl FollowSource {
         let Some(owner) = self.positions.owner(place.key).filter(|owner| owner != topic) else {
             return Ok(());
         };
+        // A file that was removed may have given its inode away, and the mark of an empty one fits every file.
+        let is_of = |mark: &Mark| -> Result<bool, TaskError> {
+            let is_it = mark.key == Some(place.key) && mark.tells_content();
+            Ok(is_it && mark.holds(&place.file).map_err(|e| unreadable(&place.path, e))?)
+        };
         let is_read = match self.chains.get(&owner).map(|chain| &chain.state) {
             Some(State::Open(open)) => {
                 open.key == place.key || open.previous.as_ref().is_some_and(|p| p.key == place.key)
             }
-            Some(State::Parked { mark, .. }) => mark.key == Some(place.key),
+            Some(State::Parked { mark, .. } | State::Gone(mark)) => is_of(mark)?,
             Some(State::Unread) => match self.positions.recorded(&owner) {
-                Some(mark) if mark.key == Some(place.key) => {
-                    mark.holds(&place.file).map_err(|e| unreadable(&place.path, e))?
-                }
-                _ => false,
+                Some(mark) => is_of(&mark)?,
+                None => false,
             },
-            // A file that was removed may have given its inode away.
-            Some(State::Gone(mark)) if mark.key == Some(place.key) => {
-                mark.holds(&place.file).map_err(|e| unreadable(&place.path, e))?
-            }
-            Some(State::Gone(_)) | None => false,
+            None => false,
         };
         if !is_read {
             return Ok(());
@@ -292,7 +305,6 @@ pub(super) fn look(config: &FileConfig, live: &Path, place: &mut Place) -> Resul
 /// What comes after a file that is not at its log's name any more.
 pub(super) fn after(live: &Path, place: &Place) -> Result<After, TaskError> {
     let all = members(live).map_err(|e| unreadable(live, e))?;
-    let log = live.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let mut here = all.iter().find(|member| member.key == place.key);
     if here.is_none() && place.mark.tells_content() {
         // It may have been packed.
@@ -306,10 +318,7 @@ pub(super) fn after(live: &Path, place: &Place) -> Result<After, TaskError> {
     }
     let form = match here {
         Some(member) => member.form.clone(),
-        None => {
-            let name = place.path.file_name().and_then(|name| form(log, name.to_str()?));
-            name.map_or(Form::Live, |(form, _)| form)
-        }
+        None => form_of(live, &place.path).map_or(Form::Live, |(form, _)| form),
     };
     let mut beside = all.iter().filter(|member| member.is_beside(&form));
     let next = match here {

@@ -31,7 +31,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    fn new(metadata: &fs::Metadata) -> Self {
+    pub(super) fn new(metadata: &fs::Metadata) -> Self {
         let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         Self { key: FileKey::from(metadata), len: metadata.len(), modified_ns }
     }
@@ -160,7 +160,7 @@ impl Place {
     }
 
     /// Reads from `range.start`, which is the next record: rows if there are any, with the mark of the first, and where
-    /// it ended.
+    /// it ended. If the file was cut meanwhile there are none, and nothing has moved: what it has now is no rest of it.
     pub(super) fn read(
         &mut self,
         topic: &str,
@@ -188,20 +188,26 @@ impl Place {
                 Next::Pending | Next::End => break,
             }
         }
-        self.seen = match records.input().read_bytes() {
+        let seen = match records.input().read_bytes() {
             Some(len) => Stat { len, ..stat },
             None => stat,
         };
         self.body_bytes = rows.body_bytes();
-        let rows = match next > range.start {
-            true => Some(rows.finish(topic, Range { start: range.start, end: next })?),
-            false => None,
-        };
-        if next > range.start {
-            self.next = next;
-            self.update_mark()?;
+        if next == range.start {
+            self.seen = seen;
+            return Ok((None, stopped));
         }
-        Ok((rows.map(|slice| (slice, first)), stopped))
+        let (byte, is_packed) = (records.position(), records.input().is_gzip());
+        let slice = rows.finish(topic, Range { start: range.start, end: next })?;
+        let failed = |e| unreadable(path, e);
+        let mark = Mark::of(&self.file, self.key, next, byte).map_err(failed)?;
+        // After the mark was made, which must not be of what came after a cut either.
+        if !is_packed && !first.holds(&self.file).map_err(failed)? {
+            (self.records, self.is_cut) = (None, true);
+            return Ok((None, Next::Pending));
+        }
+        (self.seen, self.next, self.mark) = (seen, next, mark);
+        Ok((Some((slice, first)), stopped))
     }
 
     /// Marks the record that comes next.
@@ -230,7 +236,7 @@ impl Place {
     /// Whether it looks different than when its end was met.
     pub(super) fn has_changed(&mut self) -> Result<bool, TaskError> {
         let stat = self.stat()?;
-        if stat == self.seen {
+        if stat == self.seen && !self.is_cut {
             return Ok(false);
         }
         self.grown = now();
@@ -293,7 +299,7 @@ impl Place {
 }
 
 #[expect(clippy::disallowed_methods, reason = "times of files are the system's")]
-fn wall_clock() -> SystemTime {
+pub(super) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 

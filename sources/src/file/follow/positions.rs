@@ -28,6 +28,9 @@ struct Log {
     recorded: Option<Mark>,
     /// Of what was read and is not confirmed, rising, and the last one before.
     marks: VecDeque<Mark>,
+    /// The end of what was read, and of what is confirmed.
+    read: i64,
+    confirmed: i64,
 }
 
 impl Positions {
@@ -50,15 +53,28 @@ impl Positions {
         self.lock().owners.insert(key, Arc::clone(topic));
     }
 
-    /// No log is read from a file any more.
-    pub(super) fn disown(&self, key: FileKey) {
-        self.lock().owners.remove(&key);
+    /// A log is not read from a file any more.
+    pub(super) fn disown(&self, topic: &Arc<str>, key: FileKey) {
+        let mut known = self.lock();
+        if known.owners.get(&key) == Some(topic) {
+            known.owners.remove(&key);
+        }
     }
 
-    /// A slice begins at a mark.
-    pub(super) fn push(&self, topic: &Arc<str>, mark: Mark) {
+    /// Forgets the logs that are not followed any more, but for those with rows on their way: it is asked still where these
+    /// stand. If a log comes again the target says anew where it stands ([`Confirm::same`]).
+    pub(super) fn forget(&self, is_followed: impl Fn(&str) -> bool) {
         let mut known = self.lock();
-        let marks = &mut known.logs.entry(Arc::clone(topic)).or_default().marks;
+        known.logs.retain(|topic, log| is_followed(topic) || log.confirmed < log.read);
+        known.owners.retain(|_, topic| is_followed(topic));
+    }
+
+    /// A slice begins at a mark, and ends before an offset.
+    pub(super) fn push(&self, topic: &Arc<str>, mark: Mark, end: i64) {
+        let mut known = self.lock();
+        let log = known.logs.entry(Arc::clone(topic)).or_default();
+        log.read = end;
+        let marks = &mut log.marks;
         // After a start from an earlier place what was known of later ones is void.
         while marks.back().is_some_and(|last| last.offset > mark.offset) {
             marks.pop_back();
@@ -81,6 +97,7 @@ impl Confirm for Positions {
 
     fn confirm(&self, topic: &str, _queue: i32, end: i64) -> Result<(), TaskError> {
         if let Some(log) = self.lock().logs.get_mut(topic) {
+            log.confirmed = end;
             while log.marks.get(1).is_some_and(|second| second.offset <= end) {
                 log.marks.pop_front();
             }
