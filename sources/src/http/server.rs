@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +41,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const BACKLOG: u32 = 1024;
 /// How long answers may take to be written when the source ends.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// Requests of one connection that are refused for who sends them; their answers fit into what a socket holds.
+const REFUSALS_MAX: u32 = 16;
 /// What a client that is refused for a while is asked to wait, in seconds.
 const RETRY_SECONDS: &str = "1";
 /// The longest value of a header that becomes a property, or an id, in bytes.
@@ -255,16 +257,18 @@ async fn serve(
 ) -> hyper::Result<()> {
     // An answer is one small write, which must not wait for the peer's acknowledgement of another one.
     let _ = stream.set_nodelay(true);
+    let refused = Arc::new(AtomicU32::new(0));
     let respond = service_fn(|request: Request<Incoming>| {
-        let shared = Arc::clone(&shared);
+        let (shared, refused) = (Arc::clone(&shared), Arc::clone(&refused));
         async move {
             let mut response = match answer(&shared, request).await {
                 Ok(stored) => told(StatusCode::OK, &serde_json::json!({ "stored": stored })),
                 Err(fault) => fault.into_response(),
             };
-            // One who may not send could hold the connection: it would wait for its answers to be read.
+            // One who may not send, and reads no answers, could hold the connection once they fill it.
             let is_stranger = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            if shared.queue().is_closed || is_stranger {
+            let is_tired = is_stranger && refused.fetch_add(1, Ordering::Relaxed) >= REFUSALS_MAX;
+            if shared.queue().is_closed || is_tired {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
