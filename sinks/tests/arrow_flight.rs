@@ -271,7 +271,7 @@ fn commit(task: &mut Box<dyn TransactTask>, slice: &Slice) -> Result<(), TaskErr
 }
 
 fn refused(result: Result<(), TaskError>) -> (Class, String) {
-    let error = result.err().expect("an error");
+    let error = result.expect_err("an error");
     (error.class, error.to_string())
 }
 

@@ -123,7 +123,7 @@ impl Link {
         parameters: &[Parameter<'_>],
         mut take: impl FnMut(&Row) -> Result<bool, TaskError>,
     ) -> Result<bool, TaskError> {
-        let taken = self.ask(what, async |client| {
+        self.ask(what, async |client| {
             let parameters = parameters.iter().map(|(value, kind)| (*value, kind.clone()));
             let mut rows = std::pin::pin!(client.query_typed_raw(sql, parameters).await?);
             while let Some(row) = rows.try_next().await? {
@@ -133,8 +133,7 @@ impl Link {
                 }
             }
             Ok(Ok(true))
-        })?;
-        taken
+        })?
     }
 
     /// Waits for an answer; `what` says what cannot be done.

@@ -132,7 +132,7 @@ impl FileConfig {
         {
             return Some(("poll", format!("{poll:?}, expected 10ms to 1h")));
         }
-        let Some(Span(wait)) = self.rotate_wait.filter(|wait| wait.0 > ROTATE_WAIT_MAX) else { return None };
+        let Span(wait) = self.rotate_wait.filter(|wait| wait.0 > ROTATE_WAIT_MAX)?;
         Some(("rotate_wait", format!("{wait:?}, expected at most 1h")))
     }
 
