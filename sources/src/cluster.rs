@@ -266,7 +266,6 @@ impl SourceTask for ClusterSource {
     fn read(&mut self, topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError> {
         // The order matters: who feeds the topic may add rows until it has ended.
         let fed = self.feeders.iter().all(|f| f.has_ended());
-        self.seen = self.arrivals.seen();
         let link = Arc::clone(self.link()?);
         let ahead = (AHEAD_BYTES_MAX / self.queues.len().max(1)).clamp(1 << 18, 4 << 20);
         let open = open(&mut self.queues, topic, queue)?;
@@ -329,7 +328,7 @@ impl SourceTask for ClusterSource {
 
     fn wait(&mut self, timeout: Duration) {
         self.arrivals.wait(self.seen, timeout);
-        // A wait after which nothing is read must not end at once the next time.
+        // Not at a read: what came for a queue that was read before in the same round would be waited for.
         self.seen = self.arrivals.seen();
     }
 

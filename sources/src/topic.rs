@@ -147,7 +147,6 @@ impl SourceTask for TopicSource {
     fn read(&mut self, _topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError> {
         // The order matters: who feeds the topic may add rows until it has ended.
         let fed = self.feeders.iter().all(|f| f.has_ended());
-        self.seen = self.store.wait(self.seen.wrapping_sub(1), Duration::ZERO);
         let id = QueueId::new(queue).map_err(|e| TaskError::new(Class::Fatal, e.to_string()))?;
         let read =
             self.store.read(&self.topic, id, QueueOffset::new(range.start), bytes_max).map_err(|e| {
@@ -162,6 +161,7 @@ impl SourceTask for TopicSource {
     }
 
     fn wait(&mut self, timeout: Duration) {
+        // Not at a read: what came for a queue that was read before in the same round would be waited for.
         self.seen = self.store.wait(self.seen, timeout);
     }
 

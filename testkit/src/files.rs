@@ -27,18 +27,32 @@ pub fn scratch() -> io::Result<TempDir> {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new())
 }
 
-/// Copies a folder with all that is in it; holes stay holes.
+/// How often a folder that is in use is copied anew.
+const COPIES_MAX: usize = 100;
+
+/// Copies a folder with all that is in it; holes stay holes. One that is in use is copied anew if a file of it goes
+/// meanwhile, so that the copy has what was there at one time.
 ///
 /// # Errors
 ///
 /// What the system refuses.
 pub fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+    for _ in 0..COPIES_MAX {
+        match copy_once(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && from.exists() => fs::remove_dir_all(to)?,
+            copied => return copied,
+        }
+    }
+    copy_once(from, to)
+}
+
+fn copy_once(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            copy_dir(&entry.path(), &to)?;
+            copy_once(&entry.path(), &to)?;
         } else {
             copy_file(&File::open(entry.path())?, &File::create(to)?)?;
         }

@@ -353,7 +353,6 @@ impl SourceTask for KafkaSource {
     }
 
     fn read(&mut self, topic: &str, queue: i32, range: Range, bytes_max: usize) -> Result<Read, TaskError> {
-        self.seen = self.arrivals.seen();
         self.serve()?;
         let link = self.link()?;
         let unknown = || TaskError::new(Class::Fatal, format!("no such queue: {topic} {queue}"));
@@ -467,7 +466,7 @@ impl SourceTask for KafkaSource {
 
     fn wait(&mut self, timeout: Duration) {
         self.arrivals.wait(self.seen, timeout);
-        // A wait after which nothing is read must not end at once the next time.
+        // Not at a read: what came for a queue that was read before in the same round would be waited for.
         self.seen = self.arrivals.seen();
     }
 
