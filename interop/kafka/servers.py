@@ -47,9 +47,13 @@ def free_ports(count: int = 2) -> int:
 
 
 def killed(pid: int) -> None:
-    """Waits until a process that was killed is gone."""
-    while pathlib.Path(f"/proc/{pid}").exists() and "zombie" not in pathlib.Path(f"/proc/{pid}/status").read_text():
-        time.sleep(0.05)
+    """Waits until a process that was killed is gone, with all its threads: until the last one ends its ports still answer."""
+    process = pathlib.Path(f"/proc/{pid}")
+    try:
+        while "zombie" not in (process / "status").read_text() or len(list((process / "task").iterdir())) > 1:
+            time.sleep(0.05)
+    except OSError:
+        pass
 
 
 class Kafka:

@@ -67,8 +67,13 @@ class Peer:
     def kill(self) -> None:
         pid = int((self.folder / "broker.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        while pathlib.Path(f"/proc/{pid}").exists() and "zombie" not in pathlib.Path(f"/proc/{pid}/status").read_text():
-            time.sleep(0.05)
+        process = pathlib.Path(f"/proc/{pid}")
+        try:
+            # Until the last thread ends its ports still answer.
+            while "zombie" not in (process / "status").read_text() or len(list((process / "task").iterdir())) > 1:
+                time.sleep(0.05)
+        except OSError:
+            pass
         self.stop()  # what stood around it
 
 
