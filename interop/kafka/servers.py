@@ -2,10 +2,9 @@
 import json
 import os
 import pathlib
-import random
 import signal
-import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -13,6 +12,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "interop"))
+from processes import free_ports, killed  # noqa: E402
+
 PEERS = ROOT / "interop/peers"
 
 
@@ -25,35 +27,6 @@ def program(scratch: pathlib.Path, features: str = "delta,kafka", needs: str = "
         subprocess.run(["cargo", "build", "--profile", "quick", "-p", "sluice-cli", "--no-default-features", "--features", features], cwd=ROOT, check=True)
         named = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "quick" / "sluice"
     return str(pathlib.Path(named).resolve())
-
-
-def free_ports(count: int = 2) -> int:
-    """A port that is free, and so are those after it."""
-    while True:
-        sockets = [socket.socket()]
-        try:
-            # Below those that the system gives to whoever connects, so that a server which is started again finds its own free.
-            port = random.randrange(20_000, 32_000)
-            sockets[0].bind(("127.0.0.1", port))
-            for more in range(1, count):
-                sockets.append(socket.socket())
-                sockets[-1].bind(("127.0.0.1", port + more))
-            return port
-        except OSError:
-            continue
-        finally:
-            for one in sockets:
-                one.close()
-
-
-def killed(pid: int) -> None:
-    """Waits until a process that was killed is gone, with all its threads: until the last one ends its ports still answer."""
-    process = pathlib.Path(f"/proc/{pid}")
-    try:
-        while "zombie" not in (process / "status").read_text() or len(list((process / "task").iterdir())) > 1:
-            time.sleep(0.05)
-    except OSError:
-        pass
 
 
 class Kafka:

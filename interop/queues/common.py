@@ -5,13 +5,16 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import time
 
 import duckdb
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "interop"))
+from processes import free_ports, killed  # noqa: E402
+
 SLUICE = os.environ.get("SLUICE")
 FEATURES = "amqp091,amqp10,zeromq,delta,kafka"
 PROBE = """
@@ -30,20 +33,6 @@ def find_sluice(folder: pathlib.Path) -> None:
         subprocess.run(["cargo", "build", "--profile", "quick", "-p", "sluice-cli", "--no-default-features", "--features", FEATURES], cwd=ROOT, check=True)
         SLUICE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "quick" / "sluice"
     SLUICE = str(pathlib.Path(SLUICE).resolve())
-
-
-def free_ports(count: int) -> int:
-    """A port that is free, and so are those after it."""
-    while True:
-        # Below those that the system gives to whoever connects, so that a server which is started again finds its own free.
-        port = random.randrange(20_000, 32_000)
-        try:
-            for other in range(port, port + count):
-                with socket.socket() as one:
-                    one.bind(("127.0.0.1", other))
-            return port
-        except OSError:
-            continue
 
 
 class Peer:
@@ -67,13 +56,7 @@ class Peer:
     def kill(self) -> None:
         pid = int((self.folder / "broker.pid").read_text())
         os.kill(pid, signal.SIGKILL)
-        process = pathlib.Path(f"/proc/{pid}")
-        try:
-            # Until the last thread ends its ports still answer.
-            while "zombie" not in (process / "status").read_text() or len(list((process / "task").iterdir())) > 1:
-                time.sleep(0.05)
-        except OSError:
-            pass
+        killed(pid)
         self.stop()  # what stood around it
 
 
