@@ -1,5 +1,7 @@
 //! Where a broker of queues listens, as a pipeline's `url` says it.
 
+use std::net::IpAddr;
+
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -62,6 +64,12 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
+}
+
+/// Whether a host, an IPv6 address with or without brackets, is this machine.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

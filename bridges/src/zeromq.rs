@@ -13,9 +13,7 @@ pub mod outbound;
 #[cfg(feature = "zeromq")]
 mod wire;
 
-use std::net::IpAddr;
-
-use crate::address::{Address, Schemes};
+use crate::address::{Address, Schemes, is_loopback};
 
 /// Without TLS there is one scheme, and ports have no default.
 const SCHEMES: Schemes = [("tcp", 0), ("tcp", 0)];
@@ -111,10 +109,6 @@ impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "tcp://{}", self.address)
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Messages that wait for one peer, at most, if not said otherwise; as for sockets of ZeroMQ.

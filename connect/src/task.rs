@@ -370,9 +370,13 @@ pub trait SinkTask: Send {
 pub trait TransactTask: Send {
     /// First offset of the chain that the target does not have, with the incarnation it saw; `None` if
     /// the chain never began, or the target keeps no positions.
-    fn position(&mut self, chain: &Chain) -> Result<Option<(i64, String)>, TaskError>;
-    /// Fixes where a chain begins.
-    fn begin(&mut self, chain: &Chain, origin: i64, incarnation: &str) -> Result<(), TaskError>;
+    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
+        Ok(None)
+    }
+    /// Fixes where a chain begins, if the target keeps positions.
+    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
+        Ok(())
+    }
     /// Rows of the slice that the target can never take, each with the reason; depends on the rows and the
     /// settings alone. They go where `errors` says and are not among the rows that come next.
     fn unfit(&self, _slice: &Slice) -> Vec<(usize, String)> {

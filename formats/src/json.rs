@@ -24,7 +24,7 @@ mod time;
 mod usual;
 
 pub use declare::schema_from_fields;
-pub use decode::Decoder;
+pub use decode::{Decoder, levels};
 pub use infer::Inferer;
 
 pub(crate) use declare::check_types;

@@ -11,12 +11,12 @@
 #[cfg(feature = "arrow_flight")]
 mod task;
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sluice_bridges::address::is_loopback;
 use sluice_client::{SecretKey, TlsSettings};
 use sluice_connect::config::{Delivery, Span, size};
 use sluice_connect::target::Target;
@@ -129,9 +129,7 @@ impl Sink for ArrowFlightConfig {
         }
         let has_secret = self.token.is_some() || self.password.is_some();
         let is_local = self.address().is_ok_and(|(address, _)| {
-            let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-            let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-            host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+            is_loopback(address.rsplit_once(':').map_or(address, |(host, _)| host))
         });
         if has_secret && !is_secure && !is_local {
             let told = "would send the secret in clear to another machine: write grpc+tls://";

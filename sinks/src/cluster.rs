@@ -18,6 +18,7 @@ use sluice_protocol::code::ResponseCode;
 use tokio::runtime::Runtime;
 
 use crate::returning::{Returning, There};
+use crate::stored::{RowId, StoredRows, row_ids};
 use crate::topic::{QueueBy, Rows, TopicConfig, check_routed, loops, text};
 
 /// How long a topic that was just made may stay unknown to the name servers.
@@ -25,9 +26,6 @@ const ROUTE_WAIT: Duration = Duration::from_secs(10);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 /// The group in whose name messages are looked at: one that brokers know without settings.
 const LOOK_GROUP: &str = "TOOLS_CONSUMER";
-
-/// The offset of a row's record, and which of the record's rows it is.
-type RowId = (i64, usize);
 
 /// Writes one topic of a cluster.
 pub(crate) struct ClusterSink {
@@ -42,8 +40,7 @@ pub(crate) struct ClusterSink {
     queue_by: QueueBy,
     /// Topics that a step has sent rows to.
     routed: BTreeMap<String, (TopicName, Vec<Queue>)>,
-    /// Rows of a slice that was refused and are stored all the same: they are not sent again when it comes in parts.
-    stored: BTreeSet<(Chain, RowId)>,
+    stored: StoredRows,
     returning: Returning,
     runtime: Runtime,
 }
@@ -62,7 +59,7 @@ impl ClusterSink {
             Ok((client, producer, queues))
         })?;
         let (cluster, queues_made, queue_by) = (cluster.to_owned(), config.queues, config.queue);
-        let (routed, stored, returning) = (BTreeMap::new(), BTreeSet::new(), Returning::default());
+        let (routed, stored, returning) = (BTreeMap::new(), StoredRows::default(), Returning::default());
         Ok(Self {
             cluster,
             topic,
@@ -121,18 +118,16 @@ impl ClusterSink {
         &self,
         chain: &Chain,
         envelope: &RecordBatch,
-        places: &[usize],
+        queues: &[usize],
     ) -> Result<(), (Error, Vec<RowId>)> {
         let (rows, offsets) = (Rows::new(envelope), batch::offsets(envelope));
         let (mut receipts, mut failure) = (Vec::with_capacity(offsets.len()), None);
-        let mut id: RowId = (-1, 0);
-        for (row, (offset, place)) in offsets.iter().zip(places).enumerate() {
-            id = if id.0 == *offset { (*offset, id.1 + 1) } else { (*offset, 0) };
-            if !self.stored.is_empty() && self.stored.contains(&(chain.clone(), id)) {
+        for (row, (place, queue)) in row_ids(offsets).zip(queues).enumerate() {
+            if self.stored.has(chain, place) {
                 continue;
             }
-            match self.submit(&rows, row, *place).await {
-                Ok(receipt) => receipts.push((id, receipt)),
+            match self.submit(&rows, row, *queue).await {
+                Ok(receipt) => receipts.push((place, receipt)),
                 Err(error) => {
                     failure = Some(error);
                     break;
@@ -140,9 +135,9 @@ impl ClusterSink {
             }
         }
         let mut stored = Vec::new();
-        for (offset, receipt) in receipts {
+        for (place, receipt) in receipts {
             match receipt.await {
-                Ok(_) => stored.push(offset),
+                Ok(_) => stored.push(place),
                 // A row that can never be stored must not hide that the broker is away.
                 Err(error) if failure.as_ref().is_none_or(is_refusal) => failure = Some(error),
                 Err(_) => {}
@@ -254,14 +249,6 @@ fn failed(cluster: &str, topic: &TopicName, what: &str, error: Error) -> TaskErr
 }
 
 impl TransactTask for ClusterSink {
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         Rows::all_unfit(&slice.envelope)
     }
@@ -288,12 +275,11 @@ impl TransactTask for ClusterSink {
         let places = self.places(chain, &rows, slice.envelope.num_rows())?;
         match self.runtime.block_on(self.send(chain, &slice.envelope, &places)) {
             Ok(()) => {
-                let is_done = |at: &(Chain, RowId)| at.0 == *chain && at.1.0 < slice.range.end;
-                self.stored.retain(|at| !is_done(at));
+                self.stored.forget(chain, slice.range.end);
                 Ok(())
             }
             Err((error, stored)) => {
-                self.stored.extend(stored.into_iter().map(|row| (chain.clone(), row)));
+                self.stored.add(chain, stored);
                 Err(failed(&self.cluster, &self.topic, "cannot send messages", error))
             }
         }

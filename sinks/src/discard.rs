@@ -42,15 +42,6 @@ struct Discard {
 }
 
 impl TransactTask for Discard {
-    /// It keeps none, so a pipeline begins where its source says: delivery is at least once.
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     /// Takes all rows of a slice, or says why not: an error's class says who must act.
     fn commit(&mut self, chain: &Chain, _: &str, slice: &Slice, _: &Fates) -> Result<(), TaskError> {
         let before = self.rows;

@@ -4,19 +4,15 @@
 //! the CRC-32 of its text before compression, which are known when the plan is made. So a plan whose rows are read again
 //! must come out the same to the byte, and `sluice audit` reads files whole.
 
+mod fit;
+
 use std::io::{self, BufReader, Read, Write};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
-use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Date32Type, Date64Type, Field, FieldRef, Schema, SchemaRef,
-    Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
-};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder as JsonWriterBuilder};
-use arrow::temporal_conversions::{as_datetime, as_time};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow_csv::WriterBuilder as CsvWriterBuilder;
 use flate2::Compression as GzipLevel;
 use flate2::bufread::MultiGzDecoder;
@@ -24,7 +20,6 @@ use flate2::write::GzEncoder;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::plan::TextSum;
-use sluice_connect::task::Slice;
 use zstd::stream::read::Decoder as ZstdDecoder;
 use zstd::stream::write::Encoder as ZstdEncoder;
 
@@ -34,6 +29,8 @@ use crate::objects::StoreConfig;
 use crate::place::{Place, Stored};
 use crate::plain;
 use crate::rotate::{Rotate, open_partitions_default, positive_count};
+
+pub(crate) use fit::unfit;
 
 /// Settings of `sink: {file: …}`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -218,24 +215,6 @@ impl TextFormat {
         Ok(())
     }
 
-    /// The rows that text can not hold, each with the reason.
-    pub(crate) fn unfit(slice: &Slice) -> Vec<(usize, String)> {
-        let output = slice.output();
-        let mut found = Vec::new();
-        for (field, column) in output.schema_ref().fields().iter().zip(output.columns()) {
-            let (rows, what) = match column.data_type() {
-                DataType::Binary => (not_text(column.as_binary::<i32>().iter()), "bytes that are no UTF-8"),
-                DataType::BinaryView => (not_text(column.as_binary_view().iter()), "bytes that are no UTF-8"),
-                _ => (no_time(column), "a time that is out of the range of years"),
-            };
-            let told = format!("column `{}` holds {what}, which text can not", field.name());
-            found.extend(rows.into_iter().map(|row| (row, told.clone())));
-        }
-        found.sort_by_key(|(row, _)| *row);
-        found.dedup_by_key(|(row, _)| *row);
-        found
-    }
-
     pub(crate) fn writer(&self, schema: &Schema, out: FileOut) -> TextFile {
         let format = self.clone();
         TextFile {
@@ -245,59 +224,6 @@ impl TextFormat {
             sum: crc32fast::Hasher::new(),
             bytes: 0,
         }
-    }
-}
-
-/// The places of bytes that are no text.
-fn not_text<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> Vec<usize> {
-    let is_wrong = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| str::from_utf8(bytes).is_err());
-    values.enumerate().filter(|(_, bytes)| is_wrong(*bytes)).map(|(row, _)| row).collect()
-}
-
-/// The places of times that have no year to be written with.
-fn no_time(column: &ArrayRef) -> Vec<usize> {
-    fn beyond<T: ArrowPrimitiveType>(column: &ArrayRef) -> Vec<usize>
-    where
-        i64: From<T::Native>,
-    {
-        let values = column.as_primitive::<T>();
-        let is_beyond = |value: Option<T::Native>| {
-            value.is_some_and(|value| {
-                let value = value.into();
-                as_datetime::<T>(value).is_none() && as_time::<T>(value).is_none()
-            })
-        };
-        values.iter().enumerate().filter(|(_, value)| is_beyond(*value)).map(|(row, _)| row).collect()
-    }
-    match column.data_type() {
-        DataType::Timestamp(TimeUnit::Second, _) => beyond::<TimestampSecondType>(column),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => beyond::<TimestampMillisecondType>(column),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => beyond::<TimestampMicrosecondType>(column),
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => beyond::<TimestampNanosecondType>(column),
-        DataType::Date32 => beyond::<Date32Type>(column),
-        DataType::Date64 => beyond::<Date64Type>(column),
-        DataType::Time32(TimeUnit::Second) => beyond::<Time32SecondType>(column),
-        DataType::Time32(TimeUnit::Millisecond) => beyond::<Time32MillisecondType>(column),
-        DataType::Time64(TimeUnit::Microsecond) => beyond::<Time64MicrosecondType>(column),
-        DataType::Time64(TimeUnit::Nanosecond) => beyond::<Time64NanosecondType>(column),
-        nested if nested.is_nested() && has_time(nested) => {
-            let options = FormatOptions::new().with_display_error(false);
-            let Ok(shown) = ArrayFormatter::try_new(column.as_ref(), &options) else { return Vec::new() };
-            (0..column.len()).filter(|row| shown.value(*row).try_to_string().is_err()).collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// Whether a type is or holds times.
-fn has_time(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(item) | DataType::LargeList(item) | DataType::Map(item, _) => {
-            has_time(item.data_type())
-        }
-        DataType::FixedSizeList(item, _) => has_time(item.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| has_time(field.data_type())),
-        other => other.is_temporal(),
     }
 }
 
@@ -523,10 +449,7 @@ impl Read for Watched<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{
-        BinaryViewArray, Int64Array, ListArray, StringViewArray, Time32SecondArray, TimestampMillisecondArray,
-    };
-    use arrow::buffer::OffsetBuffer;
+    use arrow::array::{AsArray, BinaryViewArray, Int64Array, StringViewArray};
     use proptest::prelude::*;
     use sluice_store::file::RealDisk;
 
@@ -600,29 +523,6 @@ mod tests {
             let config = config(&format!("format: ndjson, compression: {compression}"));
             assert_eq!(written(&config, &parts).1, whole);
         }
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_are_found_before() {
-        let bytes: BinaryViewArray =
-            [Some(&b"\xff"[..]), None, Some(b"ok"), Some(b"a\xc3")].into_iter().collect();
-        assert_eq!(not_text(bytes.iter()), [0, 3]);
-    }
-
-    #[test]
-    fn times_that_have_no_year_are_found_before() {
-        let nanoseconds_as_ms = 1_700_000_000_000_000_000;
-        let times =
-            TimestampMillisecondArray::from(vec![Some(0), None, Some(nanoseconds_as_ms), Some(i64::MIN)]);
-        let times: ArrayRef = Arc::new(times.with_timezone("UTC"));
-        assert_eq!(no_time(&times), [2, 3]);
-        let item = Arc::new(Field::new_list_field(times.data_type().clone(), true));
-        let lists = ListArray::new(item, OffsetBuffer::from_lengths([1, 1, 2]), times, None);
-        assert_eq!(no_time(&(Arc::new(lists) as ArrayRef)), [2]);
-        let clock: ArrayRef = Arc::new(Time32SecondArray::from(vec![86_399, 86_400, -1]));
-        assert_eq!(no_time(&clock), [1, 2]);
-        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![i64::MAX]));
-        assert_eq!(no_time(&numbers), [0; 0]);
     }
 
     #[test]

@@ -7,7 +7,6 @@ mod request;
 mod task;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -15,6 +14,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sluice_bridges::address::is_loopback;
 use sluice_client::SecretKey;
 use sluice_connect::config::{Delivery, Format, Span, size};
 use sluice_connect::target::Target;
@@ -232,9 +232,7 @@ impl Sink for HttpConfig {
 
 /// Whether a URL's host is this machine.
 fn is_local(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    url.host_str().is_some_and(is_loopback)
 }
 
 #[cfg(test)]

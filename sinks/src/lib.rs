@@ -35,6 +35,7 @@ mod returning;
 pub mod rotate;
 pub mod sink;
 pub mod stdout;
+mod stored;
 #[cfg(feature = "tables")]
 pub mod table;
 mod table_log;

@@ -80,14 +80,6 @@ impl Stdout {
 }
 
 impl TransactTask for Stdout {
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     fn commit(&mut self, _: &Chain, _incarnation: &str, slice: &Slice, _: &Fates) -> Result<(), TaskError> {
         if slice.output().num_rows() == 0 {
             return Ok(());

@@ -70,7 +70,7 @@ impl Format {
 
     /// Rows that can never be written, each with the reason.
     pub(crate) fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
-        if matches!(self, Self::Text(_)) { TextFormat::unfit(slice) } else { Vec::new() }
+        if matches!(self, Self::Text(_)) { crate::file::unfit(slice) } else { Vec::new() }
     }
 
     /// What all writers of a sink may hold together, in bytes.

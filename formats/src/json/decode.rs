@@ -315,8 +315,8 @@ pub(super) fn quoted(value: &str) -> String {
     format!("\"{}\"", clipped(value))
 }
 
-/// How deep the objects and arrays of a JSON text nest.
-fn levels(json: &str) -> usize {
+/// How deep the objects and arrays of a JSON text nest, which is well-formed.
+pub fn levels(json: &str) -> usize {
     let (mut level, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
     for byte in json.bytes() {
         match byte {

@@ -1,7 +1,5 @@
 //! The task of sink `amqp091`: all messages of a slice are sent, then the confirms of all are waited for.
 
-use std::collections::BTreeSet;
-
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{Confirmation, PublisherConfirm};
@@ -13,6 +11,7 @@ use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
 use super::Amqp091Config;
 use crate::sink::Sink as _;
+use crate::stored::{RowId, StoredRows, row_ids};
 use crate::topic::{Rows, text};
 
 /// Writes to an exchange.
@@ -21,12 +20,8 @@ pub(super) struct Amqp091Sink {
     user: String,
     exchange: ShortString,
     link: Link,
-    /// Rows of a slice that was refused which the broker has all the same: not sent again when its parts are.
-    stored: BTreeSet<(Chain, Place)>,
+    stored: StoredRows,
 }
-
-/// A row's offset, and its place among the rows of its record.
-type Place = (i64, usize);
 
 impl Amqp091Sink {
     /// Connects; queue or exchange must be there.
@@ -41,7 +36,7 @@ impl Amqp091Sink {
         }
         link.ask("cannot ask for confirms", link.channel.confirm_select(ConfirmSelectOptions::default()))?;
         let exchange = short(settings.exchange.as_deref().unwrap_or_default())?;
-        Ok(Self { settings: settings.clone(), user: way.user, exchange, link, stored: BTreeSet::new() })
+        Ok(Self { settings: settings.clone(), user: way.user, exchange, link, stored: StoredRows::default() })
     }
 
     fn message<'a>(
@@ -67,14 +62,13 @@ impl Amqp091Sink {
     }
 
     /// Sends what the broker does not have yet, and waits for its answers. Gives the rows that it has now.
-    async fn send(&self, chain: &Chain, slice: &Slice) -> (Vec<Place>, Result<(), TaskError>) {
+    async fn send(&self, chain: &Chain, slice: &Slice) -> (Vec<RowId>, Result<(), TaskError>) {
         let rows = Rows::new(&slice.envelope);
         let mandatory = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let (mut sent, mut place, mut failure) =
-            (Vec::<(Place, PublisherConfirm)>::new(), (i64::MIN, 0), None);
-        for (row, offset) in batch::offsets(&slice.envelope).iter().enumerate() {
-            place = if place.0 == *offset { (*offset, place.1 + 1) } else { (*offset, 0) };
-            if self.stored.contains(&(chain.clone(), place)) {
+        let (mut sent, mut failure) = (Vec::<(RowId, PublisherConfirm)>::new(), None);
+        for (row, place) in row_ids(batch::offsets(&slice.envelope)).enumerate() {
+            let (offset, _) = place;
+            if self.stored.has(chain, place) {
                 continue;
             }
             let origin = format!("{}/{}/{offset}", chain.topic, chain.queue);
@@ -137,14 +131,6 @@ pub(super) fn check(settings: &Amqp091Config) -> Result<String, TaskError> {
 }
 
 impl TransactTask for Amqp091Sink {
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         let rows = Rows::new(&slice.envelope);
         let body_max = self.settings.body_max.as_u64();
@@ -168,7 +154,7 @@ impl TransactTask for Amqp091Sink {
         _: &Fates,
     ) -> Result<(), TaskError> {
         let (stored, sent) = self.link.wait(self.send(chain, slice));
-        self.stored.extend(stored.into_iter().map(|place| (chain.clone(), place)));
+        self.stored.add(chain, stored);
         sent.map_err(|error| match self.link.is_blocked() {
             true => TaskError::new(
                 Class::Retry,
@@ -180,7 +166,7 @@ impl TransactTask for Amqp091Sink {
             .because(error),
             false => error,
         })?;
-        self.stored.retain(|(other, place)| other != chain || place.0 >= slice.range.end);
+        self.stored.forget(chain, slice.range.end);
         Ok(())
     }
 

@@ -1,7 +1,5 @@
 //! The task of sink `amqp10`: all messages of a slice are sent, then what became of all is waited for.
 
-use std::collections::BTreeSet;
-
 use fe2o3_amqp::Sender;
 use sluice_bridges::amqp10::client::Link;
 use sluice_bridges::amqp10::mapping::{Given, to_amqp};
@@ -11,6 +9,7 @@ use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
 use super::Amqp10Config;
 use crate::sink::Sink as _;
+use crate::stored::{RowId, StoredRows, row_ids};
 use crate::topic::{Rows, text};
 
 /// Writes to a node.
@@ -18,12 +17,8 @@ pub(super) struct Amqp10Sink {
     settings: Amqp10Config,
     sender: Sender,
     link: Link,
-    /// Rows of a slice that was refused which the broker has all the same: not sent again when its parts are.
-    stored: BTreeSet<(Chain, Place)>,
+    stored: StoredRows,
 }
-
-/// A row's offset, and its place among the rows of its record.
-type Place = (i64, usize);
 
 impl Amqp10Sink {
     /// Connects.
@@ -32,7 +27,7 @@ impl Amqp10Sink {
         let tls = way.address.is_secure.then(|| tls(settings, &way.address.host)).transpose()?;
         let link = Link::open(&way, tls.as_ref(), settings.body_max.as_u64())?;
         let sender = link.sender(&settings.queue)?;
-        Ok(Self { settings: settings.clone(), sender, link, stored: BTreeSet::new() })
+        Ok(Self { settings: settings.clone(), sender, link, stored: StoredRows::default() })
     }
 }
 
@@ -51,16 +46,16 @@ fn given<'a>(rows: &Rows<'a>, row: usize, origin: &'a str) -> Given<'a> {
 async fn send(
     link: &Link,
     sender: &mut Sender,
-    stored: &BTreeSet<(Chain, Place)>,
+    stored: &StoredRows,
     chain: &Chain,
     slice: &Slice,
-) -> (Vec<Place>, Result<(), TaskError>) {
+) -> (Vec<RowId>, Result<(), TaskError>) {
     const WHAT: &str = "cannot send a message";
     let rows = Rows::new(&slice.envelope);
-    let (mut sent, mut place, mut failure, mut refusal) = (Vec::new(), (i64::MIN, 0), None, None);
-    for (row, offset) in batch::offsets(&slice.envelope).iter().enumerate() {
-        place = if place.0 == *offset { (*offset, place.1 + 1) } else { (*offset, 0) };
-        if stored.contains(&(chain.clone(), place)) {
+    let (mut sent, mut failure, mut refusal) = (Vec::new(), None, None);
+    for (row, place) in row_ids(batch::offsets(&slice.envelope)).enumerate() {
+        let (offset, _) = place;
+        if stored.has(chain, place) {
             continue;
         }
         let origin = format!("{}/{}/{offset}", chain.topic, chain.queue);
@@ -107,14 +102,6 @@ pub(super) fn check(settings: &Amqp10Config) -> Result<String, TaskError> {
 }
 
 impl TransactTask for Amqp10Sink {
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         let rows = Rows::new(&slice.envelope);
         let body_max = self.settings.body_max.as_u64();
@@ -138,9 +125,9 @@ impl TransactTask for Amqp10Sink {
         _: &Fates,
     ) -> Result<(), TaskError> {
         let (stored, sent) = self.link.wait(send(&self.link, &mut self.sender, &self.stored, chain, slice));
-        self.stored.extend(stored.into_iter().map(|place| (chain.clone(), place)));
+        self.stored.add(chain, stored);
         sent?;
-        self.stored.retain(|(other, place)| other != chain || place.0 >= slice.range.end);
+        self.stored.forget(chain, slice.range.end);
         Ok(())
     }
 

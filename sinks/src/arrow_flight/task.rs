@@ -256,14 +256,6 @@ fn plain_rows(slice: &Slice) -> Result<RecordBatch, TaskError> {
 }
 
 impl TransactTask for ArrowFlightSink {
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         let max = self.settings.message_max.as_u64() - MESSAGE_HEAD_BYTES;
         // Slices are small against what servers take.

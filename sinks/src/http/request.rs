@@ -5,21 +5,19 @@ use serde::de::IgnoredAny;
 use sluice_connect::task::Chain;
 
 use super::{BatchLimits, BodyFormat};
-
-/// A row's offset, and its place among the rows of its record.
-pub(super) type Place = (i64, usize);
+use crate::stored::RowId;
 
 /// Rows of one request, by their places in a slice, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
-    pub(super) rows: Vec<(usize, Place)>,
+    pub(super) rows: Vec<(usize, RowId)>,
     bytes: usize,
 }
 
 /// Gathers rows to requests: `len` is of a row's body, in bytes.
 pub(super) fn batches(
     limits: &BatchLimits,
-    rows: impl Iterator<Item = (usize, Place)>,
+    rows: impl Iterator<Item = (usize, RowId)>,
     len: impl Fn(usize) -> usize,
 ) -> Vec<Batch> {
     let rows_max = usize::try_from(limits.rows).unwrap_or(usize::MAX);
@@ -96,7 +94,7 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%').add(b'\\');
 /// became several rows, `.<n>` says which.
 pub(super) fn key(chain: &Chain, batch: &Batch) -> String {
     let (first, last) = (batch.rows.first(), batch.rows.last());
-    let place = |row: Option<&(usize, Place)>| match row {
+    let place = |row: Option<&(usize, RowId)>| match row {
         None => String::new(),
         Some((_, (offset, 0))) => offset.to_string(),
         Some((_, (offset, n))) => format!("{offset}.{n}"),
@@ -105,28 +103,19 @@ pub(super) fn key(chain: &Chain, batch: &Batch) -> String {
     format!("{}/{}-{}", utf8_percent_encode(&chain, ENCODED), place(first), place(last))
 }
 
-/// Each row's offset, and its place among the rows of its record.
-pub(super) fn places(offsets: &[i64]) -> impl Iterator<Item = Place> {
-    let mut before: Option<Place> = None;
-    offsets.iter().map(move |&offset| {
-        let place = before.filter(|(other, _)| *other == offset).map_or(0, |(_, place)| place + 1);
-        before = Some((offset, place));
-        (offset, place)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use bytesize::ByteSize;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::stored::row_ids;
 
     #[test]
     fn rows_go_together_up_to_the_limits() {
         let limits = BatchLimits { rows: 3, bytes: ByteSize::b(10) };
         let lens = [4, 4, 4, 1, 1, 1, 20, 1];
-        let places = places(&[7, 8, 8, 9, 10, 11, 11, 11]).collect::<Vec<_>>();
+        let places = row_ids(&[7, 8, 8, 9, 10, 11, 11, 11]).collect::<Vec<_>>();
         let all = batches(&limits, places.into_iter().enumerate(), |row| lens[row]);
         let chain = Chain { pipeline: "p".into(), topic: "in/a b\u{e9}".into(), queue: 2 };
         let keys: Vec<String> = all.iter().map(|batch| key(&chain, batch)).collect();

@@ -1,6 +1,5 @@
 //! The task of sink `http`: one request after the other, so that rows arrive in their order.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::header::{
@@ -12,9 +11,10 @@ use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 use tokio::runtime::Runtime;
 
-use super::request::{Place, batches, key, places, unfit};
+use super::request::{batches, key, unfit};
 use super::{HttpConfig, is_local};
 use crate::sink::Sink as _;
+use crate::stored::{RowId, StoredRows, row_ids};
 use crate::topic::Rows;
 
 /// What is read of an answer for a person, in bytes.
@@ -33,8 +33,7 @@ pub(super) struct HttpSink {
     client: Client,
     url: Url,
     shown: String,
-    /// Rows of a slice that was refused which the receiver has all the same: not sent again when its parts are.
-    stored: BTreeSet<(Chain, Place)>,
+    stored: StoredRows,
 }
 
 impl HttpSink {
@@ -70,7 +69,7 @@ impl HttpSink {
             .enable_all()
             .build()
             .map_err(|e| TaskError::io("cannot start a runtime", e))?;
-        Ok(Self { settings: settings.clone(), runtime, client, url, shown, stored: BTreeSet::new() })
+        Ok(Self { settings: settings.clone(), runtime, client, url, shown, stored: StoredRows::default() })
     }
 
     /// Sends a body that holds `count` rows.
@@ -186,14 +185,6 @@ pub(super) fn check(settings: &HttpConfig) -> Result<String, TaskError> {
 }
 
 impl TransactTask for HttpSink {
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         let rows = Rows::new(&slice.envelope);
         (0..slice.envelope.num_rows()).filter_map(|row| Some((row, unfit(rows.body(row))?))).collect()
@@ -208,20 +199,18 @@ impl TransactTask for HttpSink {
     ) -> Result<(), TaskError> {
         let rows = Rows::new(&slice.envelope);
         let offsets = batch::offsets(&slice.envelope);
-        let left: Vec<(usize, Place)> = places(offsets)
-            .enumerate()
-            .filter(|(_, place)| !self.stored.contains(&(chain.clone(), *place)))
-            .collect();
-        let mut sent: Vec<Place> = Vec::new();
+        let left: Vec<(usize, RowId)> =
+            row_ids(offsets).enumerate().filter(|(_, place)| !self.stored.has(chain, *place)).collect();
+        let mut sent: Vec<RowId> = Vec::new();
         for batch in batches(&self.settings.batch, left.into_iter(), |row| rows.body(row).len()) {
             let body = self.settings.format.body(batch.rows.iter().map(|(row, _)| rows.body(*row)));
             if let Err(error) = self.send(&key(chain, &batch), body, batch.rows.len()) {
-                self.stored.extend(sent.into_iter().map(|place| (chain.clone(), place)));
+                self.stored.add(chain, sent);
                 return Err(error);
             }
             sent.extend(batch.rows.iter().map(|(_, place)| place));
         }
-        self.stored.retain(|(other, place)| other != chain || place.0 >= slice.range.end);
+        self.stored.forget(chain, slice.range.end);
         Ok(())
     }
 

@@ -36,14 +36,6 @@ pub(super) fn check(settings: &ZeromqConfig) -> Result<String, TaskError> {
 }
 
 impl TransactTask for ZeromqSink {
-    fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        Ok(None)
-    }
-
-    fn begin(&mut self, _chain: &Chain, _origin: i64, _incarnation: &str) -> Result<(), TaskError> {
-        Ok(())
-    }
-
     fn unfit(&self, slice: &Slice) -> Vec<(usize, String)> {
         let rows = Rows::new(&slice.envelope);
         (0..slice.envelope.num_rows()).filter_map(|row| Some((row, frames(&rows, row).err()?))).collect()

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use memchr::memchr;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use sluice_formats::json::levels;
 
 /// How deep a message may nest: as deep as the decoders of bodies go.
 const DEPTH_MAX: usize = sluice_formats::DEPTH_MAX;
@@ -105,30 +106,11 @@ fn check(raw: &str) -> Result<(), String> {
     if !raw.starts_with('{') {
         return Err("expected a JSON object".to_owned());
     }
-    let deep = depth(raw);
+    let deep = levels(raw);
     if deep > DEPTH_MAX {
         return Err(format!("the object nests {deep} deep, expected at most {DEPTH_MAX}"));
     }
     Ok(())
-}
-
-/// How deep well-formed JSON nests.
-fn depth(raw: &str) -> usize {
-    let (mut now, mut most, mut in_text, mut is_escaped) = (0usize, 0, false, false);
-    for byte in raw.bytes() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = in_text,
-            b'"' => in_text = !in_text,
-            b'{' | b'[' if !in_text => {
-                now += 1;
-                most = most.max(now);
-            }
-            b'}' | b']' if !in_text => now = now.saturating_sub(1),
-            _ => {}
-        }
-    }
-    most
 }
 
 fn wrong(error: &serde_json::Error, before: usize) -> Refusal {
@@ -218,7 +200,7 @@ mod tests {
         // It must not recurse.
         let deeper = "[".repeat(1_000_000);
         assert!(told(Kind::Ndjson, deeper.as_bytes()).starts_with("line 1"));
-        assert_eq!(depth("{\"a[{\\\"[\": {\"b\": [1, 2]}, \"c\": {}}"), 3);
+        assert_eq!(levels("{\"a[{\\\"[\": {\"b\": [1, 2]}, \"c\": {}}"), 3);
     }
 
     #[test]
