@@ -13,6 +13,7 @@ use sluice_connect::config::{
 use sluice_formats::protobuf::Protobuf;
 use sluice_sinks::SinkConfig;
 use sluice_sources::SourceConfig;
+use sluice_sources::source::BY_A_TOPIC;
 
 use crate::build::Apart;
 
@@ -91,7 +92,7 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
                        then, and rows between would be lost: begin at the beginning, or write to a topic, and read that one";
         found.push(parsed.problem(&["source"], message));
     }
-    if *delivery == Delivery::ExactlyOnce && source.rereads() && !sink.keeps_positions() {
+    if *delivery == Delivery::ExactlyOnce && source.comes_once().is_none() && !sink.keeps_positions() {
         let message = match sink.topic() {
             Some(_) => {
                 "RocketMQ's protocol has no act that stores messages and a position together, so rows may come twice after a failure: write `delivery: at_least_once`"
@@ -113,37 +114,17 @@ fn problems(parsed: &ParsedPipeline) -> Vec<Problem> {
 fn of_queue(parsed: &ParsedPipeline) -> Vec<Problem> {
     let Pipeline { source, steps, delivery, .. } = &parsed.document;
     let mut found = Vec::new();
-    if source.looks_back() {
-        return found;
-    }
-    let way_out = "send them to a topic, and read that one with a step `dedupe: {key: $message_id}`";
-    if *delivery == Delivery::ExactlyOnce && !source.rereads() {
-        let message = match source {
-            SourceConfig::Zeromq(_) => {
-                "ZeroMQ keeps nothing: a message that was taken is lost when the process dies before \
-                 the target has it: write `delivery: at_least_once`, by which the pipeline itself loses none"
-                    .to_owned()
-            }
-            SourceConfig::Http(_) => format!(
-                "a client sends again what it has no answer for, so rows may come twice after a failure: write \
-                 `delivery: at_least_once`. To have each message once, have requests named by `Idempotency-Key`, {way_out}"
-            ),
-            _ => format!(
-                "the broker hands out again what was not acknowledged, with nothing to tell by that it came before, so rows \
-             may come twice after a failure: write `delivery: at_least_once`. To have each message once, {way_out}"
-            ),
-        };
+    if *delivery == Delivery::ExactlyOnce
+        && let Some(message) = source.comes_once()
+    {
         let key = if parsed.tree.find(&["delivery"]).is_some() { "delivery" } else { "source" };
         found.push(parsed.problem(&[key], message));
     }
+    let Some(reason) = source.no_way_back() else { return found };
     for (at, step) in steps.iter().enumerate() {
         if matches!(step, Step::Dedupe(_)) {
-            let reason = match source {
-                SourceConfig::File(_) => "files that are followed may be gone by then",
-                _ => "a queue has none",
-            };
             let message = format!(
-                "reads again, after each start, the rows before its position, and {reason}: {way_out}"
+                "reads again, after each start, the rows before its position, and {reason}: {BY_A_TOPIC}"
             );
             found.push(parsed.problem(&["steps", &format!("[{at}]"), "dedupe"], message));
         }

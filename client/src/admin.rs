@@ -138,7 +138,7 @@ impl Admin {
         decoded(&address, code, ClusterInfo::decode(&body))
     }
 
-    /// Addresses of all masters.
+    /// Addresses of all masters, at least one.
     pub async fn masters(&self) -> Result<Vec<Arc<str>>, Error> {
         let cluster = self.cluster().await?;
         let master = |broker: &sluice_protocol::route::BrokerData| {
@@ -147,7 +147,11 @@ impl Admin {
                 .get(&sluice_protocol::route::MASTER)
                 .map(|address| Arc::from(address.as_str()))
         };
-        Ok(cluster.broker_addr_table.values().filter_map(master).collect())
+        let masters: Vec<_> = cluster.broker_addr_table.values().filter_map(master).collect();
+        if masters.is_empty() {
+            return Err(Error::NoBroker { name_servers: self.client.name_servers().to_owned() });
+        }
+        Ok(masters)
     }
 
     /// What a broker tells of itself, by `RocketMQ`'s names.

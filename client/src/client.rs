@@ -267,15 +267,19 @@ impl Client {
         lock(&self.inner.groups).remove(group);
     }
 
+    /// As the settings say them.
+    pub(crate) fn name_servers(&self) -> &str {
+        &self.inner.settings.name_servers
+    }
+
     async fn raw_route(&self, topic: &str) -> Result<(Arc<str>, Route), Error> {
         let code = RequestCode::GET_ROUTEINFO_BY_TOPIC;
         let header = request::GetRouteInfo { topic, accept_standard_json_only: Some(true) };
         let (address, body) =
             self.ask_name_server(code, header.fields(), topic).await.map_err(|error| match error {
-                Error::Refused { code: ResponseCode::TOPIC_NOT_EXIST, .. } => Error::NoRoute {
-                    topic: topic.to_owned(),
-                    name_servers: self.inner.settings.name_servers.clone(),
-                },
+                Error::Refused { code: ResponseCode::TOPIC_NOT_EXIST, .. } => {
+                    Error::NoRoute { topic: topic.to_owned(), name_servers: self.name_servers().to_owned() }
+                }
                 other => other,
             })?;
         let route = Route::decode(&body).map_err(|e| Error::unreadable(&address, code, "body", e))?;

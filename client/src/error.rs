@@ -51,6 +51,9 @@ pub enum Error {
     /// No name server knows the topic.
     #[error("name servers {name_servers} know no route of topic {topic}")]
     NoRoute { topic: String, name_servers: String },
+    /// No broker has told the name servers of itself: none runs, or they have only just started.
+    #[error("name servers {name_servers} know no broker: is one running, and told of them?")]
+    NoBroker { name_servers: String },
     /// The topic's route has no queue for it.
     #[error("topic {topic} has no queue to {purpose}")]
     NoQueue { topic: String, purpose: &'static str },
@@ -96,7 +99,11 @@ impl Error {
     /// producer tries again, and whatever happens to a connection.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Lost { .. } | Self::Frame { .. } | Self::Timeout { .. } => true,
+            Self::Connect { .. }
+            | Self::Lost { .. }
+            | Self::Frame { .. }
+            | Self::Timeout { .. }
+            | Self::NoBroker { .. } => true,
             Self::Refused { code, .. } => is_retryable(*code),
             _ => false,
         }

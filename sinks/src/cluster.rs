@@ -21,8 +21,9 @@ use crate::returning::{Returning, There};
 use crate::stored::{RowId, StoredRows, row_ids};
 use crate::topic::{QueueBy, Rows, TopicConfig, check_routed, loops, text};
 
-/// How long a topic that was just made may stay unknown to the name servers.
-const ROUTE_WAIT: Duration = Duration::from_secs(10);
+/// How long brokers that have just started, and a topic that was just made, may stay unknown to the name servers:
+/// brokers of RocketMQ 5.3 tell of themselves each 30 seconds.
+const ROUTE_WAIT: Duration = Duration::from_secs(40);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 /// The group in whose name messages are looked at: one that brokers know without settings.
 const LOOK_GROUP: &str = "TOOLS_CONSUMER";
@@ -194,12 +195,18 @@ async fn made(client: &Client, topic: &TopicName, queues: u32) -> Result<Vec<Que
             Err(Error::NoRoute { .. }) if begun.elapsed() < ROUTE_WAIT => {}
             Err(error) => return Err(error),
         }
-        if asked {
-            tokio::time::sleep(ROUTE_PAUSE).await;
-            continue;
+        if !asked {
+            let count = i32::try_from(queues).unwrap_or(i32::MAX);
+            match Admin::new(client).create_topic(topic, count).await {
+                Ok(()) => {
+                    asked = true;
+                    continue;
+                }
+                Err(Error::NoBroker { .. }) if begun.elapsed() < ROUTE_WAIT => {}
+                Err(error) => return Err(error),
+            }
         }
-        Admin::new(client).create_topic(topic, i32::try_from(queues).unwrap_or(i32::MAX)).await?;
-        asked = true;
+        tokio::time::sleep(ROUTE_PAUSE).await;
     }
 }
 

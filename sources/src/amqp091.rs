@@ -11,11 +11,11 @@ use serde::Deserialize;
 use sluice_bridges::amqp091::{WITHOUT, Way, name_problem};
 use sluice_client::{SecretKey, TlsSettings};
 use sluice_connect::config::size;
+use sluice_connect::task::{SourceTask, TaskError};
 
+use crate::source::{Beside, Source};
 use crate::topic::Until;
-
-#[cfg(feature = "amqp091")]
-pub(crate) use task::open;
+use crate::{KeyProblem, at, queue};
 
 /// Settings of source `amqp091`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -60,13 +60,13 @@ impl Amqp091Config {
         let password = self.password.as_ref().map(|SecretKey(password)| password.as_str());
         Way::new(&self.url, self.user.as_deref(), password)
     }
+}
 
-    /// What is wrong with the settings, each by its path below `amqp091`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+impl Source for Amqp091Config {
+    fn problems(&self) -> Vec<KeyProblem> {
         if !cfg!(feature = "amqp091") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
-        let at = |key: &str| vec![key.to_owned()];
         let mut found = Vec::new();
         match self.way() {
             Err(problem) => found.push((at("url"), problem)),
@@ -80,5 +80,23 @@ impl Amqp091Config {
             found.push((at("prefetch"), "0 messages, expected at least 1".to_owned()));
         }
         found
+    }
+
+    #[cfg(feature = "amqp091")]
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Ok(task::open(self))
+    }
+
+    #[cfg(not(feature = "amqp091"))]
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Err(crate::without(WITHOUT))
+    }
+
+    fn comes_once(&self) -> Option<String> {
+        Some(queue::comes_once())
+    }
+
+    fn secrets(&self) -> Vec<Vec<&'static str>> {
+        vec![vec!["password"]]
     }
 }

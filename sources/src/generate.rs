@@ -13,7 +13,9 @@ use serde::Deserialize;
 use sluice_connect::config::hash;
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, SourceQueue, SourceTask, TaskError};
 
+use crate::KeyProblem;
 use crate::envelope::{Mapping, Rows};
+use crate::source::{Beside, Source};
 use crate::unconfirmed::Unconfirmed;
 
 /// The one topic of this source.
@@ -49,6 +51,20 @@ impl GenerateConfig {
             ));
         }
         Ok(())
+    }
+}
+
+impl Source for GenerateConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
+        self.check().err().map(|error| (Vec::new(), error.to_string())).into_iter().collect()
+    }
+
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Ok(Box::new(GenerateSource::new(self.clone(), Clock::system())))
+    }
+
+    fn properties(&self) -> Option<Vec<String>> {
+        Some(PROPERTIES.map(|(name, _)| name.to_owned()).to_vec())
     }
 }
 

@@ -16,8 +16,10 @@ use serde::Deserialize;
 use sluice_bridges::message::is_reserved;
 use sluice_client::SecretKey;
 use sluice_connect::config::{Span, size};
+use sluice_connect::task::{SourceTask, TaskError};
 
-pub(crate) use task::open;
+use crate::source::{BY_A_TOPIC, Beside, Source};
+use crate::{KeyProblem, at};
 
 /// Settings of source `http`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -138,10 +140,10 @@ impl HttpConfig {
         let is_again = self.headers.iter().take(at).any(|other| other.eq_ignore_ascii_case(name));
         is_again.then(|| format!("`{name}` stands here twice"))
     }
+}
 
-    /// What is wrong with the settings, each by its path below `http`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
-        let at = |key: &str| vec![key.to_owned()];
+impl Source for HttpConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
         let mut found = Vec::new();
         found.extend(self.addr().err().map(|problem| (at("listen"), problem)));
         found.extend(self.path_problem().map(|problem| (at("path"), problem)));
@@ -178,6 +180,25 @@ impl HttpConfig {
             found.push((at("timeout"), format!("{:?}, expected 100ms to 1h", self.timeout.0)));
         }
         found
+    }
+
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Ok(task::open(self))
+    }
+
+    fn comes_once(&self) -> Option<String> {
+        Some(format!(
+            "a client sends again what it has no answer for, so rows may come twice after a failure: write \
+             `delivery: at_least_once`. To have each message once, have requests named by `Idempotency-Key`, {BY_A_TOPIC}"
+        ))
+    }
+
+    fn properties(&self) -> Option<Vec<String>> {
+        Some(self.headers.clone())
+    }
+
+    fn secrets(&self) -> Vec<Vec<&'static str>> {
+        vec![vec!["token"]]
     }
 }
 

@@ -12,12 +12,12 @@ mod task;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
-use sluice_bridges::kafka::{KeyPlace, Properties, Side, problems, topic_problem};
+use sluice_bridges::kafka::{KeyPlace, Properties, SECRETS, Side, problems, topic_problem};
+use sluice_connect::task::{SourceTask, TaskError};
 
+use crate::source::{Beside, Source};
 use crate::topic::{Begin, Until};
-
-#[cfg(feature = "kafka")]
-pub use task::KafkaSource;
+use crate::{KeyProblem, at};
 
 /// Settings of source `kafka`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -53,10 +53,20 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// What is wrong with the settings, each by its path below `kafka`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+    /// Whether the source reads a topic of these brokers.
+    pub fn reads(&self, bootstrap: &str, topic: &str) -> bool {
+        let named = self.topic.iter().chain(&self.topics);
+        let is_it = |name: &String| match name.strip_prefix('^') {
+            Some(_) => regex::Regex::new(name).is_ok_and(|pattern| pattern.is_match(topic)),
+            None => name == topic,
+        };
+        self.bootstrap == bootstrap && { named }.any(is_it)
+    }
+}
+
+impl Source for KafkaConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
         let mut found = problems(Side::Source, &self.bootstrap, &self.properties);
-        let at = |key: &str| vec![key.to_owned()];
         match &self.topic {
             Some(_) if !self.topics.is_empty() => {
                 found.push((at("topics"), "beside `topic`: give one of them".to_owned()));
@@ -86,13 +96,17 @@ impl KafkaConfig {
         found
     }
 
-    /// Whether the source reads a topic of these brokers.
-    pub fn reads(&self, bootstrap: &str, topic: &str) -> bool {
-        let named = self.topic.iter().chain(&self.topics);
-        let is_it = |name: &String| match name.strip_prefix('^') {
-            Some(_) => regex::Regex::new(name).is_ok_and(|pattern| pattern.is_match(topic)),
-            None => name == topic,
-        };
-        self.bootstrap == bootstrap && { named }.any(is_it)
+    #[cfg(feature = "kafka")]
+    fn open(&self, beside: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Ok(Box::new(task::KafkaSource::new(self, beside.pipeline)?))
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Err(crate::without("this program was built without Kafka: build it with `--features kafka`"))
+    }
+
+    fn secrets(&self) -> Vec<Vec<&'static str>> {
+        SECRETS.iter().map(|&key| vec!["properties", key]).collect()
     }
 }

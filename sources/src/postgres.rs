@@ -21,11 +21,11 @@ use serde::Deserialize;
 use sluice_bridges::postgres::{SslMode, TableName, WITHOUT, Way, name_problem, problems};
 use sluice_client::{SecretKey, TlsSettings};
 use sluice_connect::config::Span;
+use sluice_connect::task::{SourceTask, TaskError};
 
+use crate::KeyProblem;
+use crate::source::{Beside, Source};
 use crate::topic::{Begin, Until};
-
-#[cfg(feature = "postgres")]
-pub(crate) use task::PostgresSource;
 
 /// The schema of a table that is said without one.
 const SCHEMA: &str = "public";
@@ -149,9 +149,10 @@ impl PostgresConfig {
         let (Ok(way), Ok(Relation::Table(table))) = (self.way(), self.relation()) else { return None };
         Some(format!("{}, {}", way.shown(), table.quoted()))
     }
+}
 
-    /// What is wrong with the settings, each by its path below `postgres`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+impl Source for PostgresConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
         if !cfg!(feature = "postgres") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
@@ -180,6 +181,32 @@ impl PostgresConfig {
             found.push((at("interval"), "a length of 0, expected at least 1ms".to_owned()));
         }
         found
+    }
+
+    #[cfg(feature = "postgres")]
+    fn open(&self, beside: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Ok(Box::new(task::PostgresSource::new(self, beside.stop)))
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Err(crate::without(WITHOUT))
+    }
+
+    fn begins_at_end(&self) -> bool {
+        self.start == Begin::Latest
+    }
+
+    fn has_gaps(&self) -> bool {
+        true
+    }
+
+    fn properties(&self) -> Option<Vec<String>> {
+        Some(self.properties.clone())
+    }
+
+    fn secrets(&self) -> Vec<Vec<&'static str>> {
+        vec![vec!["password"]]
     }
 }
 

@@ -18,8 +18,18 @@ use sluice_connect::task::{
 
 use crate::columns::{Columns, Row};
 use crate::filtered::{batch_bytes, filtered};
+use crate::source::BY_A_TOPIC;
 use crate::topic::Until;
 use crate::unconfirmed::Unconfirmed;
+
+/// Why messages of a broker's queue can not be had exactly once, and the way out.
+#[allow(dead_code, reason = "asked by sources that a build may leave out")]
+pub(crate) fn comes_once() -> String {
+    format!(
+        "the broker hands out again what was not acknowledged, with nothing to tell by that it came before, so rows may come \
+         twice after a failure: write `delivery: at_least_once`. To have each message once, {BY_A_TOPIC}"
+    )
+}
 
 /// Rows of one slice.
 const SLICE_ROWS_MAX: usize = 16_384;

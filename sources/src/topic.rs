@@ -25,6 +25,9 @@ use sluice_protocol::record::{self, Record};
 use sluice_store::Store;
 
 use self::columns::{envelope, user_properties};
+use crate::cluster::ClusterSource;
+use crate::source::{Beside, Source};
+use crate::{KeyProblem, at};
 
 /// Unpacked bodies of one slice, in bytes; a longer one is alone.
 const UNPACKED_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -57,6 +60,38 @@ impl TopicConfig {
     /// Settings of a client of these name servers.
     pub(crate) fn client(&self, cluster: &str) -> ClientSettings {
         ClientSettings { access: self.access.clone(), ..ClientSettings::new(cluster) }
+    }
+}
+
+impl Source for TopicConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
+        let cluster = self.cluster.as_deref();
+        let name = TopicName::new(&self.name).err().map(|e| ("name", e.to_string()));
+        let told = cluster.and_then(|cluster| ClientSettings::new(cluster).check().err());
+        let told = told.map(|e| ("cluster", e.to_string()));
+        let group = self.group.as_deref().and_then(|group| GroupName::new(group).err());
+        let group = group.map(|e| ("group", e.to_string()));
+        let access = self.access.problem_beside(cluster).map(|problem| ("access", problem));
+        [name, told, group, access].into_iter().flatten().map(|(key, problem)| (at(key), problem)).collect()
+    }
+
+    fn open(&self, beside: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        let Beside { pipeline, store, feeders, .. } = beside;
+        Ok(match (&self.cluster, store) {
+            (Some(cluster), _) => Box::new(ClusterSource::new(self, cluster, pipeline, feeders)?),
+            (None, Some(store)) => Box::new(TopicSource::new(self, pipeline, store, feeders)?),
+            (None, None) => {
+                return Err(TaskError::new(Class::Fatal, "a topic is read without the store that has it"));
+            }
+        })
+    }
+
+    fn topic(&self) -> Option<(Option<&str>, &str)> {
+        Some((self.cluster.as_deref(), &self.name))
+    }
+
+    fn secrets(&self) -> Vec<Vec<&'static str>> {
+        vec![vec!["access", "secret_key"]]
     }
 }
 

@@ -11,9 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_bridges::zeromq::{Endpoint, HIGH_WATER_MARK, Kind, WITHOUT};
 use sluice_connect::config::size;
+use sluice_connect::task::{SourceTask, TaskError};
 
-#[cfg(feature = "zeromq")]
-pub(crate) use task::open;
+use crate::source::{Beside, Source};
+use crate::{KeyProblem, at};
 
 /// Settings of source `zeromq`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -74,13 +75,13 @@ impl ZeromqConfig {
     fn endpoint(&self) -> Result<Endpoint, (Option<&'static str>, String)> {
         Endpoint::new(self.bind.as_deref(), self.connect.as_deref(), self.allow_anonymous)
     }
+}
 
-    /// What is wrong with the settings, each by its path below `zeromq`.
-    pub(crate) fn problems(&self) -> Vec<(Vec<String>, String)> {
+impl Source for ZeromqConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
         if !cfg!(feature = "zeromq") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
-        let at = |key: &str| vec![key.to_owned()];
         let mut found = Vec::new();
         if let Err((key, problem)) = self.endpoint() {
             found.push((key.map(at).unwrap_or_default(), problem));
@@ -95,5 +96,21 @@ impl ZeromqConfig {
             found.push((at("high_water_mark"), "0 messages, expected at least 1".to_owned()));
         }
         found
+    }
+
+    #[cfg(feature = "zeromq")]
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Ok(task::open(self))
+    }
+
+    #[cfg(not(feature = "zeromq"))]
+    fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        Err(crate::without(WITHOUT))
+    }
+
+    fn comes_once(&self) -> Option<String> {
+        let message = "ZeroMQ keeps nothing: a message that was taken is lost when the process dies before the target has it: \
+                       write `delivery: at_least_once`, by which the pipeline itself loses none";
+        Some(message.to_owned())
     }
 }

@@ -1,13 +1,19 @@
 //! Settings of source `file`.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::config::Span;
-use sluice_connect::task::{Class, TaskError};
+use sluice_connect::task::{Class, SourceTask, TaskError};
 use sluice_protocol::message;
+
+use super::FileSource;
+use super::follow::FollowSource;
+use crate::source::{Beside, Source};
+use crate::{KeyProblem, at};
 
 /// Settings of source `file`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -85,6 +91,32 @@ pub enum FileFormat {
     Csv,
     /// One JSON object a line.
     Ndjson,
+}
+
+impl Source for FileConfig {
+    fn problems(&self) -> Vec<KeyProblem> {
+        self.problem().map(|(key, problem)| (at(key), problem)).into_iter().collect()
+    }
+
+    fn open(&self, beside: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
+        let stop = Arc::clone(beside.stop);
+        Ok(match self.follow {
+            true => Box::new(FollowSource::new(self.clone(), stop)),
+            false => Box::new(FileSource::new(self.clone()).with_stop(stop)),
+        })
+    }
+
+    fn no_way_back(&self) -> Option<&'static str> {
+        self.follow.then_some("files that are followed may be gone by then")
+    }
+
+    fn begins_at_end(&self) -> bool {
+        self.start == Some(FileStart::End)
+    }
+
+    fn properties(&self) -> Option<Vec<String>> {
+        Some(self.properties.clone())
+    }
 }
 
 impl FileConfig {

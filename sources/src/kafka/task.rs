@@ -36,13 +36,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const SAME_INTERVAL: Duration = Duration::from_secs(20);
 /// How often a partition's end is asked for, for the lag.
 const END_INTERVAL: Duration = Duration::from_secs(2);
+/// What one partition reads ahead, in KiB.
+const AHEAD: &str = "queued.max.messages.kbytes";
 /// What all partitions together read ahead, in KiB, about.
 const AHEAD_KIB_MAX: usize = 4 * 1024;
 /// Rows of one slice.
 const SLICE_ROWS_MAX: usize = 16_384;
 
 /// Reads topics of a Kafka cluster.
-pub struct KafkaSource {
+pub(super) struct KafkaSource {
     settings: KafkaConfig,
     group: String,
     patterns: Vec<Regex>,
@@ -90,7 +92,7 @@ struct Open {
 
 impl KafkaSource {
     /// `pipeline` names the group if the config does not.
-    pub fn new(settings: &KafkaConfig, pipeline: &str) -> Result<Self, TaskError> {
+    pub(super) fn new(settings: &KafkaConfig, pipeline: &str) -> Result<Self, TaskError> {
         let patterns =
             settings.topics.iter().filter(|name| name.starts_with('^')).map(|name| Regex::new(name));
         let patterns = patterns.collect::<Result<_, _>>();
@@ -330,8 +332,10 @@ impl SourceTask for KafkaSource {
         let asker = asker(&config)?;
         let partitions: i32 = self.topics(&asker)?.iter().map(|topic| topic.partitions).sum();
         let cluster = cluster_id(&asker);
-        let each = AHEAD_KIB_MAX / usize::try_from(partitions.max(1)).unwrap_or(1);
-        config.set("queued.max.messages.kbytes", each.clamp(1024, 16 * 1024).to_string());
+        if !properties.contains_key(AHEAD) {
+            let each = AHEAD_KIB_MAX / usize::try_from(partitions.max(1)).unwrap_or(1);
+            config.set(AHEAD, each.clamp(1024, 16 * 1024).to_string());
+        }
         let reader = Arc::new(consumer(&config, &self.group)?);
         let topics: Vec<&str> =
             self.settings.topic.iter().chain(&self.settings.topics).map(String::as_str).collect();
