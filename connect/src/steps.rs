@@ -414,6 +414,12 @@ impl Steps {
         if self.encodes
             && let Some(decoded) = &slice.decoded
         {
+            let unfit = encode::unfit(decoded);
+            turn_away(&mut slice, &unfit)?;
+        }
+        if self.encodes
+            && let Some(decoded) = &slice.decoded
+        {
             let bodies = encode::bodies(decoded)?;
             if self.then == Then::DeadLetter
                 && let Some(body) = slice.envelope.column_by_name("body").cloned()

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryViewArray, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray,
+    ArrayRef, AsArray, BinaryViewArray, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray,
 };
 use arrow::compute::concat_batches;
 use arrow::util::pretty::pretty_format_batches;
@@ -257,4 +257,20 @@ fn a_slice_that_has_grown_is_cut_between_records() {
     assert_eq!(next, 150);
     let written: u64 = parts.iter().map(|part| Steps::fates(Then::Skip, part).written).sum();
     assert_eq!(written, 150);
+}
+
+#[test]
+fn a_time_that_has_no_year_comes_into_no_body() {
+    let rows: Rows = [1_700_000_000_000_i64, 1_700_000_000_000_000_000]
+        .map(|time| (format!("{{\"id\": {time}}}"), None))
+        .into();
+    let mut steps = steps("  - select: {columns: [$.id], cast: {id: timestamp}}\n");
+    let slices = push(&mut steps, slice(&rows, 0..2));
+    let (_, fates, rejects, _) = told(&slices);
+    assert_eq!((fates.written, fates.skipped), (1, 1), "{rejects:?}");
+    let told = "field `id` holds a time that is out of the range of years, which JSON can not";
+    assert_eq!(rejects, [(1, told.to_owned())]);
+    let bodies = slices[0].envelope.column_by_name("body").unwrap();
+    let body = str::from_utf8(bodies.as_binary_view().value(0)).unwrap();
+    assert_eq!(body, "{\"id\":\"2023-11-14T22:13:20Z\"}");
 }

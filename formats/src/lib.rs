@@ -19,6 +19,7 @@ pub mod protobuf;
 pub mod raw;
 mod rows;
 mod scalar;
+pub mod times;
 pub mod widen;
 
 pub use column::Unknown;

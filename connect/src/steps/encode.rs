@@ -1,13 +1,27 @@
 //! Bodies of messages made of columns that steps have changed: one JSON object each, nulls left out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BinaryViewBuilder, RecordBatch};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
+use sluice_formats::times::{WITHOUT_YEAR, without_year};
 
 use super::rows::fatal;
 use crate::task::TaskError;
+
+/// The rows that JSON can not hold, each with the reason, in rising order.
+pub(super) fn unfit(rows: &RecordBatch) -> Vec<(usize, String)> {
+    let mut found = BTreeMap::new();
+    for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        for row in without_year(column) {
+            let told = || format!("field `{}` holds {WITHOUT_YEAR}, which JSON can not", field.name());
+            found.entry(row).or_insert_with(told);
+        }
+    }
+    found.into_iter().collect()
+}
 
 /// A body for each row.
 pub(super) fn bodies(rows: &RecordBatch) -> Result<ArrayRef, TaskError> {

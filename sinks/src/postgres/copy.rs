@@ -16,6 +16,7 @@ use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, NullableEncoder, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use sluice_connect::task::{Class, TaskError};
+use sluice_formats::times::{WITHOUT_YEAR, without_year};
 
 use super::types::Kind;
 
@@ -65,6 +66,9 @@ pub(super) fn unfit(rows: &RecordBatch, key: &[String]) -> Vec<(usize, String)> 
             let nulls = column.logical_nulls();
             let nulls = nulls.iter().flat_map(|nulls| (0..nulls.len()).filter(|&row| nulls.is_null(row)));
             nulls.for_each(|row| tell(row, "it is part of the key, and null"));
+        }
+        if Kind::of(column.data_type()) == Some(Kind::Json) {
+            without_year(column).into_iter().for_each(|row| tell(row, WITHOUT_YEAR));
         }
         if Kind::of(column.data_type()) == Some(Kind::Text)
             && let Ok(texts) = cast(column, &DataType::Utf8View)
