@@ -85,7 +85,9 @@ fn produce(bootstrap: &str, topic: &str, records: u64, bytes: usize) -> Result<u
                 return Err(error.into());
             }
             record = back;
-            producer.poll(Duration::from_millis(5));
+            // A poll with a time spins through its last millisecond.
+            producer.poll(Duration::ZERO);
+            std::thread::sleep(Duration::from_micros(500));
         }
         if number % 1024 == 0 {
             producer.poll(Duration::ZERO);

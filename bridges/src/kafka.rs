@@ -94,7 +94,7 @@ const OURS: [(&str, &str); 12] = [
 ];
 
 /// The same for sources.
-const OURS_SOURCE: [(&str, &str); 14] = [
+const OURS_SOURCE: [(&str, &str); 13] = [
     ("group.id", "write `group` beside `properties`"),
     ("group.instance.id", "partitions are assigned by Sluice"),
     ("group.protocol", "partitions are assigned by Sluice"),
@@ -111,7 +111,6 @@ const OURS_SOURCE: [(&str, &str); 14] = [
     ("enable.auto.offset.store", "offsets follow what the target has, not what was read"),
     ("offset.store.method", "offsets follow what the target has, not what was read"),
     ("enable.partition.eof", "the end of a partition is how a pipeline knows that it has caught up"),
-    ("queued.max.messages.kbytes", "what is read ahead is bounded for all partitions together"),
 ];
 
 /// The same for sinks.

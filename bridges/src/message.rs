@@ -1,5 +1,7 @@
 //! What every bridge makes of a record of its system, and what properties of a message can hold.
 
+use std::borrow::Cow;
+
 /// Names that RocketMQ's clients and brokers give a meaning (`MessageConst` of `rocketmq-common`), sorted.
 const RESERVED: [&str; 53] = [
     "1ST_POP_TIME",
@@ -68,27 +70,44 @@ pub(crate) fn plain(bytes: &[u8]) -> Option<&str> {
     str::from_utf8(bytes).ok().filter(|_| fits)
 }
 
-/// What a record becomes beside the body and the times.
+/// What a record becomes beside the body and the times; texts are the record's own where they stand in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mapped {
+pub struct Mapped<'a> {
     /// The business keys.
-    pub keys: Option<String>,
+    pub keys: Option<Cow<'a, str>>,
     /// The tag.
-    pub tags: Option<String>,
+    pub tags: Option<Cow<'a, str>>,
     /// The unique id.
-    pub message_id: Option<String>,
+    pub message_id: Option<Cow<'a, str>>,
     /// The other properties, each name once.
-    pub properties: Vec<(String, String)>,
+    pub properties: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
-impl Mapped {
+impl<'a> Mapped<'a> {
     /// The value of a property.
     pub fn property(&self, name: &str) -> Option<&str> {
-        self.properties.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+        self.properties.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)
     }
 
-    pub(crate) fn set(&mut self, name: &str, value: String) {
-        self.properties.push((name.to_owned(), value));
+    /// Of texts that nobody else has.
+    #[cfg(test)]
+    pub(crate) fn of(
+        [keys, tags, message_id]: [Option<String>; 3],
+        properties: Vec<(String, String)>,
+    ) -> Mapped<'static> {
+        let [keys, tags, message_id] = [keys, tags, message_id].map(|text| text.map(Cow::Owned));
+        let properties = properties.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Mapped { keys, tags, message_id, properties }
+    }
+
+    /// Names and values of the other properties.
+    #[cfg(test)]
+    pub(crate) fn own(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.properties.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    pub(crate) fn set(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
+        self.properties.push((name.into(), value.into()));
     }
 }
 

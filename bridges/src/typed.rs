@@ -27,7 +27,7 @@ impl Layout {
     /// Gives a header its property if it can have one; `encoded` is asked for if not. Strings are of type `string`.
     pub(crate) fn put(
         &mut self,
-        mapped: &mut Mapped,
+        mapped: &mut Mapped<'_>,
         header: Header<'_>,
         string: &str,
         is_name: impl Fn(&str) -> bool,
@@ -39,14 +39,14 @@ impl Layout {
                 if header.kind != string {
                     self.0.insert(name, Value::from(header.kind));
                 }
-                mapped.set(header.name, text);
+                mapped.set(header.name.to_owned(), text);
             }
             None => drop(self.0.insert(name, Value::from(vec![STANDARD.encode(encoded())]))),
         }
     }
 
     /// Sets the property that holds it, if it holds anything or there is a table without headers.
-    pub(crate) fn finish(self, mapped: &mut Mapped, property: &str, is_empty_table: bool) {
+    pub(crate) fn finish(self, mapped: &mut Mapped<'_>, property: &'static str, is_empty_table: bool) {
         if !self.0.is_empty() || is_empty_table {
             mapped.set(property, Value::Object(self.0).to_string());
         }

@@ -25,7 +25,7 @@ use crate::task::{
     Chain, Class, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError, TransactTask,
 };
 
-/// What one read asks for, in bytes.
+/// What one read asks for, in bytes, if the target wants no more at once.
 const SLICE_BYTES: usize = 2 * 1024 * 1024;
 /// Slices that are read of one chain before the next one has its turn.
 const TURN_SLICES: usize = 128;
@@ -122,6 +122,10 @@ pub fn run(
         target.accept(&output)?;
     }
     let confirmer = source.confirmer();
+    let slice_bytes = match &target {
+        Target::Transact(task) => task.bytes_wanted().max(SLICE_BYTES),
+        Target::Files(_) => SLICE_BYTES,
+    };
     let hold_max = target.hold_max();
     let recall = Recall::default();
     let (sender, receiver) = channel::bounded(pipeline.in_flight);
@@ -153,6 +157,7 @@ pub fn run(
                 steps,
                 source,
                 sender,
+                slice_bytes,
                 feeds,
                 known,
                 free,
@@ -224,6 +229,8 @@ struct SourceHalf<'a> {
     steps: Steps,
     source: Box<dyn SourceTask>,
     sender: Sender<Message>,
+    /// What one read asks for.
+    slice_bytes: usize,
     feeds: Vec<Feed>,
     /// The chains of the feeds, with their numbers.
     known: HashMap<Chain, usize>,
@@ -289,7 +296,7 @@ impl SourceHalf<'_> {
             }
             let range = Range { start: feed.next, end: feed.until.unwrap_or(i64::MAX) };
             let (topic, queue) = (Arc::clone(&feed.chain.topic), feed.chain.queue);
-            match self.source.read(&topic, queue, range, SLICE_BYTES)? {
+            match self.source.read(&topic, queue, range, self.slice_bytes)? {
                 Read::Idle => break,
                 Read::Held => {
                     // Rows that wait for a schema would hold up those that show one.
@@ -385,7 +392,7 @@ impl SourceHalf<'_> {
             if self.stop.is_asked() || self.sender.is_closed() {
                 return Ok(false);
             }
-            match self.source.read(&topic, queue, Range { start: at, end: until }, SLICE_BYTES)? {
+            match self.source.read(&topic, queue, Range { start: at, end: until }, self.slice_bytes)? {
                 Read::Slice(slice) => {
                     at = slice.range.end;
                     match self.steps.push(number, slice)? {

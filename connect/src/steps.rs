@@ -463,7 +463,7 @@ impl Steps {
 }
 
 /// What a slice holds after the steps, in bytes, about: a larger one is cut between records.
-const SLICE_BYTES_MAX: usize = 8 * 1024 * 1024;
+const SLICE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A slice in parts of a size that the target can take as one.
 fn in_parts(slice: Slice, parts: &mut Vec<Slice>) {

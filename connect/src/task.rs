@@ -399,6 +399,10 @@ pub trait TransactTask: Send {
     ) -> Result<(), TaskError>;
     /// Makes durable what was committed.
     fn secure(&mut self) -> Result<(), TaskError>;
+    /// Bytes of rows that one act is to have where they are there: more where an act costs much, however small.
+    fn bytes_wanted(&self) -> usize {
+        0
+    }
     /// Whether the target keeps positions at all; without them delivery is at least once.
     fn keeps_positions(&self) -> bool {
         true

@@ -25,6 +25,8 @@ use crate::topic::{QueueBy, Rows, TopicConfig, check_routed, loops, text};
 /// brokers of RocketMQ 5.3 tell of themselves each 30 seconds.
 const ROUTE_WAIT: Duration = Duration::from_secs(40);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
+/// What is under way at once, in bytes: all answers of one act are waited for.
+const ACT_BYTES: usize = 8 * 1024 * 1024;
 /// The group in whose name messages are looked at: one that brokers know without settings.
 const LOOK_GROUP: &str = "TOOLS_CONSUMER";
 
@@ -293,6 +295,10 @@ impl TransactTask for ClusterSink {
     }
 
     /// What a broker answered for is as durable as it is set up to make it.
+    fn bytes_wanted(&self) -> usize {
+        ACT_BYTES
+    }
+
     fn secure(&mut self) -> Result<(), TaskError> {
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(crate) struct Row<'r> {
     pub(crate) stored: Option<i64>,
     pub(crate) born: Option<i64>,
     pub(crate) body: Option<&'r [u8]>,
-    pub(crate) mapped: Mapped,
+    pub(crate) mapped: Mapped<'r>,
 }
 
 /// The rows of one slice while they are gathered.

@@ -43,7 +43,7 @@ pub(crate) struct Delivery<T> {
     /// By which it is acknowledged.
     pub(crate) tag: T,
     /// What it becomes, with its born timestamp in ms; or why it can not.
-    pub(crate) mapped: Result<(Mapped, Option<i64>), String>,
+    pub(crate) mapped: Result<(Mapped<'static>, Option<i64>), String>,
     pub(crate) body: Bytes,
 }
 

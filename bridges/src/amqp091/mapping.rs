@@ -114,7 +114,7 @@ pub struct Delivered<'a> {
 pub fn to_message(
     delivered: Delivered<'_>,
     properties: &BasicProperties,
-) -> Result<(Mapped, Option<i64>), String> {
+) -> Result<(Mapped<'static>, Option<i64>), String> {
     let mut mapped = Mapped::default();
     let empty = FieldTable::default();
     let table = properties.headers().as_ref().unwrap_or(&empty);
@@ -126,7 +126,7 @@ pub fn to_message(
         match read(properties).as_ref().map(ShortString::as_str) {
             None => {}
             Some(id) if name == MESSAGE_ID && plain(id.as_bytes()).is_some() => {
-                mapped.message_id = Some(id.to_owned());
+                mapped.message_id = Some(id.to_owned().into());
             }
             Some(text) if name != MESSAGE_ID && plain(text.as_bytes()).is_some() => {
                 mapped.set(name, text.to_owned());
@@ -148,7 +148,7 @@ pub fn to_message(
             // A shorter one would come back as a `message-id`.
             && (name != ROCKETMQ_ID || text.len() > NAME_BYTES_MAX)
         {
-            *place = Some(text.to_owned());
+            *place = Some(text.to_owned().into());
             continue;
         }
         if let (ROCKETMQ_BORN, AMQPValue::LongLongInt(ms @ 0..)) = (name, value) {
@@ -179,7 +179,7 @@ pub fn to_message(
         }
     }
     if delivered.is_again {
-        mapped.set(REDELIVERED, "true".to_owned());
+        mapped.set(REDELIVERED, "true");
     }
     Ok((mapped, born))
 }
@@ -518,10 +518,6 @@ mod tests {
         }
     }
 
-    fn own(mapped: &Mapped) -> impl Iterator<Item = (&str, &str)> {
-        mapped.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-
     /// A value that is no number is not equal to itself.
     fn shown(properties: &BasicProperties) -> (String, Option<Vec<u8>>) {
         (format!("{properties:?}"), properties.headers().as_ref().map(table_bytes))
@@ -533,7 +529,7 @@ mod tests {
         #[test]
         fn an_amqp_message_comes_back_as_it_was(properties in properties()) {
             let (mapped, born) = to_message(QUEUE, &properties).unwrap();
-            let (back, routing_key) = to_properties(given(&mapped, born), own(&mapped)).unwrap();
+            let (back, routing_key) = to_properties(given(&mapped, born), mapped.own()).unwrap();
             prop_assert_eq!(shown(&back), shown(&properties));
             prop_assert_eq!(routing_key, Some("r.k"));
             for (at, (name, value)) in mapped.properties.iter().enumerate() {
@@ -553,8 +549,8 @@ mod tests {
             born in prop::option::of(0..4_000_000_000_000_i64),
         ) {
             let properties: Vec<_> = properties.into_iter().filter(|(name, _)| is_name(name)).collect();
-            let message = Mapped { keys, tags, message_id, properties };
-            let (sent, _) = to_properties(given(&message, born), own(&message)).unwrap();
+            let message = Mapped::of([keys, tags, message_id], properties);
+            let (sent, _) = to_properties(given(&message, born), message.own()).unwrap();
             prop_assert_eq!(*sent.delivery_mode(), Some(2));
             let (mut again, born_again) = to_message(QUEUE, &sent).unwrap();
             prop_assert_eq!(born_again, born);
@@ -590,11 +586,11 @@ mod tests {
         // A step changes one to a text and takes another.
         for (name, value) in &mut mapped.properties {
             if name == "n" {
-                *value = "many".to_owned();
+                *value = "many".into();
             }
         }
         mapped.properties.retain(|(name, _)| name != "d");
-        let (back, _) = to_properties(given(&mapped, born), own(&mapped)).unwrap();
+        let (back, _) = to_properties(given(&mapped, born), mapped.own()).unwrap();
         let headers = back.headers().as_ref().unwrap().inner();
         assert_eq!(headers.get("n"), Some(&AMQPValue::LongString("many".into())));
         assert!(headers.contains_key("l") && !headers.contains_key("d"));

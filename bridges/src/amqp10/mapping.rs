@@ -130,7 +130,7 @@ fn is_name(name: &str) -> bool {
 pub fn to_message(
     node: &str,
     message: Message<Body<LazyValue>>,
-) -> Result<(Mapped, Option<i64>, Vec<u8>), String> {
+) -> Result<(Mapped<'static>, Option<i64>, Vec<u8>), String> {
     let mut mapped = Mapped::default();
     let mut layout = Layout::default();
     let table = message.application_properties;
@@ -144,7 +144,7 @@ pub fn to_message(
         if let (Some(place), SimpleValue::String(text)) = (place, value)
             && plain(text.as_bytes()).is_some()
         {
-            *place = Some(text.clone());
+            *place = Some(text.clone().into());
             continue;
         }
         let (kind, text) = text_of(value);
@@ -156,7 +156,7 @@ pub fn to_message(
         message.properties.as_ref().and_then(|p| p.creation_time.as_ref()).map(Timestamp::milliseconds);
     if let Some(mut odd) = message.properties {
         if let Some(id) = string_id(&odd.message_id).and_then(|id| plain(id.as_bytes())) {
-            mapped.message_id = Some(id.to_owned());
+            mapped.message_id = Some(id.to_owned().into());
             odd.message_id = None;
         }
         for (name, read, set) in TEXTS {
@@ -565,17 +565,13 @@ mod tests {
         }
     }
 
-    fn own(mapped: &Mapped) -> impl Iterator<Item = (&str, &str)> {
-        mapped.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
         fn an_amqp_message_comes_back_as_it_was(message in messages()) {
             let (mapped, born, body) = to_message("q", message.clone()).unwrap();
-            let back = to_amqp(given(&mapped, born, &body), own(&mapped)).unwrap();
+            let back = to_amqp(given(&mapped, born, &body), mapped.own()).unwrap();
             prop_assert_eq!(shown(&back), shown(&message));
             for (at, (name, value)) in mapped.properties.iter().enumerate() {
                 let mut encoded = Vec::new();
@@ -595,8 +591,8 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..6),
         ) {
             let properties: Vec<_> = properties.into_iter().filter(|(name, _)| is_name(name)).collect();
-            let message = Mapped { keys, tags, message_id, properties };
-            let sent = to_amqp(given(&message, born, &body), own(&message)).unwrap();
+            let message = Mapped::of([keys, tags, message_id], properties);
+            let sent = to_amqp(given(&message, born, &body), message.own()).unwrap();
             prop_assert!(sent.header.as_ref().unwrap().durable);
             let (mut again, born_again, body_again) = to_message("q", sent).unwrap();
             prop_assert_eq!((born_again, body_again), (born, body));

@@ -23,7 +23,8 @@
 //! A plain name is not empty, holds no byte below 3, is none of those above, and none that RocketMQ's clients and
 //! brokers give a meaning ([`is_property_name`]). Properties of such names are theirs and come into no record.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -65,6 +66,21 @@ pub struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// How the text of a place in this partition begins.
+    pub fn before_offset(topic: &str, queue: i32) -> String {
+        format!("{topic}/{queue}/")
+    }
+
+    /// Adds the rest of the text of a place.
+    pub fn push_offset(text: &mut String, offset: i64, cluster: Option<&str>) {
+        // A text takes all.
+        let _ = write!(text, "{offset}");
+        if let Some(cluster) = cluster {
+            text.push('@');
+            text.push_str(cluster);
+        }
+    }
+
     /// The place that a text says.
     pub fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.rsplitn(3, '/');
@@ -79,9 +95,9 @@ impl<'a> Place<'a> {
 
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { topic, queue, offset, cluster } = self;
-        write!(f, "{topic}/{queue}/{offset}")?;
-        cluster.map_or(Ok(()), |cluster| write!(f, "@{cluster}"))
+        let mut text = Self::before_offset(self.topic, self.queue);
+        Self::push_offset(&mut text, self.offset, self.cluster);
+        f.write_str(&text)
     }
 }
 
@@ -172,13 +188,13 @@ fn stands(header: &Header<'_>, key_place: &KeyPlace) -> Stands {
 }
 
 /// The message that a record becomes. `origin` is its [`Place`].
-pub fn to_message(
-    key: Option<&[u8]>,
-    headers: &[Header<'_>],
+pub fn to_message<'a>(
+    key: Option<&'a [u8]>,
+    headers: &[Header<'a>],
     is_tombstone: bool,
-    origin: &str,
-    key_place: &KeyPlace,
-) -> Mapped {
+    origin: &'a str,
+    key_place: &'a KeyPlace,
+) -> Mapped<'a> {
     let mut mapped = Mapped::default();
     // The last header of a name that can stand for it does.
     let chosen: Vec<Stands> = headers
@@ -192,11 +208,11 @@ pub fn to_message(
         })
         .collect();
     for (header, stands_for) in headers.iter().zip(&chosen) {
-        let value = header.value.and_then(plain).map(str::to_owned);
+        let value = header.value.and_then(plain);
         match (stands_for, value) {
             (Stands::Property, Some(value)) => mapped.set(header.name, value),
-            (Stands::Tag, value) => mapped.tags = value,
-            (Stands::Id, value) => mapped.message_id = value,
+            (Stands::Tag, value) => mapped.tags = value.map(Cow::Borrowed),
+            (Stands::Id, value) => mapped.message_id = value.map(Cow::Borrowed),
             _ => {}
         }
     }
@@ -218,14 +234,14 @@ pub fn to_message(
     }
     match (key.map(|key| (key, plain(key))), key_place) {
         (None, _) => {}
-        (Some((_, Some(key))), KeyPlace::Keys) => mapped.keys = Some(key.to_owned()),
-        (Some((_, Some(key))), KeyPlace::Property(name)) => mapped.set(name, key.to_owned()),
+        (Some((_, Some(key))), KeyPlace::Keys) => mapped.keys = Some(key.into()),
+        (Some((_, Some(key))), KeyPlace::Property(name)) => mapped.set(name, key),
         (Some((key, None)), _) => mapped.set(KEY, format!("{BASE64}{}", STANDARD.encode(key))),
     }
     if is_tombstone {
-        mapped.set(TOMBSTONE, "true".to_owned());
+        mapped.set(TOMBSTONE, "true");
     }
-    mapped.set(ORIGIN, origin.to_owned());
+    mapped.set(ORIGIN, origin);
     mapped
 }
 
@@ -352,7 +368,7 @@ mod tests {
             tags: mapped.tags.as_deref(),
             message_id: mapped.message_id.as_deref(),
         };
-        let properties = mapped.properties.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        let properties = mapped.own();
         to_record(given, properties, origin, place).unwrap()
     }
 
@@ -384,7 +400,7 @@ mod tests {
         ) {
             let mapped = to_message(key.as_deref(), &borrowed(&headers), is_tombstone, "t/0/7", &place);
             let record = back(&mapped, "unused/0/0", &place);
-            prop_assert_eq!(record, Record { key, headers, is_tombstone });
+            prop_assert_eq!(record, Record { key: key.clone(), headers: headers.clone(), is_tombstone });
             for (at, (name, value)) in mapped.properties.iter().enumerate() {
                 let mut encoded = Vec::new();
                 prop_assert!(sluice_protocol::message::push_property(&mut encoded, name, value).is_ok());
@@ -401,14 +417,14 @@ mod tests {
             properties in prop::collection::btree_map("[a-zA-Z._]{1,3}", "[^\u{0}\u{2}]{1,6}", 0..5),
         ) {
             let properties: Vec<_> = properties.into_iter().filter(|(n, _)| is_property_name(n)).collect();
-            let message = Mapped { keys, tags, message_id, properties };
+            let message = Mapped::of([keys, tags, message_id], properties);
             let record = back(&message, "orders@b/2/5", &KeyPlace::Keys);
             let mut again = to_message(
                 record.key.as_deref(), &borrowed(&record.headers), record.is_tombstone, "t/0/7", &KeyPlace::Keys,
             );
             prop_assert_eq!(again.property(ROCKETMQ_ORIGIN), Some("orders@b/2/5"));
             prop_assert_eq!(again.property(ORIGIN), Some("t/0/7"));
-            again.properties.retain(|(n, _)| ![ROCKETMQ_ORIGIN, ORIGIN].contains(&n.as_str()));
+            again.properties.retain(|(n, _)| ![ROCKETMQ_ORIGIN, ORIGIN].contains(&&**n));
             prop_assert_eq!(again, message);
         }
     }
@@ -421,7 +437,7 @@ mod tests {
         assert_eq!(mapped.property("a"), Some("2"));
         assert_eq!(mapped.property(HEADERS), Some(r#"[["a","MQ=="],"a",["b"],"c"]"#));
         mapped.properties.retain(|(name, _)| name != "c");
-        mapped.properties[0].1 = "new".to_owned();
+        mapped.properties[0].1 = "new".into();
         let record = back(&mapped, "", &KeyPlace::Keys);
         let names: Vec<&str> = record.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "a", "b"]);
@@ -450,7 +466,7 @@ mod tests {
     fn a_message_says_where_it_has_been() {
         let header = Header { name: ORIGIN, value: Some(b"orders/0/3@one") };
         let mapped = to_message(None, &[header], false, "copy/1/9@two", &KeyPlace::Keys);
-        let properties = || mapped.properties.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        let properties = || mapped.own();
         assert!(has_been_in(properties(), "copy", "two") && has_been_in(properties(), "orders", "one"));
         assert!(!has_been_in(properties(), "orders", "two") && !has_been_in(properties(), "copy", "one"));
         let record = to_record(Given::default(), properties(), "", &KeyPlace::Keys).unwrap();

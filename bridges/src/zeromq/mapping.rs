@@ -20,14 +20,14 @@ pub const ORIGIN: &str = "zeromq.origin";
 pub const FRAMES: &str = "zeromq.frames";
 
 /// What frames become, and the body.
-pub fn to_message(endpoint: &str, mut frames: Vec<Vec<u8>>) -> (Mapped, Vec<u8>) {
+pub fn to_message(endpoint: &str, mut frames: Vec<Vec<u8>>) -> (Mapped<'static>, Vec<u8>) {
     let mut mapped = Mapped::default();
     let body = frames.pop().unwrap_or_default();
     let mut rest = frames.as_slice();
     if let Some((first, behind)) = frames.split_first()
         && let Some(text) = plain(first)
     {
-        mapped.keys = Some(text.to_owned());
+        mapped.keys = Some(text.to_owned().into());
         rest = behind;
     }
     if !rest.is_empty() {
@@ -70,7 +70,7 @@ mod tests {
         #[test]
         fn frames_come_back_as_they_were(frames in prop::collection::vec(frames(), 1..5)) {
             let (mapped, body) = to_message("tcp://h:1", frames.clone());
-            let own = mapped.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            let own = mapped.own();
             let mut back = to_frames(None, mapped.keys.as_deref(), own).unwrap();
             back.push(body);
             prop_assert_eq!(back, frames);

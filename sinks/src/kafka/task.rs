@@ -25,6 +25,10 @@ use crate::topic::{Rows, check_routed, text};
 
 /// How long one act of a transaction may take; longer than a transaction may.
 const ACT_MAX: Duration = Duration::from_secs(40);
+/// What one transaction holds, in bytes: its end takes brokers tens of milliseconds.
+const ACT_BYTES: usize = 16 * 1024 * 1024;
+/// How long answers of brokers are waited for before they are looked at.
+const ANSWER_PAUSE: Duration = Duration::from_micros(500);
 /// How often an act is asked for again whose outcome is not known.
 const ACTS_MAX: usize = 3;
 /// After this brokers end the transaction of a producer that is gone.
@@ -256,7 +260,7 @@ impl KafkaSink {
                     if !wait.is_over() =>
                 {
                     record = back;
-                    producer.poll(Duration::from_millis(1));
+                    serve(producer);
                 }
                 Err((error, _)) => return Err(self.failed("cannot send records", error, told)),
             }
@@ -270,9 +274,7 @@ impl KafkaSink {
         loop {
             match producer.flush(Duration::ZERO) {
                 Ok(()) => break,
-                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {
-                    producer.poll(Duration::from_millis(1));
-                }
+                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => serve(producer),
                 Err(error) => return Err(self.failed("cannot send records", error, told)),
             }
         }
@@ -381,6 +383,13 @@ impl KafkaSink {
             }
         }
     }
+}
+
+/// Takes what brokers answered, and gives them time for more. A poll with a time of its own is none of waiting: below a
+/// millisecond, and so at the end of each, the library asks again and again.
+fn serve(producer: &BaseProducer<Deliveries>) {
+    producer.poll(Duration::ZERO);
+    std::thread::sleep(ANSWER_PAUSE);
 }
 
 fn not_stored(topic: &str) -> String {
@@ -634,6 +643,10 @@ impl TransactTask for KafkaSink {
     }
 
     /// What brokers answered for is on all replicas that count.
+    fn bytes_wanted(&self) -> usize {
+        ACT_BYTES
+    }
+
     fn secure(&mut self) -> Result<(), TaskError> {
         Ok(())
     }

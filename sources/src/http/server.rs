@@ -1,6 +1,7 @@
 //! The listener of source `http`: takes requests within bounds, hands their messages to the pipeline, and answers when the
 //! target has them, or when that took too long.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -71,7 +72,7 @@ impl Pending {
 
 /// What the messages of a request share.
 pub(super) struct Said {
-    pub(super) properties: Vec<(String, String)>,
+    pub(super) properties: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// What the sender calls the request.
     pub(super) key: Option<String>,
     /// When it came, in ms since 1970-01-01 UTC.
@@ -436,7 +437,7 @@ fn said(settings: &HttpConfig, headers: &HeaderMap) -> Result<Said, Fault> {
     let mut properties = Vec::with_capacity(settings.headers.len());
     for name in &settings.headers {
         if let Some(value) = value(headers, name)? {
-            properties.push((name.clone(), value));
+            properties.push((name.clone().into(), value.into()));
         }
     }
     let key = value(headers, IDEMPOTENCY_KEY.as_str())?;

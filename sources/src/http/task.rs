@@ -40,7 +40,7 @@ impl Receive for Listener {
         self.0.listen()?;
         let Some(Waiting { request, said, place, body }) = self.0.next() else { return Ok(None) };
         let mapped = Mapped {
-            message_id: said.key.as_ref().map(|key| format!("{key}/{place}")),
+            message_id: said.key.as_ref().map(|key| format!("{key}/{place}").into()),
             properties: said.properties.clone(),
             ..Mapped::default()
         };

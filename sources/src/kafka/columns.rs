@@ -19,13 +19,22 @@ pub(super) struct Columns<'a> {
     key_place: &'a KeyPlace,
     /// The id of the cluster.
     cluster: Option<&'a str>,
+    /// Where the record at hand is, with what all of them begin with.
+    origin: String,
+    origin_start: usize,
     /// The timestamp of the last record, in ms since 1970-01-01 UTC.
     pub(super) last_ms: Option<i64>,
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn new(needs: &'a Needs, key_place: &'a KeyPlace, cluster: Option<&'a str>) -> Self {
-        Self { rows: columns::Columns::new(needs), key_place, cluster, last_ms: None }
+    pub(super) fn new(
+        needs: &'a Needs,
+        key_place: &'a KeyPlace,
+        (topic, partition, cluster): (&str, i32, Option<&'a str>),
+    ) -> Self {
+        let origin = Place::before_offset(topic, partition);
+        let origin_start = origin.len();
+        Self { rows: columns::Columns::new(needs), key_place, cluster, origin, origin_start, last_ms: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -39,21 +48,28 @@ impl<'a> Columns<'a> {
 
     /// Takes a record.
     pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<(), ArrowError> {
-        self.rows.bytes += message.payload_len() + message.key_len() + 16;
-        self.last_ms = message.timestamp().to_millis();
-        let mapped = match self.rows.maps.then(|| mapped(message, self.key_place, self.cluster)).transpose() {
-            Ok(mapped) => mapped.unwrap_or_default(),
-            Err(reason) => {
-                self.rows.rejects.push(reject(message, self.cluster, reason));
-                return Ok(());
-            }
-        };
+        let body = message.payload();
+        self.rows.bytes += body.map_or(0, <[u8]>::len) + message.key_len() + 16;
         let time = message.timestamp();
+        let born = time.to_millis();
+        self.last_ms = born;
+        let mut mapped = Mapped::default();
+        if self.rows.maps {
+            self.origin.truncate(self.origin_start);
+            Place::push_offset(&mut self.origin, message.offset(), self.cluster);
+            let headers = match headers(message) {
+                Ok(headers) => headers,
+                Err(reason) => {
+                    self.rows.rejects.push(reject(message, &self.origin, reason));
+                    return Ok(());
+                }
+            };
+            mapped = to_message(message.key(), &headers, body.is_none(), &self.origin, self.key_place);
+        }
         // When the producer's time stands there nobody knows when the broker stored the record.
         let appended = matches!(time, Timestamp::LogAppendTime(_));
-        let born = time.to_millis();
         let stored = born.filter(|_| appended);
-        self.rows.push(Row { offset: message.offset(), stored, born, body: message.payload(), mapped })
+        self.rows.push(Row { offset: message.offset(), stored, born, body, mapped })
     }
 
     pub(super) fn finish(self, topic: &str, queue: i32) -> Result<(RecordBatch, Vec<Reject>), ArrowError> {
@@ -61,23 +77,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn origin(message: &BorrowedMessage<'_>, cluster: Option<&str>) -> String {
-    let (topic, queue, offset) = (message.topic(), message.partition(), message.offset());
-    Place { topic, queue, offset, cluster }.to_string()
-}
-
-/// What a record becomes, or why it can not.
-fn mapped(
-    message: &BorrowedMessage<'_>,
-    key_place: &KeyPlace,
-    cluster: Option<&str>,
-) -> Result<Mapped, String> {
-    let headers = headers(message)?;
-    let is_tombstone = message.payload().is_none();
-    Ok(to_message(message.key(), &headers, is_tombstone, &origin(message, cluster), key_place))
-}
-
-fn reject(message: &BorrowedMessage<'_>, cluster: Option<&str>, reason: String) -> Reject {
+fn reject(message: &BorrowedMessage<'_>, origin: &str, reason: String) -> Reject {
     let body = message.payload().unwrap_or_default();
     Reject {
         offset: message.offset(),
@@ -90,13 +90,10 @@ fn reject(message: &BorrowedMessage<'_>, cluster: Option<&str>, reason: String) 
             message.partition(),
             message.offset()
         ),
-        properties: to_message(
-            message.key(),
-            &[],
-            message.payload().is_none(),
-            &origin(message, cluster),
-            &KeyPlace::Keys,
-        )
-        .properties,
+        properties: to_message(message.key(), &[], message.payload().is_none(), origin, &KeyPlace::Keys)
+            .properties
+            .into_iter()
+            .map(|(name, value)| (name.into_owned(), value.into_owned()))
+            .collect(),
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex::Regex;
 use sluice_bridges::kafka::Side;
@@ -24,6 +24,7 @@ use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Slice, SourceQueu
 
 use super::KafkaConfig;
 use super::columns::Columns;
+use super::commits::Commits;
 use super::mark::Mark;
 use crate::arrivals::Arrivals;
 use crate::filtered::{batch_bytes, filtered};
@@ -65,6 +66,7 @@ struct Link {
     asker: BaseConsumer<Context>,
     /// Says which partitions are this worker's, where others share them.
     member: Option<BaseConsumer<Context>>,
+    commits: Commits,
     config: ClientConfig,
     group: String,
     bootstrap: String,
@@ -218,6 +220,7 @@ impl KafkaSource {
     /// Takes what the clients say beside records.
     fn serve(&self) -> Result<(), TaskError> {
         let link = self.link()?;
+        link.committed(link.commits.commit_if_due(link.committer()))?;
         // A member reads nothing; what it tells of brokers the reader tells as well.
         while let Some(Err(_) | Ok(_)) = link.member.as_ref().and_then(|member| member.poll(Duration::ZERO)) {
         }
@@ -239,7 +242,25 @@ impl KafkaSource {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Clients wait for the answer when they end.
+        if let Err(error) = self.commits.commit(self.committer(), CommitMode::Async) {
+            tracing::warn!(group = self.group, %error, "the group's last offsets are not committed");
+        }
+    }
+}
+
 impl Link {
+    /// Who commits the group's offsets.
+    fn committer(&self) -> &BaseConsumer<Context> {
+        self.member.as_ref().unwrap_or(&self.reader)
+    }
+
+    fn committed(&self, result: KafkaResult<()>) -> Result<(), TaskError> {
+        result.map_err(|e| self.failed(&format!("cannot commit the offset of group {}", self.group), e))
+    }
+
     fn failed(&self, what: &str, error: KafkaError) -> TaskError {
         failed(format!("Kafka at {}: {what}", self.bootstrap), error, &self.reader.context().told)
     }
@@ -287,6 +308,8 @@ impl Link {
                 }
             });
         }
+        // A client takes a tenth of a second to end, which nobody has to wait for.
+        std::thread::spawn(move || drop((queues, consumer)));
         Ok(marks)
     }
 }
@@ -341,7 +364,16 @@ impl SourceTask for KafkaSource {
             self.settings.topic.iter().chain(&self.settings.topics).map(String::as_str).collect();
         let member = self.settings.shared.then(|| member(&config, &self.group, &topics)).transpose()?;
         let (group, bootstrap) = (self.group.clone(), bootstrap.clone());
-        self.link = Some(Arc::new(Link { reader, asker, member, config, group, bootstrap, cluster }));
+        self.link = Some(Arc::new(Link {
+            reader,
+            asker,
+            member,
+            commits: Commits::default(),
+            config,
+            group,
+            bootstrap,
+            cluster,
+        }));
         Ok(())
     }
 
@@ -367,7 +399,8 @@ impl SourceTask for KafkaSource {
         }
         let records = open.records.as_ref().ok_or_else(unknown)?;
         let what = format!("cannot read topic {topic} partition {queue} from {}", range.start);
-        let mut columns = Columns::new(&self.needs, &self.settings.key, link.cluster.as_deref());
+        let mut columns =
+            Columns::new(&self.needs, &self.settings.key, (topic, queue, link.cluster.as_deref()));
         let (mut next, mut absent, mut goes_on) = (range.start, 0_i64, true);
         while columns.len() < SLICE_ROWS_MAX && columns.bytes() < bytes_max {
             match records.poll(Duration::ZERO) {
@@ -461,6 +494,10 @@ impl SourceTask for KafkaSource {
             return;
         };
         (open.records, open.next) = (None, None);
+        // Who reads on begins there.
+        if let Err(error) = link.commits.commit(link.committer(), CommitMode::Async) {
+            tracing::warn!(topic, queue, %error, "offsets are not committed yet");
+        }
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition(topic, queue);
         if let Err(error) = link.reader.incremental_unassign(&assignment) {
@@ -531,11 +568,7 @@ impl Confirm for Confirmer {
 
     fn confirm(&self, topic: &str, queue: i32, end: i64) -> Result<(), TaskError> {
         let link = opened(self.link.as_ref())?;
-        let mut offsets = TopicPartitionList::new();
-        let committed = offsets
-            .add_partition_offset(topic, queue, Offset::Offset(end))
-            .and_then(|()| link.member.as_ref().unwrap_or(&link.reader).commit(&offsets, CommitMode::Async));
-        committed.map_err(|e| link.failed(&format!("cannot commit the offset of group {}", link.group), e))
+        link.committed(link.commits.add(link.committer(), (topic, queue), end))
     }
 
     fn same(&self, topic: &str, queue: i32, recorded: &str, current: &str) -> Result<bool, TaskError> {
@@ -561,6 +594,7 @@ impl Confirm for Confirmer {
 
     fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
         let link = opened(self.link.as_ref())?;
+        link.committed(link.commits.commit(link.committer(), CommitMode::Sync))?;
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, queue);
         let committed = link.reader.committed_offsets(asked, ANSWER_MAX);
