@@ -1,6 +1,7 @@
 //! A folder of its own, where a test runs `sluice` against its broker.
 
 use std::fs;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -50,10 +51,10 @@ impl<B> Place<B> {
         summary["pipelines"].as_array().unwrap_or_else(|| panic!("{out:?}")).clone()
     }
 
-    pub(crate) fn begin(&self, config: &str) -> Child {
+    pub(crate) fn begin(&self, config: &str) -> Running {
         self.write(config);
         let mut command = self.command(&["run", "pipeline.yaml"]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
     /// What a command that fails says.
@@ -106,6 +107,30 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(begun.elapsed() < Duration::from_secs(60), "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A run that goes on until it is told, or until its test ends.
+pub(crate) struct Running(Child);
+
+impl Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 
