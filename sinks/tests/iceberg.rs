@@ -381,6 +381,13 @@ fn two_pipelines_write_one_table_and_one_alone_may_add_columns() {
     assert_eq!(version(target.path()), 2);
 }
 
+/// The snapshots from the first to the newest: a metadata file has them in no order.
+fn snapshots(json: &Value) -> Vec<Value> {
+    let mut all = json["snapshots"].as_array().unwrap().clone();
+    all.sort_by_key(|snapshot| snapshot["sequence-number"].as_i64());
+    all
+}
+
 #[test]
 fn the_position_outlives_the_snapshots_that_engines_expire() {
     // Some leave the name of the snapshot before, some take it away.
@@ -389,7 +396,7 @@ fn the_position_outlives_the_snapshots_that_engines_expire() {
         run(&mut sink(target.path()), &mut Source::default(), 6, CUT, 0).unwrap();
         // An engine merges the files, and leaves nothing but its own snapshot.
         change(target.path(), |json| {
-            let mut last = json["snapshots"].as_array().unwrap().last().unwrap().clone();
+            let mut last = snapshots(json).pop().unwrap();
             let before = last["snapshot-id"].take();
             let last_fields = last.as_object_mut().unwrap();
             last_fields.remove("parent-snapshot-id");
@@ -431,7 +438,7 @@ fn a_table_that_was_rolled_back_is_refused() {
     let target = scratch().unwrap();
     run(&mut sink(target.path()), &mut Source::default(), 6, CUT, 0).unwrap();
     change(target.path(), |json| {
-        let first = json["snapshots"][0].clone();
+        let first = snapshots(json).remove(0);
         json["current-snapshot-id"] = first["snapshot-id"].clone();
         json["refs"]["main"]["snapshot-id"] = first["snapshot-id"].clone();
     });
