@@ -5,6 +5,8 @@
 
 #[cfg(feature = "kafka")]
 pub mod client;
+#[cfg(feature = "kafka")]
+pub mod commits;
 pub mod mapping;
 #[cfg(feature = "kafka")]
 pub mod topic;

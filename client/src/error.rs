@@ -51,8 +51,8 @@ pub enum Error {
     /// No name server knows the topic.
     #[error("name servers {name_servers} know no route of topic {topic}")]
     NoRoute { topic: String, name_servers: String },
-    /// No broker has told the name servers of itself: none runs, or they have only just started.
-    #[error("name servers {name_servers} know no broker: is one running, and told of them?")]
+    /// No broker that is a master has told the name servers of itself: none runs, or they have only just started.
+    #[error("name servers {name_servers} know no broker that is a master: is one running, and told of them?")]
     NoBroker { name_servers: String },
     /// The topic's route has no queue for it.
     #[error("topic {topic} has no queue to {purpose}")]

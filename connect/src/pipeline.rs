@@ -123,7 +123,7 @@ pub fn run(
     }
     let confirmer = source.confirmer();
     let slice_bytes = match &target {
-        Target::Transact(task) => task.bytes_wanted().max(SLICE_BYTES),
+        Target::Transact(task) => task.bytes_wanted().min(pipeline.in_flight).max(SLICE_BYTES),
         Target::Files(_) => SLICE_BYTES,
     };
     let hold_max = target.hold_max();

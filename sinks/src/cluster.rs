@@ -21,9 +21,8 @@ use crate::returning::{Returning, There};
 use crate::stored::{RowId, StoredRows, row_ids};
 use crate::topic::{QueueBy, Rows, TopicConfig, check_routed, loops, text};
 
-/// How long brokers that have just started, and a topic that was just made, may stay unknown to the name servers:
-/// brokers of RocketMQ 5.3 tell of themselves each 30 seconds.
-const ROUTE_WAIT: Duration = Duration::from_secs(40);
+/// How long brokers that have just started, and a topic that was just made, may stay unknown to the name servers.
+const ROUTE_WAIT: Duration = Duration::from_secs(10);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 /// What is under way at once, in bytes: all answers of one act are waited for.
 const ACT_BYTES: usize = 8 * 1024 * 1024;
@@ -294,11 +293,11 @@ impl TransactTask for ClusterSink {
         }
     }
 
-    /// What a broker answered for is as durable as it is set up to make it.
     fn bytes_wanted(&self) -> usize {
         ACT_BYTES
     }
 
+    /// What a broker answered for is as durable as it is set up to make it.
     fn secure(&mut self) -> Result<(), TaskError> {
         Ok(())
     }

@@ -6,8 +6,6 @@
 #[cfg(feature = "kafka")]
 mod columns;
 #[cfg(feature = "kafka")]
-mod commits;
-#[cfg(feature = "kafka")]
 mod mark;
 #[cfg(feature = "kafka")]
 mod task;

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sluice_connect::task::{Class, TaskError};
 
+use super::commits::Commits;
 use super::mapping::Header;
 use super::{Properties, Property, Side};
 
@@ -181,6 +182,8 @@ pub struct Context {
     pub told: Arc<Told>,
     /// What a member of a group has.
     pub assigned: Arc<Assigned>,
+    /// What the group is to have committed.
+    pub commits: Arc<Commits>,
 }
 
 /// Writes a line of the client's log: what it tries again by itself is no trouble yet, what ends something comes as an
@@ -218,11 +221,16 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+    fn pre_rebalance(&self, member: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(gone) = rebalance {
+            // Whoever reads on begins there: the client does not join anew before this has its answer.
+            if let Err(error) = self.commits.commit(member, CommitMode::Async) {
+                tracing::warn!(%error, "a group's offsets are not committed before partitions go");
+            }
             let mut assigned = self.assigned.lock();
             for partition in named(gone) {
                 assigned.remove(&partition);
+                self.commits.forget(&partition);
             }
         }
     }
@@ -239,7 +247,7 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            tracing::warn!(%error, "the group's offsets did not move; they are for display");
+            tracing::warn!(%error, "the group's offsets did not move");
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::topic::{Rows, check_routed, text};
 /// How long one act of a transaction may take; longer than a transaction may.
 const ACT_MAX: Duration = Duration::from_secs(40);
 /// What one transaction holds, in bytes: its end takes brokers tens of milliseconds.
-const ACT_BYTES: usize = 16 * 1024 * 1024;
+const ACT_BYTES: usize = 12 * 1024 * 1024;
 /// How long answers of brokers are waited for before they are looked at.
 const ANSWER_PAUSE: Duration = Duration::from_micros(500);
 /// How often an act is asked for again whose outcome is not known.
@@ -388,8 +388,12 @@ impl KafkaSink {
 /// Takes what brokers answered, and gives them time for more. A poll with a time of its own is none of waiting: below a
 /// millisecond, and so at the end of each, the library asks again and again.
 fn serve(producer: &BaseProducer<Deliveries>) {
+    let before = producer.in_flight_count();
     producer.poll(Duration::ZERO);
-    std::thread::sleep(ANSWER_PAUSE);
+    // One answer of several is taken at a time.
+    if producer.in_flight_count() >= before {
+        std::thread::sleep(ANSWER_PAUSE);
+    }
 }
 
 fn not_stored(topic: &str) -> String {
@@ -642,11 +646,11 @@ impl TransactTask for KafkaSink {
         Ok(())
     }
 
-    /// What brokers answered for is on all replicas that count.
     fn bytes_wanted(&self) -> usize {
         ACT_BYTES
     }
 
+    /// What brokers answered for is on all replicas that count.
     fn secure(&mut self) -> Result<(), TaskError> {
         Ok(())
     }

@@ -5,7 +5,8 @@
 //! steps: ask for the end, then read up to it once more.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::Message;
@@ -20,11 +21,11 @@ use sluice_bridges::kafka::client::{
     ANSWER_MAX, Context, Topic, Wait, asker, bounds, cluster_id, config, consumer, failed, is_passing,
     member, topic, topics,
 };
+use sluice_bridges::kafka::commits::Commits;
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError};
 
 use super::KafkaConfig;
 use super::columns::Columns;
-use super::commits::Commits;
 use super::mark::Mark;
 use crate::arrivals::Arrivals;
 use crate::filtered::{batch_bytes, filtered};
@@ -66,7 +67,8 @@ struct Link {
     asker: BaseConsumer<Context>,
     /// Says which partitions are this worker's, where others share them.
     member: Option<BaseConsumer<Context>>,
-    commits: Commits,
+    /// Clients that nobody waits for while they end.
+    ending: Mutex<Vec<JoinHandle<()>>>,
     config: ClientConfig,
     group: String,
     bootstrap: String,
@@ -220,7 +222,7 @@ impl KafkaSource {
     /// Takes what the clients say beside records.
     fn serve(&self) -> Result<(), TaskError> {
         let link = self.link()?;
-        link.committed(link.commits.commit_if_due(link.committer()))?;
+        link.committed(link.commits().commit_if_due(link.committer()))?;
         // A member reads nothing; what it tells of brokers the reader tells as well.
         while let Some(Err(_) | Ok(_)) = link.member.as_ref().and_then(|member| member.poll(Duration::ZERO)) {
         }
@@ -245,8 +247,11 @@ impl KafkaSource {
 impl Drop for Link {
     fn drop(&mut self) {
         // Clients wait for the answer when they end.
-        if let Err(error) = self.commits.commit(self.committer(), CommitMode::Async) {
+        if let Err(error) = self.commits().commit(self.committer(), CommitMode::Async) {
             tracing::warn!(group = self.group, %error, "the group's last offsets are not committed");
+        }
+        for ending in self.ending.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            drop(ending.join());
         }
     }
 }
@@ -255,6 +260,10 @@ impl Link {
     /// Who commits the group's offsets.
     fn committer(&self) -> &BaseConsumer<Context> {
         self.member.as_ref().unwrap_or(&self.reader)
+    }
+
+    fn commits(&self) -> &Commits {
+        &self.committer().context().commits
     }
 
     fn committed(&self, result: KafkaResult<()>) -> Result<(), TaskError> {
@@ -272,7 +281,7 @@ impl Link {
         }
         let mut config = self.config.clone();
         // One record is enough.
-        config.set("fetch.message.max.bytes", "65536");
+        config.set("fetch.message.max.bytes", "65536").set(AHEAD, "1024");
         let consumer = Arc::new(consumer(&config, &self.group)?);
         let told = &consumer.context().told;
         let what = || format!("Kafka at {}: cannot read the first records", self.bootstrap);
@@ -308,8 +317,9 @@ impl Link {
                 }
             });
         }
-        // A client takes a tenth of a second to end, which nobody has to wait for.
-        std::thread::spawn(move || drop((queues, consumer)));
+        // A client takes a tenth of a second to end.
+        let ending = std::thread::Builder::new().spawn(move || drop((queues, consumer)));
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).extend(ending);
         Ok(marks)
     }
 }
@@ -368,7 +378,7 @@ impl SourceTask for KafkaSource {
             reader,
             asker,
             member,
-            commits: Commits::default(),
+            ending: Mutex::default(),
             config,
             group,
             bootstrap,
@@ -494,10 +504,6 @@ impl SourceTask for KafkaSource {
             return;
         };
         (open.records, open.next) = (None, None);
-        // Who reads on begins there.
-        if let Err(error) = link.commits.commit(link.committer(), CommitMode::Async) {
-            tracing::warn!(topic, queue, %error, "offsets are not committed yet");
-        }
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition(topic, queue);
         if let Err(error) = link.reader.incremental_unassign(&assignment) {
@@ -568,7 +574,11 @@ impl Confirm for Confirmer {
 
     fn confirm(&self, topic: &str, queue: i32, end: i64) -> Result<(), TaskError> {
         let link = opened(self.link.as_ref())?;
-        link.committed(link.commits.add(link.committer(), (topic, queue), end))
+        // Others read on: what is stored now comes again there, and their offset is not set back.
+        if link.member.as_ref().is_some_and(|member| !member.context().assigned.has(topic, queue)) {
+            return Ok(());
+        }
+        link.committed(link.commits().add(link.committer(), (topic, queue), end))
     }
 
     fn same(&self, topic: &str, queue: i32, recorded: &str, current: &str) -> Result<bool, TaskError> {
@@ -594,7 +604,10 @@ impl Confirm for Confirmer {
 
     fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
         let link = opened(self.link.as_ref())?;
-        link.committed(link.commits.commit(link.committer(), CommitMode::Sync))?;
+        if let Err(error) = link.commits().commit(link.committer(), CommitMode::Sync) {
+            // At worst rows come twice.
+            tracing::warn!(group = link.group, %error, "offsets are not committed yet");
+        }
         let mut asked = TopicPartitionList::new();
         asked.add_partition(topic, queue);
         let committed = link.reader.committed_offsets(asked, ANSWER_MAX);
