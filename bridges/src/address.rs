@@ -66,6 +66,16 @@ impl std::fmt::Display for Address {
     }
 }
 
+/// What is wrong with a `url` of AMQP and the `tls` beside it, each by its key.
+pub fn problems(address: Result<Address, String>, has_tls: bool) -> Vec<(Vec<String>, String)> {
+    let (key, problem) = match address {
+        Err(problem) => ("url", problem),
+        Ok(address) if has_tls && !address.is_secure => ("tls", "is for `amqps://`".to_owned()),
+        Ok(_) => return Vec::new(),
+    };
+    vec![(vec![key.to_owned()], problem)]
+}
+
 /// Whether a host, an IPv6 address with or without brackets, is this machine.
 pub fn is_loopback(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');

@@ -18,6 +18,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
+/// What a program says that has no Kafka in it.
+pub const WITHOUT: &str = "this program was built without Kafka: build it with `--features kafka`";
+
 /// Properties of librdkafka by name; numbers and booleans may be written as such.
 pub type Properties = BTreeMap<String, Property>;
 
@@ -131,8 +134,7 @@ const OURS_SINK: [(&str, &str); 4] = [
 pub fn problems(side: Side, bootstrap: &str, properties: &Properties) -> Vec<(Vec<String>, String)> {
     let mut found = Vec::new();
     if !cfg!(feature = "kafka") {
-        let message = "this program was built without Kafka: build it with `--features kafka`";
-        return vec![(Vec::new(), message.to_owned())];
+        return vec![(Vec::new(), WITHOUT.to_owned())];
     }
     for address in bootstrap.split(',') {
         if let Some(problem) = address_problem(address.trim()) {

@@ -12,3 +12,10 @@ pub mod stream;
 #[cfg(any(feature = "amqp091", feature = "amqp10"))]
 mod typed;
 pub mod zeromq;
+
+use sluice_connect::task::{Class, TaskError};
+
+/// What a program answers that was built without one of these systems; `message` is its `WITHOUT`.
+pub fn without(message: &str) -> TaskError {
+    TaskError::new(Class::Config, message)
+}

@@ -411,12 +411,8 @@ impl Steps {
         if self.is_warm(chain, &slice) {
             return Ok(Vec::new());
         }
-        if self.encodes
-            && let Some(decoded) = &slice.decoded
-        {
-            let unfit = encode::unfit(decoded);
-            turn_away(&mut slice, &unfit)?;
-        }
+        let unfit = slice.decoded.as_ref().filter(|_| self.encodes).map_or_else(Vec::new, encode::unfit);
+        turn_away(&mut slice, &unfit)?;
         if self.encodes
             && let Some(decoded) = &slice.decoded
         {

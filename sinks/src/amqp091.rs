@@ -9,6 +9,7 @@ mod task;
 use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sluice_bridges::address;
 use sluice_bridges::amqp091::{NAME_BYTES_MAX, WITHOUT, Way, name_problem};
 use sluice_client::{SecretKey, TlsSettings};
 use sluice_connect::config::{Delivery, size};
@@ -16,8 +17,6 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-#[cfg(not(feature = "amqp091"))]
-use crate::sink::without;
 use crate::sink::{Known, Sink};
 
 /// Settings of sink `amqp091`.
@@ -69,14 +68,7 @@ impl Sink for Amqp091Config {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
         let at = |key: &str| vec![key.to_owned()];
-        let mut found = Vec::new();
-        match self.way() {
-            Err(problem) => found.push((at("url"), problem)),
-            Ok(way) if self.tls.is_some() && !way.address.is_secure => {
-                found.push((at("tls"), "is for `amqps://`".to_owned()));
-            }
-            Ok(_) => {}
-        }
+        let mut found = address::problems(self.way().map(|way| way.address), self.tls.is_some());
         match (&self.queue, &self.exchange) {
             (None, None) => found.push((
                 Vec::new(),
@@ -119,7 +111,7 @@ impl Sink for Amqp091Config {
 
     #[cfg(not(feature = "amqp091"))]
     fn open(&self, _: Delivery) -> Result<Target, TaskError> {
-        Err(without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     #[cfg(feature = "amqp091")]

@@ -10,6 +10,7 @@ mod task;
 use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sluice_bridges::address;
 use sluice_bridges::amqp10::{WITHOUT, Way, node_problem};
 use sluice_client::{SecretKey, TlsSettings};
 use sluice_connect::config::{Delivery, size};
@@ -17,8 +18,6 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-#[cfg(not(feature = "amqp10"))]
-use crate::sink::without;
 use crate::sink::{Known, Sink};
 
 /// Settings of sink `amqp10`.
@@ -62,14 +61,7 @@ impl Sink for Amqp10Config {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
         let at = |key: &str| vec![key.to_owned()];
-        let mut found = Vec::new();
-        match self.way() {
-            Err(problem) => found.push((at("url"), problem)),
-            Ok(way) if self.tls.is_some() && !way.address.is_secure => {
-                found.push((at("tls"), "is for `amqps://`".to_owned()));
-            }
-            Ok(_) => {}
-        }
+        let mut found = address::problems(self.way().map(|way| way.address), self.tls.is_some());
         found.extend(node_problem(&self.queue).map(|problem| (at("queue"), problem)));
         found
     }
@@ -87,7 +79,7 @@ impl Sink for Amqp10Config {
 
     #[cfg(not(feature = "amqp10"))]
     fn open(&self, _: Delivery) -> Result<Target, TaskError> {
-        Err(without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     #[cfg(feature = "amqp10")]

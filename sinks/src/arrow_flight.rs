@@ -161,7 +161,7 @@ impl Sink for ArrowFlightConfig {
 
     #[cfg(not(feature = "arrow_flight"))]
     fn open(&self, _: Delivery) -> Result<Target, TaskError> {
-        Err(crate::sink::without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     fn secrets(&self) -> Vec<Vec<&str>> {

@@ -16,13 +16,7 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-#[cfg(not(feature = "kafka"))]
-use crate::sink::without;
 use crate::sink::{Known, Sink};
-
-/// What a program says that has no Kafka in it.
-#[cfg(not(feature = "kafka"))]
-const WITHOUT: &str = "this program was built without Kafka: build it with `--features kafka`";
 
 /// Settings of sink `kafka`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -106,7 +100,7 @@ impl Sink for KafkaConfig {
 
     #[cfg(not(feature = "kafka"))]
     fn open(&self, _: Delivery) -> Result<Target, TaskError> {
-        Err(without(WITHOUT))
+        Err(sluice_bridges::without(sluice_bridges::kafka::WITHOUT))
     }
 
     #[cfg(feature = "kafka")]

@@ -24,8 +24,6 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-#[cfg(not(feature = "postgres"))]
-use crate::sink::without;
 use crate::sink::{Known, Sink};
 
 /// The schema of a table that is said without one.
@@ -149,7 +147,7 @@ impl Sink for PostgresConfig {
 
     #[cfg(not(feature = "postgres"))]
     fn open(&self, _: Delivery) -> Result<Target, TaskError> {
-        Err(without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     #[cfg(feature = "postgres")]

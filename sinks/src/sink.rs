@@ -3,7 +3,7 @@
 use arrow::datatypes::Schema;
 use sluice_connect::config::{Delivery, Format};
 use sluice_connect::target::Target;
-use sluice_connect::task::{Class, TaskError};
+use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
 
@@ -61,12 +61,6 @@ pub trait Sink {
     fn secrets(&self) -> Vec<Vec<&str>> {
         Vec::new()
     }
-}
-
-/// What a program answers that was built without the sink.
-#[allow(dead_code, reason = "a build with everything asks for none of it")]
-pub(crate) fn without(message: &str) -> TaskError {
-    TaskError::new(Class::Config, message)
 }
 
 /// Makes the enum of all sinks, and of each that has a key here its answers.

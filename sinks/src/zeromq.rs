@@ -14,8 +14,6 @@ use sluice_connect::target::Target;
 use sluice_connect::task::TaskError;
 
 use crate::KeyProblem;
-#[cfg(not(feature = "zeromq"))]
-use crate::sink::without;
 use crate::sink::{Known, Sink};
 
 /// Settings of sink `zeromq`.
@@ -96,7 +94,7 @@ impl Sink for ZeromqConfig {
 
     #[cfg(not(feature = "zeromq"))]
     fn open(&self, _: Delivery) -> Result<Target, TaskError> {
-        Err(without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     #[cfg(feature = "zeromq")]

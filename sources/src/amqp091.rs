@@ -8,6 +8,7 @@ mod task;
 use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::Deserialize;
+use sluice_bridges::address;
 use sluice_bridges::amqp091::{WITHOUT, Way, name_problem};
 use sluice_client::{SecretKey, TlsSettings};
 use sluice_connect::config::size;
@@ -67,14 +68,7 @@ impl Source for Amqp091Config {
         if !cfg!(feature = "amqp091") {
             return vec![(Vec::new(), WITHOUT.to_owned())];
         }
-        let mut found = Vec::new();
-        match self.way() {
-            Err(problem) => found.push((at("url"), problem)),
-            Ok(way) if self.tls.is_some() && !way.address.is_secure => {
-                found.push((at("tls"), "is for `amqps://`".to_owned()));
-            }
-            Ok(_) => {}
-        }
+        let mut found = address::problems(self.way().map(|way| way.address), self.tls.is_some());
         found.extend(name_problem(&self.queue).map(|problem| (at("queue"), problem)));
         if self.prefetch == 0 {
             found.push((at("prefetch"), "0 messages, expected at least 1".to_owned()));
@@ -89,7 +83,7 @@ impl Source for Amqp091Config {
 
     #[cfg(not(feature = "amqp091"))]
     fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
-        Err(crate::without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     fn comes_once(&self) -> Option<String> {

@@ -103,7 +103,7 @@ impl Source for KafkaConfig {
 
     #[cfg(not(feature = "kafka"))]
     fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
-        Err(crate::without("this program was built without Kafka: build it with `--features kafka`"))
+        Err(sluice_bridges::without(sluice_bridges::kafka::WITHOUT))
     }
 
     fn secrets(&self) -> Vec<Vec<&'static str>> {

@@ -46,12 +46,6 @@ fn opened<L>(link: Option<&Arc<L>>) -> Result<&Arc<L>, TaskError> {
     link.ok_or_else(|| TaskError::new(Class::Fatal, "the source is not open"))
 }
 
-/// What a program answers that was built without the source.
-#[allow(dead_code, reason = "a build with everything asks for none of it")]
-fn without(message: &str) -> TaskError {
-    TaskError::new(Class::Config, message)
-}
-
 source::registry! {
 /// Settings of one source; its key names it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

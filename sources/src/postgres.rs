@@ -190,7 +190,7 @@ impl Source for PostgresConfig {
 
     #[cfg(not(feature = "postgres"))]
     fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
-        Err(crate::without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     fn begins_at_end(&self) -> bool {

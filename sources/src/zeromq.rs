@@ -105,7 +105,7 @@ impl Source for ZeromqConfig {
 
     #[cfg(not(feature = "zeromq"))]
     fn open(&self, _: Beside<'_>) -> Result<Box<dyn SourceTask>, TaskError> {
-        Err(crate::without(WITHOUT))
+        Err(sluice_bridges::without(WITHOUT))
     }
 
     fn comes_once(&self) -> Option<String> {
