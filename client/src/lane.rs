@@ -52,7 +52,7 @@ pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
     /// The same once it was sent, for another attempt.
     sent: Bytes,
-    pub(crate) items: Vec<Item>,
+    pub(crate) waiting: Waiting,
     pub(crate) kind: Kind,
     /// Bytes that it counts for in the producer's limit.
     pub(crate) weight: usize,
@@ -71,6 +71,30 @@ pub(crate) struct Kind {
     pub(crate) sys_flag: i32,
 }
 
+/// Who waits for a batch.
+pub(crate) enum Waiting {
+    /// Somebody for each message.
+    Each(Vec<Item>),
+    /// One for all messages.
+    All { messages: usize, done: oneshot::Sender<Result<(), Error>> },
+}
+
+impl Waiting {
+    fn messages(&self) -> usize {
+        match self {
+            Self::Each(items) => items.len(),
+            Self::All { messages, .. } => *messages,
+        }
+    }
+
+    /// One more message; of a batch of [`Waiting::All`] all are there from the start.
+    pub(crate) fn push(&mut self, item: Item) {
+        if let Self::Each(items) = self {
+            items.push(item);
+        }
+    }
+}
+
 pub(crate) struct Item {
     pub(crate) id: String,
     pub(crate) done: oneshot::Sender<Result<SendResult, Error>>,
@@ -78,7 +102,7 @@ pub(crate) struct Item {
 
 impl Batch {
     pub(crate) const fn new(kind: Kind) -> Self {
-        Self { bytes: Vec::new(), sent: Bytes::new(), items: Vec::new(), kind, weight: 0 }
+        Self { bytes: Vec::new(), sent: Bytes::new(), waiting: Waiting::Each(Vec::new()), kind, weight: 0 }
     }
 
     /// What goes into the request; the batch only grows before.
@@ -86,16 +110,21 @@ impl Batch {
         if self.sent.is_empty() {
             self.sent = mem::take(&mut self.bytes).into();
         }
-        Outgoing { bytes: self.sent.clone(), messages: self.items.len(), sys_flag: self.kind.sys_flag }
+        Outgoing { bytes: self.sent.clone(), messages: self.waiting.messages(), sys_flag: self.kind.sys_flag }
     }
 
     /// Hands each message its result.
     pub(crate) fn finish(self, core: &Core, queue: &Queue, outcome: Result<Stored, Error>) {
         core.give_back(self.weight);
+        let items = match self.waiting {
+            Waiting::Each(items) => items,
+            // Nobody listens if the caller gave up.
+            Waiting::All { done, .. } => return drop(done.send(outcome.map(drop))),
+        };
         match outcome {
             Ok(stored) => {
                 let mut offset_ids = stored.offset_ids.split(',');
-                for (item, i) in self.items.into_iter().zip(0..) {
+                for (item, i) in items.into_iter().zip(0..) {
                     // Nobody listens if the caller gave up.
                     let _ = item.done.send(Ok(SendResult {
                         message_id: item.id,
@@ -107,7 +136,7 @@ impl Batch {
                 }
             }
             Err(error) => {
-                for item in self.items {
+                for item in items {
                     let _ = item.done.send(Err(error.clone()));
                 }
             }
@@ -225,19 +254,19 @@ impl Lane {
             let fits = |last: &&mut Batch| {
                 last.kind == kind
                     && !kind.is_whole
-                    && last.items.len() < settings.batch_messages_max
+                    && last.waiting.messages() < settings.batch_messages_max
                     && last.bytes.len() + weight <= settings.batch_bytes_max
             };
             match state.waiting.back_mut().filter(fits) {
                 Some(last) => {
                     message.push(&mut last.bytes, &item.id, &mut state.scratch)?;
-                    last.items.push(item);
+                    last.waiting.push(item);
                     last.weight += weight;
                 }
                 None => {
                     let mut new = Batch::new(kind);
                     message.push(&mut new.bytes, &item.id, &mut state.scratch)?;
-                    new.items.push(item);
+                    new.waiting.push(item);
                     new.weight = weight;
                     state.waiting.push_back(new);
                 }

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use sluice_protocol::batch::{self, BatchItem};
 use sluice_protocol::compression;
 use sluice_protocol::id::TopicName;
-use sluice_protocol::message::{DELAY, KEYS, TAGS, UNIQ_KEY, WAIT, property, push_property};
+use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY, WAIT, property, push_property};
 use sluice_protocol::topic::RETRY_PREFIX;
 
 use crate::error::Error;
+use crate::message_batch::is_alone;
 
 /// What is sent: topic, body, properties.
 ///
@@ -65,7 +66,7 @@ impl Message {
     /// With that property; of several of one name the last counts.
     pub fn property(mut self, name: &str, value: &str) -> Result<Self, Error> {
         push_property(&mut self.properties, name, value)?;
-        self.alone |= name == DELAY || name == "TRAN_MSG" || name.starts_with("TIMER_");
+        self.alone |= is_alone(name) && name != WAIT;
         Ok(self)
     }
 
@@ -137,6 +138,8 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
+    use sluice_protocol::message::DELAY;
+
     use super::*;
 
     #[test]

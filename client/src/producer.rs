@@ -32,7 +32,7 @@ const LANES_AGE_MAX: Duration = Duration::from_secs(30);
 const TEMPLATE_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// Bytes that a message takes beside body and properties: its id, the sizes of a batch, who waits for it.
-const MESSAGE_BYTES: usize = 128;
+pub(crate) const MESSAGE_BYTES: usize = 128;
 
 /// Settings of a [`Producer`].
 #[derive(Clone, Debug)]
@@ -157,7 +157,7 @@ impl Producer {
         for message in messages {
             let (item, receipt) = core.item(message);
             message.push(&mut batch.bytes, &item.id, &mut scratch)?;
-            batch.items.push(item);
+            batch.waiting.push(item);
             receipts.push(receipt);
         }
         let (len, max) = (batch.bytes.len(), self.core.settings.body_bytes_max);
@@ -212,6 +212,10 @@ impl Producer {
         Ok(())
     }
 
+    pub(crate) const fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     async fn hand_over(&self, message: &Message, queue: Option<&Queue>) -> Result<Receipt, Error> {
         let core = &self.core;
         core.check(message)?;
@@ -248,8 +252,13 @@ impl Core {
         self.room.add_permits(weight);
     }
 
+    /// The next unique id; `now_ms` is in ms since 1970-01-01 UTC.
+    pub(crate) fn new_id(&self, now_ms: i64) -> String {
+        self.ids.next(now_ms)
+    }
+
     /// Waits for room and says how much was taken; what is larger than all takes all.
-    async fn reserve(&self, bytes: usize) -> Result<usize, Error> {
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<usize, Error> {
         let taken = bytes.min(self.settings.bytes_in_flight_max);
         let permits = u32::try_from(taken).unwrap_or(u32::MAX);
         let permit = self.room.acquire_many(permits).await.map_err(|_| Error::Closed { what: "producer" })?;
@@ -292,7 +301,7 @@ impl Core {
         pick(&lanes.all, start, now_ms()).cloned().ok_or_else(|| no_queue(topic))
     }
 
-    async fn lane_of(&self, queue: &Queue) -> Result<Arc<Lane>, Error> {
+    pub(crate) async fn lane_of(&self, queue: &Queue) -> Result<Arc<Lane>, Error> {
         let lanes = self.lanes(&queue.topic).await?;
         lanes.all.iter().find(|lane| lane.queue == *queue).cloned().ok_or_else(|| no_queue(&queue.topic))
     }

@@ -11,6 +11,7 @@ use sluice_protocol::code::{RequestCode, ResponseCode};
 use sluice_protocol::compression::inflate;
 use sluice_protocol::fields::Fields;
 use sluice_protocol::heartbeat::{Heartbeat, ProducerData};
+use sluice_protocol::message::property;
 
 use support::{Fake, Reply, stored};
 
@@ -166,6 +167,49 @@ async fn messages_that_can_not_be_a_batch_are_refused_before_anything_is_sent() 
     assert!(matches!(producer.send_batch(&many).await, Err(Error::TooLarge { .. })));
     assert!(producer.send_batch(&[]).await.unwrap().is_empty());
     assert!(fake.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_batch_for_a_queue_goes_there_whole_and_has_one_answer() {
+    let fake = refusing(2, ResponseCode::SYSTEM_BUSY, 1).await;
+    let settings =
+        ProducerSettings { batch_messages_max: 3, batch_bytes_max: 1000, ..ProducerSettings::default() };
+    let producer = producer(&fake, settings);
+    let queue = producer.queues(&topic()).await.unwrap().remove(1);
+    let mut batch = producer.batch(&queue);
+    let own = "0123456789ABCDEF0123456789ABCDEF";
+    assert!(batch.push(b"one", [("a", "1"), ("UNIQ_KEY", own)]).unwrap());
+    for alone in [("DELAY", "3"), ("TIMER_DELAY_MS", "9"), ("WAIT", "false")] {
+        assert!(!batch.push(b"later", [alone]).unwrap(), "{alone:?}");
+    }
+    assert!(batch.push(b"bad", [("a", "\u{2}")]).is_err());
+    assert!(!batch.push(&[b'x'; 900], []).unwrap(), "more bytes than one request may have");
+    assert!(batch.push(b"two", []).unwrap() && batch.push(b"three", []).unwrap());
+    assert!(!batch.push(b"four", []).unwrap(), "more messages than one request may have");
+    assert_eq!(batch.len(), 3);
+    producer.submit_batch(batch).await.unwrap().await.unwrap();
+
+    let asked = fake.asked();
+    assert_eq!(asked.len(), 2, "the first answer was that the broker is busy");
+    for asked in &asked {
+        assert_eq!((asked.code, asked.fields.get("e")), (RequestCode::SEND_BATCH_MESSAGE, Some("1")));
+        let items: Vec<_> = items(&asked.body).map(|item| item.unwrap()).collect();
+        let bodies: Vec<&[u8]> = items.iter().map(|item| item.body).collect();
+        assert_eq!(bodies, [&b"one"[..], b"two", b"three"]);
+        let ids: Vec<_> = items.iter().map(|item| property(item.properties, "UNIQ_KEY").unwrap()).collect();
+        assert_eq!((ids[0], ids[1].len(), property(items[0].properties, "a")), (own, 32, Some("1")));
+        assert_ne!(ids[1], ids[2]);
+    }
+
+    let empty = producer.batch(&queue);
+    assert!(empty.is_empty());
+    producer.submit_batch(empty).await.unwrap().await.unwrap();
+    let fake = refusing(2, ResponseCode::MESSAGE_ILLEGAL, 9).await;
+    let producer = self::producer(&fake, ProducerSettings::default());
+    let mut batch = producer.batch(&queue);
+    assert!(batch.push(&[b'x'; 900], []).unwrap());
+    let error = producer.submit_batch(batch).await.unwrap().await.unwrap_err();
+    assert_eq!((error.response_code(), fake.asked().len()), (Some(ResponseCode::MESSAGE_ILLEGAL), 1));
 }
 
 #[tokio::test]

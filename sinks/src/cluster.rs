@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{BooleanArray, RecordBatch};
 use sluice_bridges::kafka::mapping::Place;
 use sluice_client::{
-    Access, Admin, Client, ClientSettings, Error, Filter, Message, Producer, ProducerSettings, Queue,
-    QueueReader, ReaderSettings, Receipt, TopicName,
+    Access, Admin, BatchReceipt, Client, ClientSettings, Error, Filter, Message, MessageBatch, Producer,
+    ProducerSettings, Queue, QueueReader, ReaderSettings, Receipt, TopicName,
 };
 use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
@@ -28,6 +28,16 @@ const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 const ACT_BYTES: usize = 8 * 1024 * 1024;
 /// The group in whose name messages are looked at: one that brokers know without settings.
 const LOOK_GROUP: &str = "TOOLS_CONSUMER";
+
+/// Rows of an act that were handed over.
+#[derive(Default)]
+struct Sending {
+    /// Batches that take more, by topic and place of the queue.
+    open: BTreeMap<(TopicName, usize), (MessageBatch, Vec<RowId>)>,
+    batches: Vec<(Vec<RowId>, BatchReceipt)>,
+    /// What could be in no batch.
+    alone: Vec<(RowId, Receipt)>,
+}
 
 /// Writes one topic of a cluster.
 pub(crate) struct ClusterSink {
@@ -123,29 +133,72 @@ impl ClusterSink {
         queues: &[usize],
     ) -> Result<(), (Error, Vec<RowId>)> {
         let (rows, offsets) = (Rows::new(envelope), batch::offsets(envelope));
-        let (mut receipts, mut failure) = (Vec::with_capacity(offsets.len()), None);
+        let mut sending = Sending::default();
+        let mut failure = None;
         for (row, (place, queue)) in row_ids(offsets).zip(queues).enumerate() {
             if self.stored.has(chain, place) {
                 continue;
             }
-            match self.submit(&rows, row, *queue).await {
-                Ok(receipt) => receipts.push((place, receipt)),
-                Err(error) => {
-                    failure = Some(error);
-                    break;
-                }
+            if let Err(error) = self.hand_over(&mut sending, &rows, row, place, *queue).await {
+                failure = Some(error);
+                break;
+            }
+        }
+        for (batch, places) in std::mem::take(&mut sending.open).into_values() {
+            match self.producer.submit_batch(batch).await {
+                Ok(receipt) => sending.batches.push((places, receipt)),
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
         let mut stored = Vec::new();
-        for (place, receipt) in receipts {
+        // A row that can never be stored must not hide that the broker is away.
+        let mut failed = |error: Error| {
+            if failure.as_ref().is_none_or(is_refusal) {
+                failure = Some(error);
+            }
+        };
+        for (places, receipt) in sending.batches {
+            match receipt.await {
+                Ok(()) => stored.extend(places),
+                Err(error) => failed(error),
+            }
+        }
+        for (place, receipt) in sending.alone {
             match receipt.await {
                 Ok(_) => stored.push(place),
-                // A row that can never be stored must not hide that the broker is away.
-                Err(error) if failure.as_ref().is_none_or(is_refusal) => failure = Some(error),
-                Err(_) => {}
+                Err(error) => failed(error),
             }
         }
         failure.map_or(Ok(()), |error| Err((error, stored)))
+    }
+
+    /// Adds a row to the batch of its queue. What can not be in one goes alone, behind the batch.
+    async fn hand_over(
+        &self,
+        sending: &mut Sending,
+        rows: &Rows<'_>,
+        row: usize,
+        id: RowId,
+        place: usize,
+    ) -> Result<(), Error> {
+        let route = text(rows.route, row);
+        let (topic, queue) = self.queue(route, place)?;
+        let key = (topic.clone(), place);
+        for _ in 0..2 {
+            let (batch, places) =
+                sending.open.entry(key.clone()).or_insert_with(|| (self.producer.batch(queue), Vec::new()));
+            if batch.push(rows.body(row), rows.properties(row))? {
+                places.push(id);
+                return Ok(());
+            }
+            // It was full, or the row goes alone.
+            if let Some((batch, places)) = sending.open.remove(&key) {
+                sending.batches.push((places, self.producer.submit_batch(batch).await?));
+            }
+        }
+        let receipt = self.submit(rows, row, place).await?;
+        sending.alone.push((id, receipt));
+        Ok(())
     }
 
     async fn submit(&self, rows: &Rows<'_>, row: usize, place: usize) -> Result<Receipt, Error> {
