@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sluice_connect::memory::Memory;
 use sluice_connect::pipeline::Scope;
 use sluice_connect::progress::{Progress, Reading, Stop};
-use sluice_connect::task::{Fates, Needs, TaskError};
+use sluice_connect::task::{Fates, TaskError};
 use sluice_connect::worker;
 use sluice_filters::Name;
 use sluice_protocol::id::TopicName;
@@ -117,8 +117,7 @@ pub(crate) fn check_source(
     }
     let SourceConfig::Topic(config @ TopicConfig { cluster: None, .. }) = &parsed.document.source else {
         let mut source = build::source(parsed, shared, Vec::new())?;
-        let opened = source.open(&Needs::default()).and_then(|()| source.queues());
-        return opened.map(drop).with_context(|| format!("pipeline {name}"));
+        return source.check().with_context(|| format!("pipeline {name}"));
     };
     let existing = data_dir.exists().then(|| Store::open_read_only(data_dir)).transpose();
     let existing = existing.with_context(|| format!("cannot open the store {}", data_dir.display()))?;

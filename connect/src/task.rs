@@ -230,6 +230,11 @@ pub enum Read {
 pub trait SourceTask: Send {
     /// Called once, before anything else.
     fn open(&mut self, needs: &Needs) -> Result<(), TaskError>;
+    /// What can be known before anything is read or written: that it lets us in, and has what is asked for.
+    /// Instead of `open`; nothing else is called after it.
+    fn check(&mut self) -> Result<(), TaskError> {
+        self.open(&Needs::default()).and_then(|()| self.queues()).map(drop)
+    }
     /// The queues there are now.
     fn queues(&mut self) -> Result<Vec<SourceQueue>, TaskError>;
     /// Reads from `range.start`, at most to `range.end` (`i64::MAX` when unlimited) and about

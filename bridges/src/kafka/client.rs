@@ -55,7 +55,9 @@ pub fn config(side: Side, bootstrap: &str, properties: &Properties) -> ClientCon
         ],
     };
     let mut config = ClientConfig::new();
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // What `debug` asks for is told at that level.
+    let is_debugged = properties.contains_key("debug");
+    config.set_log_level(if is_debugged { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
     config.set("client.id", "sluice");
     for (key, value) in ours {
         config.set(*key, *value);
