@@ -21,7 +21,7 @@ use sluice_filters::{Filter, Name, Scalar, Verdict};
 use sluice_protocol::compression::inflate;
 use sluice_protocol::id::{GroupName, QueueId, QueueOffset, TopicName};
 use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
-use sluice_protocol::record::{self, Record};
+use sluice_protocol::record::{self, RECORD_BYTES_MIN, Record};
 use sluice_store::Store;
 
 use self::columns::{envelope, user_properties};
@@ -242,17 +242,23 @@ impl Confirm for Confirmer {
 struct Row<'a> {
     run: usize,
     body_start: usize,
-    record: Record<'a>,
-    /// The body, if it is stored compressed.
-    inflated: Option<Bytes>,
+    body: &'a [u8],
+    record: Asked<'a>,
+    /// Which of the unpacked bodies is its own, if it is stored compressed.
+    inflated: Option<usize>,
 }
 
 /// Builds the slice of `range` from the records of a read. It ends early where unpacked bodies become too
 /// much for one.
 pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Result<Slice, TaskError> {
     let wants_body = needs.columns.contains(&"body");
-    let (mut rows, mut rejects) = (Vec::new(), Vec::new());
-    let (mut accounted, mut filtered, mut unpacked) = (0_i64, 0_u64, 0_usize);
+    // With a filter few pass.
+    let offsets = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
+    let records_max = runs.iter().map(|run| run.bytes.len() / RECORD_BYTES_MIN).sum();
+    let rows_max = if needs.filter.is_none() { offsets.min(records_max) } else { 0 };
+    let (mut rows, mut rejects) = (Vec::with_capacity(rows_max), Vec::new());
+    let (mut bodies, mut unpacked) = (Vec::<Bytes>::new(), 0_usize);
+    let (mut accounted, mut filtered, mut bytes) = (0_i64, 0_u64, 0_usize);
     let mut stored_ms = None;
     'read: for (number, run) in runs.iter().enumerate() {
         let mut at = 0;
@@ -267,28 +273,32 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
                 continue;
             }
             stored_ms = Some(record.store_timestamp_ms);
-            if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &Asked::from(&record))) {
+            let asked = Asked::from(&record);
+            if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &asked)) {
                 filtered += 1;
                 accounted += 1;
                 continue;
             }
-            let mut row = Row { run: number, body_start, record, inflated: None };
-            if !row.record.check_body_crc() {
-                rejects.push(reject(&row, "the body does not match its checksum"));
-            } else if wants_body && row.record.sys_flag & message::sys_flag::COMPRESSED != 0 {
-                match inflate(row.record.body, row.record.sys_flag) {
-                    Err(error) => rejects.push(reject(&row, &error.to_string())),
+            let mut row = Row { run: number, body_start, body: record.body, record: asked, inflated: None };
+            if !record.check_body_crc() {
+                rejects.push(reject(&record, "the body does not match its checksum"));
+            } else if wants_body && record.sys_flag & message::sys_flag::COMPRESSED != 0 {
+                match inflate(record.body, record.sys_flag) {
+                    Err(error) => rejects.push(reject(&record, &error.to_string())),
                     Ok(body) if accounted > 0 && unpacked + body.len() > UNPACKED_BYTES_MAX => {
-                        range.end = row.record.queue_offset;
+                        range.end = record.queue_offset;
                         break 'read;
                     }
                     Ok(body) => {
                         unpacked += body.len();
-                        row.inflated = Some(body.into());
+                        row.inflated = Some(bodies.len());
+                        bodies.push(body.into());
+                        bytes += record.size;
                         rows.push(row);
                     }
                 }
             } else {
+                bytes += record.size;
                 rows.push(row);
             }
             accounted += 1;
@@ -296,8 +306,8 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
     }
     let absent = u64::try_from(range.end - range.start - accounted).unwrap_or(0);
     let rejected: usize = rejects.iter().map(|r: &Reject| r.body.len()).sum();
-    let bytes = rows.iter().map(|r: &Row<'_>| r.record.size).sum::<usize>() + unpacked + rejected;
-    let envelope = envelope(runs, &rows, needs)?;
+    let envelope = envelope(runs, &rows, &bodies, needs)?;
+    let bytes = bytes + unpacked + rejected;
     let (decoded, deduplicated) = (None, Vec::new());
     Ok(Slice { range, envelope, decoded, filtered, absent, deduplicated, rejects, bytes, stored_ms })
 }
@@ -350,8 +360,7 @@ pub fn passes(filter: &Filter, asked: &Asked<'_>) -> bool {
     filter.evaluate(asked.properties, &envelope) == Verdict::True
 }
 
-fn reject(row: &Row<'_>, reason: &str) -> Reject {
-    let record = &row.record;
+fn reject(record: &Record<'_>, reason: &str) -> Reject {
     let kept = record.body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(record.body);
     Reject {
         offset: record.queue_offset,

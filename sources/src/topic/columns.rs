@@ -10,12 +10,13 @@ use arrow::array::{
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Int32Type, Schema};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 use sluice_connect::batch;
 use sluice_connect::task::{Class, Needs, TaskError};
 use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
 use sluice_protocol::record::Record;
 
-use super::Row;
+use super::{Asked, Row};
 
 /// The properties that a producer set: those with a column or a meaning of their own are left out.
 pub(super) fn user_properties<'a>(record: &Record<'a>) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
@@ -112,7 +113,7 @@ fn topics(rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
     Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(places.into(), Arc::new(StringArray::from(names)))?))
 }
 
-fn time_column(rows: &[Row<'_>], value: impl Fn(&Record<'_>) -> i64) -> ArrayRef {
+fn time_column(rows: &[Row<'_>], value: impl Fn(&Asked<'_>) -> i64) -> ArrayRef {
     let times = TimestampMillisecondArray::from_iter_values(rows.iter().map(|row| value(&row.record)));
     Arc::new(times.with_timezone("UTC"))
 }
@@ -120,6 +121,7 @@ fn time_column(rows: &[Row<'_>], value: impl Fn(&Record<'_>) -> i64) -> ArrayRef
 pub(super) fn envelope(
     runs: &[sluice_store::Run],
     rows: &[Row<'_>],
+    unpacked: &[Bytes],
     needs: &Needs,
 ) -> Result<RecordBatch, TaskError> {
     let wrong = |e: ArrowError| TaskError::new(Class::Fatal, "cannot build the envelope").because(e);
@@ -146,7 +148,7 @@ pub(super) fn envelope(
                 Some(map) => Arc::new(map.finish()),
                 None => new_null_array(field.data_type(), rows.len()),
             },
-            _ => bodies(runs, rows).map_err(wrong)?,
+            _ => bodies(runs, rows, unpacked).map_err(wrong)?,
         };
         fields.push(field);
         columns.push(column);
@@ -160,21 +162,25 @@ pub(super) fn envelope(
 }
 
 /// Views over the runs and over what was unpacked: no body is copied.
-fn bodies(runs: &[sluice_store::Run], rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
+fn bodies(
+    runs: &[sluice_store::Run],
+    rows: &[Row<'_>],
+    unpacked: &[Bytes],
+) -> Result<ArrayRef, ArrowError> {
     let mut builder = BinaryViewBuilder::with_capacity(rows.len());
     let blocks: Vec<u32> =
         runs.iter().map(|run| builder.append_block(Buffer::from(run.bytes.clone()))).collect();
     for row in rows {
-        if let Some(body) = &row.inflated {
+        if let Some(body) = row.inflated.and_then(|at| unpacked.get(at)) {
             let len = u32::try_from(body.len()).map_err(|_| ArrowError::OffsetOverflowError(body.len()))?;
             let block = builder.append_block(Buffer::from(body.clone()));
             builder.try_append_view(block, 0, len)?;
             continue;
         }
         let (Some(block), Ok(start), Ok(len)) =
-            (blocks.get(row.run), u32::try_from(row.body_start), u32::try_from(row.record.body.len()))
+            (blocks.get(row.run), u32::try_from(row.body_start), u32::try_from(row.body.len()))
         else {
-            builder.append_value(row.record.body);
+            builder.append_value(row.body);
             continue;
         };
         builder.try_append_view(*block, start, len)?;
