@@ -120,7 +120,7 @@ pub fn push_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Resul
     if name.bytes().any(|b| b <= 2) {
         return Err(PropertyError::Separator { name: shown(), part: "name" });
     }
-    if value.bytes().any(|b| b == 0 || b == 2) {
+    if memchr::memchr2(0, 2, value.as_bytes()).is_some() {
         return Err(PropertyError::Separator { name: shown(), part: "value" });
     }
     if value.is_empty() {

@@ -8,6 +8,7 @@ use arrow::array::{
     Array, AsArray, BinaryViewArray, BooleanArray, MapArray, RecordBatch, StringViewArray,
     TimestampMillisecondArray,
 };
+use memchr::memchr2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_client::{Access, ClientSettings};
@@ -228,7 +229,11 @@ pub(crate) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     pub(crate) fn new(envelope: &'a RecordBatch) -> Self {
-        let text = |name: &str| envelope.column_by_name(name).and_then(|c| c.as_string_view_opt());
+        // One of nulls is as good as none.
+        let text = |name: &str| {
+            let column = envelope.column_by_name(name)?.as_string_view_opt()?;
+            (column.null_count() < column.len()).then_some(column)
+        };
         let map = envelope.column_by_name("properties").and_then(|c| c.as_map_opt());
         Self {
             bodies: envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt()),
@@ -307,7 +312,7 @@ impl<'a> Rows<'a> {
             if name.is_empty() {
                 return Some("a property has no name".to_owned());
             }
-            if name.bytes().any(|b| b <= 2) || value.bytes().any(|b| b == 0 || b == 2) {
+            if name.bytes().any(|b| b <= 2) || memchr2(0, 2, value.as_bytes()).is_some() {
                 let name = name.escape_debug();
                 return Some(format!("property `{name}` holds a byte that separates properties"));
             }

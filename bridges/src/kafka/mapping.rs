@@ -24,7 +24,7 @@
 //! brokers give a meaning ([`is_property_name`]). Properties of such names are theirs and come into no record.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write};
+use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -73,8 +73,7 @@ impl<'a> Place<'a> {
 
     /// Adds the rest of the text of a place.
     pub fn push_offset(text: &mut String, offset: i64, cluster: Option<&str>) {
-        // A text takes all.
-        let _ = write!(text, "{offset}");
+        text.push_str(itoa::Buffer::new().format(offset));
         if let Some(cluster) = cluster {
             text.push('@');
             text.push_str(cluster);
@@ -108,7 +107,8 @@ pub fn has_been_in<'a>(
     cluster: &str,
 ) -> bool {
     let is_it = |text: &str| {
-        Place::parse(text).is_some_and(|place| place.topic == topic && place.cluster == Some(cluster))
+        text.starts_with(topic)
+            && Place::parse(text).is_some_and(|place| place.topic == topic && place.cluster == Some(cluster))
     };
     for (name, value) in properties {
         let is_there = match name {
@@ -129,11 +129,11 @@ pub fn has_been_in<'a>(
 
 /// A record without what bridges add, and the places that it says it came from, the last one last. Two records are the same on
 /// both sides of a bridge if this is; the unique id is left out, since clients of `RocketMQ` add one.
-pub fn bare(record: Record, more: Option<&str>) -> (Record, Vec<String>) {
+pub fn bare<'a>(record: Record<'a>, more: Option<&str>) -> (Record<'a>, Vec<String>) {
     let mut places = Vec::new();
     let Record { key, headers, is_tombstone } = record;
-    let is_own = |(name, value): &(String, Option<Vec<u8>>)| {
-        let is_place = matches!(name.as_str(), ORIGIN | ROCKETMQ_ORIGIN);
+    let is_own = |(name, value): &(Cow<'_, str>, Option<Cow<'_, [u8]>>)| {
+        let is_place = matches!(&**name, ORIGIN | ROCKETMQ_ORIGIN);
         let text = value.as_deref().filter(|_| is_place).and_then(|value| str::from_utf8(value).ok());
         places.extend(text.map(str::to_owned));
         !is_place && name != ROCKETMQ_ID
@@ -245,13 +245,13 @@ pub fn to_message<'a>(
     mapped
 }
 
-/// A record beside its value and times.
+/// A record beside its value and times; texts are the message's own where they stand in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct Record<'a> {
     /// The key; `None` is null.
-    pub key: Option<Vec<u8>>,
+    pub key: Option<Cow<'a, [u8]>>,
     /// The headers in their order; a value of `None` is null.
-    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    pub headers: Vec<(Cow<'a, str>, Option<Cow<'a, [u8]>>)>,
     /// The value of a message without a body is null.
     pub is_tombstone: bool,
 }
@@ -269,17 +269,17 @@ pub struct Given<'a> {
 
 /// The record that a message becomes, or why it can be none. `origin` is `topic/queue/offset` of the message.
 pub fn to_record<'a>(
-    given: Given<'_>,
+    given: Given<'a>,
     properties: impl Iterator<Item = (&'a str, &'a str)>,
-    origin: &str,
+    origin: &'a str,
     key_place: &KeyPlace,
-) -> Result<Record, String> {
-    let (mut record, mut named): (Record, Vec<(&str, Option<&str>)>) = Default::default();
+) -> Result<Record<'a>, String> {
+    let (mut record, mut named): (Record<'a>, Vec<(&'a str, Option<&'a str>)>) = Default::default();
     let (mut key, mut layout, mut has_origin) = (None, None, false);
     for (name, value) in properties {
         match name {
             ORIGIN => has_origin = true,
-            KEY => record.key = Some(decoded(value.strip_prefix(BASE64), KEY)?),
+            KEY => record.key = Some(decoded(value.strip_prefix(BASE64), KEY)?.into()),
             HEADERS => layout = Some(value),
             TOMBSTONE => record.is_tombstone = value == "true",
             KEYS | TAGS | UNIQ_KEY => {}
@@ -295,14 +295,14 @@ pub fn to_record<'a>(
         key = given.keys;
     }
     if let Some(key) = key {
-        record.key = Some(key.as_bytes().to_vec());
+        record.key = Some(key.as_bytes().into());
     }
     if !has_origin {
         named.push((ROCKETMQ_ORIGIN, Some(origin)));
     }
     named.extend(given.tags.map(|tag| (ROCKETMQ_TAGS, Some(tag))));
     named.extend(given.message_id.map(|id| (ROCKETMQ_ID, Some(id))));
-    let bytes = |text: &str| Some(text.as_bytes().to_vec());
+    let bytes = |text: &'a str| Some(Cow::Borrowed(text.as_bytes()));
     if let Some(layout) = layout {
         for entry in entries(layout)? {
             match entry {
@@ -310,14 +310,14 @@ pub fn to_record<'a>(
                     // A step may have taken it away.
                     let place = named.iter_mut().find(|(other, value)| *other == name && value.is_some());
                     if let Some(value) = place.and_then(|(_, value)| value.take()) {
-                        record.headers.push((name, bytes(value)));
+                        record.headers.push((name.into(), bytes(value)));
                     }
                 }
-                Entry::Literal(name, value) => record.headers.push((name, value)),
+                Entry::Literal(name, value) => record.headers.push((name.into(), value.map(Cow::Owned))),
             }
         }
     }
-    let rest = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), bytes(value?))));
+    let rest = named.into_iter().filter_map(|(name, value)| Some((name.into(), bytes(value?))));
     record.headers.extend(rest);
     if record.headers.iter().any(|(name, _)| name.contains('\0')) {
         return Err("a header's name holds a zero byte".to_owned());
@@ -358,11 +358,11 @@ mod tests {
 
     use super::*;
 
-    fn borrowed(headers: &[(String, Option<Vec<u8>>)]) -> Vec<Header<'_>> {
+    fn borrowed<'a>(headers: &'a [(Cow<'_, str>, Option<Cow<'_, [u8]>>)]) -> Vec<Header<'a>> {
         headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect()
     }
 
-    fn back(mapped: &Mapped, origin: &str, place: &KeyPlace) -> Record {
+    fn back<'a>(mapped: &'a Mapped<'_>, origin: &'a str, place: &KeyPlace) -> Record<'a> {
         let given = Given {
             keys: mapped.keys.as_deref(),
             tags: mapped.tags.as_deref(),
@@ -372,16 +372,17 @@ mod tests {
         to_record(given, properties, origin, place).unwrap()
     }
 
-    fn names() -> impl Strategy<Value = String> {
+    fn names() -> impl Strategy<Value = Cow<'static, str>> {
         prop_oneof![
             4 => prop::sample::select(vec!["a", "b", "trace-id", "rocketmq.origin", "rocketmq.TAGS", "rocketmq.UNIQ_KEY"]),
             2 => prop::sample::select(vec!["", "TAGS", "KEYS", "DELAY", "__SLUICE_BATCH", "kafka.key", "kafka.headers", "kafka.origin", "kafka.tombstone", "id", "x\u{1}y"]),
         ]
-        .prop_map(str::to_owned)
+        .prop_map(Cow::Borrowed)
     }
 
-    fn values() -> impl Strategy<Value = Vec<u8>> {
-        prop_oneof!["[a-zä ]{0,6}".prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..6),]
+    fn values() -> impl Strategy<Value = Cow<'static, [u8]>> {
+        let bytes = prop_oneof!["[a-zä ]{0,6}".prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..6)];
+        bytes.prop_map(Cow::Owned)
     }
 
     fn places() -> impl Strategy<Value = KeyPlace> {
@@ -439,7 +440,7 @@ mod tests {
         mapped.properties.retain(|(name, _)| name != "c");
         mapped.properties[0].1 = "new".into();
         let record = back(&mapped, "", &KeyPlace::Keys);
-        let names: Vec<&str> = record.headers.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = record.headers.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, ["a", "a", "b"]);
         assert_eq!(record.headers[1].1.as_deref(), Some(&b"new"[..]));
     }

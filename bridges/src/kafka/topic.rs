@@ -1,5 +1,6 @@
 //! A whole Kafka topic, record by record, and where a consumer group stands in it: for tools that compare topics.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use rdkafka::Message;
@@ -37,7 +38,7 @@ pub struct Seen<'a> {
     /// Its timestamp, in ms since 1970-01-01 UTC.
     pub time_ms: i64,
     /// Key and headers.
-    pub record: Record,
+    pub record: Record<'a>,
     /// Its value; `None` is null.
     pub value: Option<&'a [u8]>,
 }
@@ -106,11 +107,9 @@ impl KafkaTopic {
                             format!("topic {} partition {partition} offset {offset}: {reason}", self.name),
                         )
                     })?;
-                    let owned =
-                        |h: super::mapping::Header<'_>| (h.name.to_owned(), h.value.map(<[u8]>::to_vec));
                     let record = Record {
-                        key: message.key().map(<[u8]>::to_vec),
-                        headers: named.into_iter().map(owned).collect(),
+                        key: message.key().map(Cow::Borrowed),
+                        headers: named.into_iter().map(|h| (h.name.into(), h.value.map(Cow::Borrowed))).collect(),
                         is_tombstone: message.payload().is_none(),
                     };
                     let time_ms = message.timestamp().to_millis().unwrap_or(-1);

@@ -43,13 +43,13 @@ impl Parts {
         let value = hash([seen.value]);
         // Brokers of RocketMQ keep no order of properties.
         let mut named: Vec<(&str, Option<&[u8]>)> =
-            seen.record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+            seen.record.headers.iter().map(|(name, value)| (&**name, value.as_deref())).collect();
         named.sort_by_key(|(name, _)| *name);
         let headers = hash(named.into_iter().flat_map(|(name, value)| [Some(name.as_bytes()), value]));
         let time_ms = if compared.times { seen.time_ms } else { 0 };
         let mut parts = Self { id: 0, value, headers, time_ms, has_key: seen.record.key.is_some() };
         parts.id = match &seen.record.key {
-            Some(key) => hash([Some(key.as_slice())]),
+            Some(key) => hash([Some(&**key)]),
             None => parts.whole(),
         };
         parts

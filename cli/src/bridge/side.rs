@@ -117,7 +117,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) offset: i64,
     /// When it was made, in ms since 1970-01-01 UTC.
     pub(crate) time_ms: i64,
-    pub(crate) record: Record,
+    pub(crate) record: Record<'a>,
     /// `None` is null.
     pub(crate) value: Option<&'a [u8]>,
     /// The places that it says it came from.

@@ -157,7 +157,7 @@ fn examples(
             tick();
             let parts = Parts::of(seen, compared);
             let Some(example) = found.get_mut(&parts.id) else { return Ok(()) };
-            example.key.clone_from(&seen.record.key);
+            example.key = seen.record.key.as_deref().map(<[u8]>::to_vec);
             if let (Some(messages), Some(count)) =
                 (example.messages.get_mut(number), example.counts.get_mut(number))
             {

@@ -188,16 +188,17 @@ impl KafkaSink {
 
     /// The record of a row. Its headers say where it was, unless it comes back to the cluster that it is from: then it is
     /// what it was there.
-    fn record(&self, rows: &Rows<'_>, row: usize, origin: &str) -> Result<Record, String> {
+    fn record<'r>(&self, rows: &Rows<'r>, row: usize, origin: &'r str) -> Result<Record<'r>, String> {
         let given =
             Given { keys: text(rows.keys, row), tags: rows.tag(row), message_id: rows.message_id(row) };
         let mut record = to_record(given, rows.own_properties(row), origin, &self.settings.key)?;
         record.is_tombstone |= rows.has_no_body(row);
         let place = rows.own_properties(row).find(|(name, _)| *name == mapping::ORIGIN);
         let Some((_, place)) = place else { return Ok(record) };
-        let comes_back = Place::parse(place).is_some_and(|place| place.cluster == self.cluster.as_deref());
-        let mut add = |name: &str, value: &str| {
-            record.headers.push((name.to_owned(), Some(value.as_bytes().to_vec())));
+        let comes_back = self.cluster.as_deref().is_none_or(|cluster| place.ends_with(cluster))
+            && Place::parse(place).is_some_and(|place| place.cluster == self.cluster.as_deref());
+        let mut add = |name: &'static str, value: &'r str| {
+            record.headers.push((name.into(), Some(value.as_bytes().into())));
         };
         match (self.settings.copies, comes_back) {
             (true, _) => add(mapping::ORIGIN, place),
@@ -218,8 +219,11 @@ impl KafkaSink {
         slice: &Slice,
     ) -> Result<(), TaskError> {
         let (rows, offsets) = (Rows::new(&slice.envelope), batch::offsets(&slice.envelope));
+        let mut origin = Place::before_offset(&chain.topic, chain.queue);
+        let origin_start = origin.len();
         for (row, offset) in offsets.iter().enumerate() {
-            let origin = origin(chain, *offset);
+            origin.truncate(origin_start);
+            Place::push_offset(&mut origin, *offset, None);
             let made = self.record(&rows, row, &origin).map_err(|reason| {
                 TaskError::new(
                     Class::Fatal,
@@ -238,7 +242,7 @@ impl KafkaSink {
                 .headers
                 .iter()
                 .fold(OwnedHeaders::new_with_capacity(made.headers.len()), |headers, (name, value)| {
-                    headers.insert(Header { key: name, value: value.as_ref() })
+                    headers.insert(Header { key: name, value: value.as_deref() })
                 });
             out.headers = Some(headers);
             self.hand_over(producer, out)?;
@@ -251,18 +255,19 @@ impl KafkaSink {
         producer: &BaseProducer<Deliveries>,
         mut record: BaseRecord<'_, [u8], [u8]>,
     ) -> Result<(), TaskError> {
-        let told = &producer.context().told;
-        let wait = Wait::begin(ACT_MAX);
+        let mut wait = None;
         loop {
             match producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
-                    if !wait.is_over() =>
+                    if !wait.get_or_insert_with(|| Wait::begin(ACT_MAX)).is_over() =>
                 {
                     record = back;
                     serve(producer);
                 }
-                Err((error, _)) => return Err(self.failed("cannot send records", error, told)),
+                Err((error, _)) => {
+                    return Err(self.failed("cannot send records", error, &producer.context().told));
+                }
             }
         }
     }
@@ -398,11 +403,6 @@ fn serve(producer: &BaseProducer<Deliveries>) {
 
 fn not_stored(topic: &str) -> String {
     format!("records for topic {topic} were not stored")
-}
-
-/// Where a row came from, as `topic/queue/offset`.
-fn origin(chain: &Chain, offset: i64) -> String {
-    format!("{}/{}/{offset}", chain.topic, chain.queue)
 }
 
 fn producer(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, TaskError> {
@@ -602,7 +602,8 @@ impl TransactTask for KafkaSink {
             let topic = text(rows.route, row).unwrap_or(&self.settings.topic);
             !mapping::has_been_in(rows.own_properties(row), topic, cluster)
         };
-        Ok(Some((0..slice.envelope.num_rows()).map(|row| Some(is_new(row))).collect()))
+        let kept: Vec<bool> = (0..slice.envelope.num_rows()).map(is_new).collect();
+        Ok(kept.contains(&false).then(|| kept.into()))
     }
 
     fn commit(
