@@ -34,6 +34,12 @@ use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use mimalloc::MiMalloc;
+
+/// For the C libraries, too. Records are made by one thread and dropped by another, and the system's allocator lets them wait
+/// for each other.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const EXAMPLES: &str = "Examples:
   sluice run examples/flights.yaml               run the pipelines of a file, with the embedded broker
