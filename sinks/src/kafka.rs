@@ -38,7 +38,7 @@ pub struct KafkaConfig {
     /// The topic that holds positions; made if there is none.
     #[serde(default = "positions_topic")]
     pub positions: String,
-    /// librdkafka's own properties: TLS, SASL, sizes.
+    /// librdkafka's own properties: TLS, SASL, sizes; `debug` shows in the log at that level.
     #[serde(default)]
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub properties: Properties,

@@ -43,7 +43,7 @@ pub struct KafkaConfig {
     /// Where a record's key goes: `$keys`, as if not said, or the name of a property.
     #[serde(default)]
     pub key: KeyPlace,
-    /// librdkafka's own properties: TLS, SASL, sizes.
+    /// librdkafka's own properties: TLS, SASL, sizes; `debug` shows in the log at that level.
     #[serde(default)]
     #[schemars(with = "std::collections::BTreeMap<String, String>")]
     pub properties: Properties,

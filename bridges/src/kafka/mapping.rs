@@ -381,7 +381,10 @@ mod tests {
     }
 
     fn values() -> impl Strategy<Value = Cow<'static, [u8]>> {
-        let bytes = prop_oneof!["[a-zä ]{0,6}".prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..6)];
+        let bytes = prop_oneof![
+            "[a-zä ]{0,6}".prop_map(String::into_bytes),
+            prop::collection::vec(any::<u8>(), 0..6)
+        ];
         bytes.prop_map(Cow::Owned)
     }
 
@@ -426,7 +429,7 @@ mod tests {
             prop_assert_eq!(again.property(ROCKETMQ_ORIGIN), Some("orders@b/2/5"));
             prop_assert_eq!(again.property(ORIGIN), Some("t/0/7"));
             again.properties.retain(|(n, _)| ![ROCKETMQ_ORIGIN, ORIGIN].contains(&&**n));
-            prop_assert_eq!(again, message);
+            prop_assert_eq!(&again, &message);
         }
     }
 

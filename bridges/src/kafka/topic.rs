@@ -109,7 +109,10 @@ impl KafkaTopic {
                     })?;
                     let record = Record {
                         key: message.key().map(Cow::Borrowed),
-                        headers: named.into_iter().map(|h| (h.name.into(), h.value.map(Cow::Borrowed))).collect(),
+                        headers: named
+                            .into_iter()
+                            .map(|h| (h.name.into(), h.value.map(Cow::Borrowed)))
+                            .collect(),
                         is_tombstone: message.payload().is_none(),
                     };
                     let time_ms = message.timestamp().to_millis().unwrap_or(-1);

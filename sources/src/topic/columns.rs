@@ -162,11 +162,7 @@ pub(super) fn envelope(
 }
 
 /// Views over the runs and over what was unpacked: no body is copied.
-fn bodies(
-    runs: &[sluice_store::Run],
-    rows: &[Row<'_>],
-    unpacked: &[Bytes],
-) -> Result<ArrayRef, ArrowError> {
+fn bodies(runs: &[sluice_store::Run], rows: &[Row<'_>], unpacked: &[Bytes]) -> Result<ArrayRef, ArrowError> {
     let mut builder = BinaryViewBuilder::with_capacity(rows.len());
     let blocks: Vec<u32> =
         runs.iter().map(|run| builder.append_block(Buffer::from(run.bytes.clone()))).collect();
