@@ -132,7 +132,7 @@ pub fn has_been_in<'a>(
 pub fn bare<'a>(record: Record<'a>, more: Option<&str>) -> (Record<'a>, Vec<String>) {
     let mut places = Vec::new();
     let Record { key, headers, is_tombstone } = record;
-    let is_own = |(name, value): &(Cow<'_, str>, Option<Cow<'_, [u8]>>)| {
+    let is_own = |(name, value): &RecordHeader<'_>| {
         let is_place = matches!(&**name, ORIGIN | ROCKETMQ_ORIGIN);
         let text = value.as_deref().filter(|_| is_place).and_then(|value| str::from_utf8(value).ok());
         places.extend(text.map(str::to_owned));
@@ -245,13 +245,16 @@ pub fn to_message<'a>(
     mapped
 }
 
+/// A header of a [`Record`]: its name, and its value; `None` is null.
+pub type RecordHeader<'a> = (Cow<'a, str>, Option<Cow<'a, [u8]>>);
+
 /// A record beside its value and times; texts are the message's own where they stand in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
     /// The key; `None` is null.
     pub key: Option<Cow<'a, [u8]>>,
-    /// The headers in their order; a value of `None` is null.
-    pub headers: Vec<(Cow<'a, str>, Option<Cow<'a, [u8]>>)>,
+    /// The headers in their order.
+    pub headers: Vec<RecordHeader<'a>>,
     /// The value of a message without a body is null.
     pub is_tombstone: bool,
 }
@@ -358,7 +361,7 @@ mod tests {
 
     use super::*;
 
-    fn borrowed<'a>(headers: &'a [(Cow<'_, str>, Option<Cow<'_, [u8]>>)]) -> Vec<Header<'a>> {
+    fn borrowed<'a>(headers: &'a [RecordHeader<'_>]) -> Vec<Header<'a>> {
         headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect()
     }
 

@@ -523,7 +523,10 @@ impl SourceTask for KafkaSource {
         let (Some(link), Some(open)) = (&self.link, self.queues.get_mut(&(Arc::from(topic), queue))) else {
             return;
         };
-        (open.records, open.next) = (None, None);
+        open.next = None;
+        if open.records.take().is_none() {
+            return;
+        }
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition(topic, queue);
         if let Err(error) = link.reader.incremental_unassign(&assignment) {
