@@ -12,6 +12,7 @@ use sluice_client::Access;
 use sluice_connect::config::Format;
 use sluice_connect::memory::Memory;
 use sluice_connect::target::Target;
+use sluice_connect::task::{Needs, SourceTask};
 use sluice_sinks::SinkConfig;
 use sluice_sinks::topic::TopicConfig;
 use sluice_sources::SourceConfig;
@@ -96,7 +97,10 @@ pub(crate) fn check_apart(parsed: ParsedPipeline) -> serde_json::Value {
 fn try_all(all: &[One], data_dir: &Path, shared: &Shared) -> Vec<Tried> {
     let mut tried = Vec::new();
     for (parsed, _) in all {
-        let source = check_source(parsed, all, data_dir, shared).map(|()| {
+        let read = |source: &mut dyn SourceTask| {
+            source.open(&Needs::default()).and_then(|()| source.queues()).map(drop)
+        };
+        let source = check_source(parsed, all, data_dir, shared, read).map(|()| {
             let fed = !crate::build::feeders(all, parsed).is_empty();
             if fed { "written by a pipeline of these files" } else { "there, and can be read" }.to_owned()
         });

@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use sluice_connect::memory::Memory;
 use sluice_connect::pipeline::Scope;
 use sluice_connect::progress::{Progress, Reading, Stop};
-use sluice_connect::task::{Fates, TaskError};
+use sluice_connect::task::{Fates, SourceTask, TaskError};
 use sluice_connect::worker;
 use sluice_filters::Name;
 use sluice_protocol::id::TopicName;
@@ -77,7 +77,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     let memory = Memory::new(usize::try_from(arguments.memory.as_u64()).unwrap_or(usize::MAX));
     let shared = Shared { embedded, clock, stop: Arc::clone(&stop), memory, apart: None };
     let data_dir = &arguments.store.data_dir;
-    all.iter().try_for_each(|(parsed, _)| check_source(parsed, &all, data_dir, &shared))?;
+    let exists = |source: &mut dyn SourceTask| source.exists();
+    all.iter().try_for_each(|(parsed, _)| check_source(parsed, &all, data_dir, &shared, exists))?;
     make_topics(&all, &shared)?;
 
     let signalled = listen(&stop)?;
@@ -104,12 +105,13 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<ExitCode> {
     Ok(if signalled.load(Ordering::SeqCst) { ExitCode::from(130) } else { ExitCode::SUCCESS })
 }
 
-/// What can be known of a source before anything is written.
+/// What can be known of a source before anything is written; `ask` is for one that is not of the embedded broker.
 pub(crate) fn check_source(
     parsed: &ParsedPipeline,
     all: &[One],
     data_dir: &Path,
     shared: &Shared,
+    ask: impl Fn(&mut dyn SourceTask) -> Result<(), TaskError>,
 ) -> Result<()> {
     let name = &parsed.document.name;
     if !build::feeders(all, parsed).is_empty() {
@@ -117,7 +119,7 @@ pub(crate) fn check_source(
     }
     let SourceConfig::Topic(config @ TopicConfig { cluster: None, .. }) = &parsed.document.source else {
         let mut source = build::source(parsed, shared, Vec::new())?;
-        return source.check().with_context(|| format!("pipeline {name}"));
+        return ask(&mut *source).with_context(|| format!("pipeline {name}"));
     };
     let existing = data_dir.exists().then(|| Store::open_read_only(data_dir)).transpose();
     let existing = existing.with_context(|| format!("cannot open the store {}", data_dir.display()))?;

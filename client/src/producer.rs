@@ -50,7 +50,8 @@ pub struct ProducerSettings {
     /// Longest body of one message, in bytes.
     pub body_bytes_max: usize,
     /// Bodies of at least so many bytes are compressed (zlib), where that makes them smaller; `None` for none.
-    /// `RocketMQ`'s clients do it from 4,096 on. Those of [`Producer::send_batch`] stay as they are.
+    /// `RocketMQ`'s clients do it from 4,096 on. Those of [`Producer::send_batch`] and of a
+    /// [`crate::MessageBatch`] stay as they are.
     pub compress_from_bytes: Option<usize>,
     /// Most requests to one queue at a time. With more than one, messages may overtake one another.
     pub requests_per_queue_max: usize,

@@ -230,9 +230,9 @@ pub enum Read {
 pub trait SourceTask: Send {
     /// Called once, before anything else.
     fn open(&mut self, needs: &Needs) -> Result<(), TaskError>;
-    /// What can be known before anything is read or written: that it lets us in, and has what is asked for.
-    /// Instead of `open`; nothing else is called after it.
-    fn check(&mut self) -> Result<(), TaskError> {
+    /// Whether what is to be read is there, for a run that opens it after that and has written nothing yet. Instead of
+    /// `open`; nothing else is called then.
+    fn exists(&mut self) -> Result<(), TaskError> {
         self.open(&Needs::default()).and_then(|()| self.queues()).map(drop)
     }
     /// The queues there are now.

@@ -395,7 +395,7 @@ impl SourceTask for KafkaSource {
     }
 
     /// Asks for the topics alone: a client that reads takes a tenth of a second to end.
-    fn check(&mut self) -> Result<(), TaskError> {
+    fn exists(&mut self) -> Result<(), TaskError> {
         let KafkaConfig { bootstrap, properties, .. } = &self.settings;
         let asker = asker(&config(Side::Source, bootstrap, properties))?;
         self.topics(&asker).map(drop)
@@ -486,6 +486,10 @@ impl SourceTask for KafkaSource {
                 }
                 None => {
                     open.end = bounds(&link.asker, topic, queue)?.1;
+                    if range.start > open.end && !open.at_end {
+                        // No end that was reached: the client tells that it is out of range.
+                        return Ok(Read::Idle);
+                    }
                     if range.start >= open.end {
                         // An answer that waits for records of this one would hold up the others of its broker.
                         self.release(topic, queue);
