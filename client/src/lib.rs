@@ -41,7 +41,7 @@ pub use consumer::{Batch, Consumer, ConsumerSettings, Subscription};
 pub use error::{Error, is_retryable};
 pub use member::{Member, MemberSettings};
 pub use message::Message;
-pub use message_batch::{BatchReceipt, MessageBatch};
+pub use message_batch::MessageBatch;
 pub use producer::{Producer, ProducerSettings};
 pub use pull::{Fetched, Filter};
 pub use push::{HandlerError, PushConsumer};

@@ -4,11 +4,10 @@ use bytes::Bytes;
 use sluice_protocol::batch::{self, BatchItem};
 use sluice_protocol::compression;
 use sluice_protocol::id::TopicName;
-use sluice_protocol::message::{KEYS, TAGS, UNIQ_KEY, WAIT, property, push_property};
+use sluice_protocol::message::{DELAY, KEYS, TAGS, UNIQ_KEY, WAIT, property, push_property};
 use sluice_protocol::topic::RETRY_PREFIX;
 
 use crate::error::Error;
-use crate::message_batch::is_alone;
 
 /// What is sent: topic, body, properties.
 ///
@@ -66,7 +65,7 @@ impl Message {
     /// With that property; of several of one name the last counts.
     pub fn property(mut self, name: &str, value: &str) -> Result<Self, Error> {
         push_property(&mut self.properties, name, value)?;
-        self.alone |= is_alone(name) && name != WAIT;
+        self.alone |= is_alone(name);
         Ok(self)
     }
 
@@ -136,10 +135,13 @@ impl Message {
     }
 }
 
+/// Whether a message that has this property can not be in a batch: it is delayed, or a transaction's.
+pub(crate) fn is_alone(property: &str) -> bool {
+    matches!(property, DELAY | "TRAN_MSG") || property.starts_with("TIMER_")
+}
+
 #[cfg(test)]
 mod tests {
-    use sluice_protocol::message::DELAY;
-
     use super::*;
 
     #[test]

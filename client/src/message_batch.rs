@@ -1,20 +1,19 @@
 //! Many messages for one queue that are handed over together and have one answer.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use sluice_protocol::batch::{self, BatchItem};
-use sluice_protocol::message::{DELAY, UNIQ_KEY, WAIT, push_property};
+use sluice_protocol::message::{UNIQ_KEY, WAIT, push_property};
 use sluice_protocol::topic::RETRY_PREFIX;
 use tokio::sync::oneshot;
 
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::lane::{Batch, Kind, Waiting};
+use crate::message::is_alone;
 use crate::producer::{Core, MESSAGE_BYTES, Producer};
 use crate::route::Queue;
+use crate::sent::Receipt;
 
 /// Messages that go to one queue in one request: stored there together, in this order.
 ///
@@ -38,32 +37,23 @@ pub struct MessageBatch {
     properties: Vec<u8>,
 }
 
-/// Whether a message that has this property can not be in a batch: it is delayed, a transaction's, or not waited for.
-pub(crate) fn is_alone(property: &str) -> bool {
-    matches!(property, DELAY | "TRAN_MSG" | WAIT) || property.starts_with("TIMER_")
-}
-
 impl MessageBatch {
     /// Adds a message with these properties; one that has no id is given one. `false`: it is not added, since the batch
-    /// is full, or since the message must go alone (see [`crate::Message::is_alone`]).
+    /// is full, or since the message must go alone (see [`crate::Message::is_alone`]) or is not waited for.
     pub fn push<'p>(
         &mut self,
         body: &[u8],
         properties: impl IntoIterator<Item = (&'p str, &'p str)>,
     ) -> Result<bool, Error> {
         let settings = self.core.settings();
-        let (len, max) = (body.len(), settings.body_bytes_max);
-        if len > max {
-            let topic = self.queue.topic.to_string();
-            return Err(Error::TooLarge { topic, what: "body", len, unit: "bytes", max });
-        }
+        self.core.check(&self.queue.topic, body.len())?;
         if self.queue.topic.as_str().starts_with(RETRY_PREFIX) {
             return Ok(false);
         }
         self.properties.clear();
         let mut has_id = false;
         for (name, value) in properties {
-            if is_alone(name) {
+            if is_alone(name) || name == WAIT {
                 return Ok(false);
             }
             has_id |= name == UNIQ_KEY && !value.is_empty();
@@ -103,13 +93,13 @@ impl Producer {
 
     /// Hands a batch over, waiting only while too much is in flight. It goes to its queue behind what was handed over
     /// before.
-    pub async fn submit_batch(&self, batch: MessageBatch) -> Result<BatchReceipt, Error> {
+    pub async fn submit_batch(&self, batch: MessageBatch) -> Result<Receipt<()>, Error> {
         let core = self.core();
         let (done, answer) = oneshot::channel();
         if batch.is_empty() {
             // Whoever waits for the answer has it.
             drop(done.send(Ok(())));
-            return Ok(BatchReceipt(answer));
+            return Ok(Receipt(answer));
         }
         let lane = core.lane_of(&batch.queue).await?;
         let kind = Kind { is_pinned: true, is_whole: true, waits: true, sys_flag: 0 };
@@ -118,20 +108,6 @@ impl Producer {
         let mut whole = Batch::new(kind);
         (whole.bytes, whole.waiting, whole.weight) = (batch.bytes, waiting, weight);
         lane.add_batch(core, whole);
-        Ok(BatchReceipt(answer))
-    }
-}
-
-/// The answer to a batch that was handed over: all of its messages are stored, or an error says that it is not known.
-/// Dropping it does not take them back.
-#[derive(Debug)]
-pub struct BatchReceipt(oneshot::Receiver<Result<(), Error>>);
-
-impl Future for BatchReceipt {
-    type Output = Result<(), Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(Pin::new(&mut self.0).poll(context));
-        Poll::Ready(answer.unwrap_or(Err(Error::Closed { what: "producer" })))
+        Ok(Receipt(answer))
     }
 }

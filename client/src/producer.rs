@@ -179,7 +179,7 @@ impl Producer {
     /// Sends a message without asking whether it arrived.
     pub async fn send_one_way(&self, message: &Message) -> Result<(), Error> {
         let core = &self.core;
-        core.check(message)?;
+        core.check(message.topic(), message.body().len())?;
         let message = &*core.packed(message);
         let lane = core.pick(message.topic()).await?;
         let (mut bytes, mut scratch) = (Vec::new(), Vec::new());
@@ -219,7 +219,7 @@ impl Producer {
 
     async fn hand_over(&self, message: &Message, queue: Option<&Queue>) -> Result<Receipt, Error> {
         let core = &self.core;
-        core.check(message)?;
+        core.check(message.topic(), message.body().len())?;
         let message = &*core.packed(message);
         let lane = match queue {
             None => core.pick(message.topic()).await?,
@@ -267,12 +267,13 @@ impl Core {
         Ok(taken)
     }
 
-    fn check(&self, message: &Message) -> Result<(), Error> {
-        let (len, max) = (message.body().len(), self.settings.body_bytes_max);
+    /// Whether a body of so many bytes may be sent.
+    pub(crate) fn check(&self, topic: &TopicName, len: usize) -> Result<(), Error> {
+        let max = self.settings.body_bytes_max;
         if len <= max {
             return Ok(());
         }
-        Err(Error::TooLarge { topic: message.topic().to_string(), what: "body", len, unit: "bytes", max })
+        Err(Error::TooLarge { topic: topic.to_string(), what: "body", len, unit: "bytes", max })
     }
 
     /// The message as it is sent: its body compressed if that is wanted.

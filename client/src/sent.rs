@@ -52,12 +52,13 @@ pub struct SendResult {
     pub status: SendStatus,
 }
 
-/// The answer to a message that was handed over; dropping it does not take the message back.
+/// The answer to what was handed over: a message, or a [`crate::MessageBatch`], of which it only says that all are
+/// stored. Dropping it does not take anything back.
 #[derive(Debug)]
-pub struct Receipt(pub(crate) oneshot::Receiver<Result<SendResult, Error>>);
+pub struct Receipt<T = SendResult>(pub(crate) oneshot::Receiver<Result<T, Error>>);
 
-impl Future for Receipt {
-    type Output = Result<SendResult, Error>;
+impl<T> Future for Receipt<T> {
+    type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = ready!(Pin::new(&mut self.0).poll(context));

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{BooleanArray, RecordBatch};
 use sluice_bridges::kafka::mapping::Place;
 use sluice_client::{
-    Access, Admin, BatchReceipt, Client, ClientSettings, Error, Filter, Message, MessageBatch, Producer,
-    ProducerSettings, Queue, QueueReader, ReaderSettings, Receipt, TopicName,
+    Access, Admin, Client, ClientSettings, Error, Filter, Message, MessageBatch, Producer, ProducerSettings,
+    Queue, QueueReader, ReaderSettings, Receipt, TopicName,
 };
 use sluice_connect::batch;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
@@ -34,7 +34,7 @@ const LOOK_GROUP: &str = "TOOLS_CONSUMER";
 struct Sending {
     /// Batches that take more, by topic and place of the queue.
     open: BTreeMap<(TopicName, usize), (MessageBatch, Vec<RowId>)>,
-    batches: Vec<(Vec<RowId>, BatchReceipt)>,
+    batches: Vec<(Vec<RowId>, Receipt<()>)>,
     /// What could be in no batch.
     alone: Vec<(RowId, Receipt)>,
 }
