@@ -21,8 +21,11 @@ use crate::returning::{Returning, There};
 use crate::stored::{RowId, StoredRows, row_ids};
 use crate::topic::{QueueBy, Rows, TopicConfig, check_routed, loops, text};
 
-/// How long brokers that have just started, and a topic that was just made, may stay unknown to the name servers.
-const ROUTE_WAIT: Duration = Duration::from_secs(10);
+/// How long brokers that have just started may stay unknown to the name servers.
+const BROKER_WAIT: Duration = Duration::from_secs(10);
+/// How long a topic that was just made may: where `RocketMQ`'s broker can not tell at once, its next registration does,
+/// which is every 30 s.
+const ROUTE_WAIT: Duration = Duration::from_secs(40);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 /// What is under way at once, in bytes: all answers of one act are waited for.
 const ACT_BYTES: usize = 8 * 1024 * 1024;
@@ -256,7 +259,7 @@ async fn made(client: &Client, topic: &TopicName, queues: u32) -> Result<Vec<Que
                     asked = true;
                     continue;
                 }
-                Err(Error::NoBroker { .. }) if begun.elapsed() < ROUTE_WAIT => {}
+                Err(Error::NoBroker { .. }) if begun.elapsed() < BROKER_WAIT => {}
                 Err(error) => return Err(error),
             }
         }
