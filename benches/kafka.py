@@ -205,7 +205,7 @@ class Mirrored:
     """MirrorMaker 2 from its first record to its last."""
 
     def __init__(self, one: Kafka, other: Kafka, topic: str, records: int, folder: pathlib.Path) -> None:
-        from confluent_kafka import Consumer, TopicPartition
+        from confluent_kafka import Consumer, KafkaException, TopicPartition
 
         (folder / "mm2.properties").write_text(f"""
 clusters=one, other
@@ -226,6 +226,7 @@ status.storage.replication.factor=1
 tasks.max=2
 refresh.topics.interval.seconds=5
 other.producer.compression.type=zstd
+other.producer.compression.zstd.level=1
 other.producer.linger.ms=2
 other.producer.batch.size=1000000
 one.consumer.auto.offset.reset=earliest
@@ -238,7 +239,11 @@ offset.flush.interval.ms=5000
         def there() -> int:
             if f"one.{topic}" not in other.admin.list_topics(timeout=30).topics:
                 return 0
-            return sum(consumer.get_watermark_offsets(TopicPartition(f"one.{topic}", partition), timeout=30)[1] for partition in range(PARTITIONS))
+            try:
+                return sum(consumer.get_watermark_offsets(TopicPartition(f"one.{topic}", partition), timeout=30)[1] for partition in range(PARTITIONS))
+            except KafkaException:
+                # Its partitions have no leaders yet.
+                return -1
 
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(["java", "-Xms256M", "-Xmx2G", "-XX:+UseG1GC", "-cp", classpath, "org.apache.kafka.connect.mirror.MirrorMaker",
@@ -249,7 +254,7 @@ offset.flush.interval.ms=5000
             while (count := there()) < records:
                 if process.poll() is not None or time.monotonic() - began > WAIT_MAX:
                     raise SystemExit(f"MirrorMaker 2: {count} of {records} records\n" + (folder / "log").read_text()[-4000:])
-                if count == 0:
+                if count <= 0:
                     first, before = time.monotonic(), self.used(process.pid)
                 time.sleep(0.05)
             self.wall, self.cpu = time.monotonic() - first, self.used(process.pid) - before

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use sluice_bridges::kafka::flush::flush;
 use sluice_bridges::kafka::{Properties, Side, client};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -93,6 +94,8 @@ fn produce(bootstrap: &str, topic: &str, records: u64, bytes: usize) -> Result<u
             producer.poll(Duration::ZERO);
         }
     }
-    producer.flush(Duration::from_secs(120))?;
+    if !flush(&producer, Duration::from_secs(120)) {
+        return Err("not all records were stored".into());
+    }
     Ok(records)
 }

@@ -7,6 +7,8 @@
 pub mod client;
 #[cfg(feature = "kafka")]
 pub mod commits;
+#[cfg(feature = "kafka")]
+pub mod flush;
 pub mod mapping;
 #[cfg(feature = "kafka")]
 pub mod topic;
@@ -279,6 +281,19 @@ mod tests {
         if !cfg!(feature = "kafka-tls") {
             check(Sink, "security.protocol", "sasl_ssl", "kafka-tls");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "kafka")]
+    fn a_level_of_one_codec_is_none_of_another() {
+        let level = |given: &[(&str, &str)]| {
+            let given = given.iter().map(|(key, value)| ((*key).to_owned(), Property((*value).to_owned())));
+            client::config(Side::Sink, "b:9092", &given.collect()).get("compression.level").map(str::to_owned)
+        };
+        assert_eq!(level(&[]).as_deref(), Some("1"));
+        assert_eq!(level(&[("compression.type", "snappy")]), None);
+        assert_eq!(level(&[("compression.codec", "lz4")]), None);
+        assert_eq!(level(&[("compression.level", "7"), ("compression.type", "gzip")]).as_deref(), Some("7"));
     }
 
     #[test]

@@ -104,7 +104,8 @@ fn every_module_says_what_lives_there() {
 }
 
 #[test]
-fn unsafe_code_stands_in_one_file() {
+fn unsafe_code_stands_in_two_files() {
+    let known = ["store/src/segment.rs", "bridges/src/kafka/flush.rs"];
     for (name, _) in ARROWS {
         let mut folders = vec![root().join(name).join("src")];
         while let Some(folder) = folders.pop() {
@@ -119,7 +120,7 @@ fn unsafe_code_stands_in_one_file() {
                     || text.contains("expect(unsafe_code")
                     || text.contains("unsafe_code,");
                 assert!(
-                    !lifts || path.ends_with("store/src/segment.rs"),
+                    !lifts || known.iter().any(|known| path.ends_with(known)),
                     "{} lifts the ban on unsafe code",
                     path.display()
                 );

@@ -1,4 +1,4 @@
-//! One file of the commit log, read mapped. The only `unsafe` of the workspace.
+//! One file of the commit log, read mapped. One of the two places of `unsafe`.
 //!
 //! Written elsewhere, by position through the file layer; this module never writes. A segment is mapped
 //! once, whole, and its bytes are handed out as [`Bytes`] over the map, cut to the range asked for. Only

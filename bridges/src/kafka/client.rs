@@ -48,7 +48,10 @@ pub fn config(side: Side, bootstrap: &str, properties: &Properties) -> ClientCon
             ("acks", "all"),
             ("enable.idempotence", "true"),
             ("compression.type", "zstd"),
-            ("linger.ms", "2"),
+            ("compression.level", "1"),
+            // Longer than a request takes: the client's thread spins over records that are older. The end of a slice flushes.
+            ("linger.ms", "50"),
+            ("delivery.report.only.error", "true"),
             ("batch.size", "1000000"),
             // Like the clients of Java: equal keys meet in one partition, whoever wrote them.
             ("partitioner", "murmur2_random"),
@@ -61,6 +64,10 @@ pub fn config(side: Side, bootstrap: &str, properties: &Properties) -> ClientCon
     config.set("client.id", "sluice");
     for (key, value) in ours {
         config.set(*key, *value);
+    }
+    if ["compression.type", "compression.codec"].iter().any(|key| properties.contains_key(*key)) {
+        // A level of one codec is none of another.
+        config.remove("compression.level");
     }
     for (key, Property(value)) in properties {
         if let Some(other) = alias(key) {

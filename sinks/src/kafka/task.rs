@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use sluice_bridges::kafka::client::{self, Context, Told, Wait, failed};
+use sluice_bridges::kafka::flush::flush;
 use sluice_bridges::kafka::mapping::{self, Given, Place, Record, to_record};
 use sluice_bridges::kafka::{Side, topic_problem};
 use sluice_connect::batch;
@@ -27,8 +28,10 @@ use crate::topic::{Rows, check_routed, text};
 const ACT_MAX: Duration = Duration::from_secs(40);
 /// What one transaction holds, in bytes: its end takes brokers tens of milliseconds.
 const ACT_BYTES: usize = 12 * 1024 * 1024;
-/// How long answers of brokers are waited for before they are looked at.
-const ANSWER_PAUSE: Duration = Duration::from_micros(500);
+/// How long brokers are given to answer before it is looked whether they have.
+const ANSWER_PAUSE: Duration = Duration::from_millis(2);
+/// For how long batches that are not full are let go meanwhile.
+const FLUSH: Duration = Duration::from_millis(1);
 /// How often an act is asked for again whose outcome is not known.
 const ACTS_MAX: usize = 3;
 /// After this brokers end the transaction of a producer that is gone.
@@ -264,6 +267,7 @@ impl KafkaSink {
                 {
                     record = back;
                     serve(producer);
+                    std::thread::sleep(ANSWER_PAUSE);
                 }
                 Err((error, _)) => {
                     return Err(self.failed("cannot send records", error, &producer.context().told));
@@ -276,12 +280,9 @@ impl KafkaSink {
     fn await_all(&self, producer: &BaseProducer<Deliveries>) -> Result<(), TaskError> {
         let told = &producer.context().told;
         // Records have a time limit of their own, so this ends.
-        loop {
-            match producer.flush(Duration::ZERO) {
-                Ok(()) => break,
-                Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => serve(producer),
-                Err(error) => return Err(self.failed("cannot send records", error, told)),
-            }
+        while !flush(producer, FLUSH) {
+            serve(producer);
+            std::thread::sleep(ANSWER_PAUSE);
         }
         match producer.context().lock().take() {
             None => Ok(()),
@@ -390,14 +391,14 @@ impl KafkaSink {
     }
 }
 
-/// Takes what brokers answered, and gives them time for more. A poll with a time of its own is none of waiting: below a
-/// millisecond, and so at the end of each, the library asks again and again.
+/// Takes what the client tells; of records only that one was not stored.
 fn serve(producer: &BaseProducer<Deliveries>) {
-    let before = producer.in_flight_count();
-    producer.poll(Duration::ZERO);
-    // One answer of several is taken at a time.
-    if producer.in_flight_count() >= before {
-        std::thread::sleep(ANSWER_PAUSE);
+    loop {
+        let before = producer.in_flight_count();
+        producer.poll(Duration::ZERO);
+        if producer.in_flight_count() >= before {
+            break;
+        }
     }
 }
 
