@@ -22,6 +22,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The wait after a pull that found nothing at once, although the broker could have held it.
 const PAUSE_EMPTY: Duration = Duration::from_millis(20);
 
+/// How often a group's first offset of a queue is sent until the broker says that it has one.
+const FIRST_COMMITS_MAX: usize = 5;
+
+/// How often it must have said so until it is not asked any more: another client's first offset may be on its way while it is
+/// asked for the first time.
+const SEEN_ENOUGH: u8 = 2;
+
 /// No offset yet.
 const NONE: i64 = -1;
 
@@ -221,27 +228,32 @@ pub(crate) async fn start_of_group(
     queue: &Queue,
     start: Start,
 ) -> Result<i64, Error> {
-    match committed(client, group, queue).await {
-        Err(error) if error.response_code() == Some(ResponseCode::QUERY_NOT_FOUND) => {}
-        Ok(offset @ 0..) => return Ok(offset),
-        Ok(_) => {}
-        Err(error) => return Err(error),
+    if let Some(offset) = committed(client, group, queue).await? {
+        return Ok(offset);
     }
     // What comes back after a failure is never passed over.
     let start = if queue.topic.as_str().starts_with(RETRY_PREFIX) { Start::First } else { start };
     start_at(client, queue, start).await
 }
 
-/// What a group committed; the broker answers [`ResponseCode::QUERY_NOT_FOUND`] or a number below 0 if it did
-/// not.
-pub(crate) async fn committed(client: &Client, group: &str, queue: &Queue) -> Result<i64, Error> {
+/// What a group committed, if it did.
+pub(crate) async fn committed(client: &Client, group: &str, queue: &Queue) -> Result<Option<i64>, Error> {
     let header = request::QueryConsumerOffset {
         consumer_group: group,
         topic: queue.topic.as_str(),
         queue_id: queue.id.get(),
         set_zero_if_not_found: Some(false),
     };
-    offset(client, queue, RequestCode::QUERY_CONSUMER_OFFSET, header.fields()).await
+    match offset(client, queue, RequestCode::QUERY_CONSUMER_OFFSET, header.fields()).await {
+        Ok(offset @ 0..) => {
+            let address = to_read(client, queue, sluice_protocol::route::MASTER).await?;
+            client.see_offset(&address, group, queue);
+            Ok(Some(offset))
+        }
+        Ok(_) => Ok(None),
+        Err(error) if error.response_code() == Some(ResponseCode::QUERY_NOT_FOUND) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The offset of a start.
@@ -272,9 +284,28 @@ pub(crate) async fn commit(client: &Client, group: &str, queue: &Queue, offset: 
         queue_id: queue.id.get(),
         commit_offset: offset,
     };
-    let address = to_read(client, queue, sluice_protocol::route::MASTER).await?;
-    let code = RequestCode::UPDATE_CONSUMER_OFFSET;
-    client.ask(&address, code, header.fields(), &[], &queue.to_string()).await.map(drop)
+    let (code, subject) = (RequestCode::UPDATE_CONSUMER_OFFSET, queue.to_string());
+    for _ in 0..FIRST_COMMITS_MAX {
+        let address = to_read(client, queue, sluice_protocol::route::MASTER).await?;
+        let seen = client.offset_seen(&address, group, queue);
+        client.ask(&address, code, header.fields(), &[], &subject).await?;
+        if seen >= SEEN_ENOUGH {
+            return Ok(());
+        }
+        // RocketMQ (5.3.3) makes a group's table of a topic at its first offset; of several that come at once it
+        // may keep one alone, and says yes to all.
+        match committed(client, group, queue).await {
+            Ok(Some(_)) => return Ok(()),
+            // Another commit of this client stands by now, and a newer one is not to be undone.
+            Ok(None) if client.offset_seen(&address, group, queue) > seen => return Ok(()),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(group, %queue, %error, "could not look whether an offset stands");
+                return Ok(());
+            }
+        }
+    }
+    Err(Error::NotKept { group: group.to_owned(), queue: subject })
 }
 
 async fn offset(

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::access::{Access, Way};
 use crate::connection::{Connection, ConnectionLimits, OnRequest, Request, Response, ServerRequest};
 use crate::error::Error;
-use crate::route::{QUEUES_MAX, TEMPLATE_TOPIC, TopicRoute};
+use crate::route::{QUEUES_MAX, Queue, TEMPLATE_TOPIC, TopicRoute};
 use crate::unique::host_address;
 
 /// How often routes are asked for again.
@@ -102,6 +102,8 @@ struct Slot {
     open: Mutex<Option<Arc<Connection>>>,
     /// Held while connecting, so that all who need it wait for one attempt.
     opening: tokio::sync::Mutex<()>,
+    /// How often it was seen by this connection that a group has an offset of a queue.
+    offsets_seen: Mutex<HashMap<(String, Queue), u8>>,
 }
 
 impl Client {
@@ -145,7 +147,7 @@ impl Client {
 
     /// The open connection to an address, or a new one.
     pub async fn connection(&self, address: &Arc<str>) -> Result<Arc<Connection>, Error> {
-        let slot = Arc::clone(lock(&self.inner.connections).entry(Arc::clone(address)).or_default());
+        let slot = self.slot(address);
         let open = || lock(&slot.open).as_ref().filter(|connection| !connection.is_closed()).cloned();
         if let Some(connection) = open() {
             return Ok(connection);
@@ -163,6 +165,8 @@ impl Client {
             Arc::clone(&self.inner.way),
         );
         let connection = Arc::new(connection.await?);
+        // A broker that began anew may have lost some.
+        lock(&slot.offsets_seen).clear();
         *lock(&slot.open) = Some(Arc::clone(&connection));
         Ok(connection)
     }
@@ -265,6 +269,24 @@ impl Client {
 
     pub(crate) fn leave(&self, group: &str) {
         lock(&self.inner.groups).remove(group);
+    }
+
+    /// The broker says that the group has an offset of the queue.
+    pub(crate) fn see_offset(&self, address: &Arc<str>, group: &str, queue: &Queue) {
+        let slot = self.slot(address);
+        let mut seen = lock(&slot.offsets_seen);
+        let times = seen.entry((group.to_owned(), queue.clone())).or_default();
+        *times = times.saturating_add(1);
+    }
+
+    /// How often it said so since it was connected with.
+    pub(crate) fn offset_seen(&self, address: &Arc<str>, group: &str, queue: &Queue) -> u8 {
+        let slot = self.slot(address);
+        lock(&slot.offsets_seen).get(&(group.to_owned(), queue.clone())).copied().unwrap_or(0)
+    }
+
+    fn slot(&self, address: &Arc<str>) -> Arc<Slot> {
+        Arc::clone(lock(&self.inner.connections).entry(Arc::clone(address)).or_default())
     }
 
     /// As the settings say them.

@@ -45,6 +45,9 @@ pub enum Error {
     /// A response that says more than we take.
     #[error("response of {address} to {request} has {count} {unit}, the limit is {max}")]
     Excess { address: Arc<str>, request: RequestCode, count: i64, unit: &'static str, max: i64 },
+    /// The broker said yes to a group's first offset of a queue, again and again, and has none.
+    #[error("the broker of {queue} does not keep the offset of group {group}, although it says so")]
+    NotKept { group: String, queue: String },
     /// The request can not be written.
     #[error("{request} for {address} can not be written")]
     Request { address: Arc<str>, request: RequestCode, source: FrameError },
@@ -103,6 +106,7 @@ impl Error {
             | Self::Lost { .. }
             | Self::Frame { .. }
             | Self::Timeout { .. }
+            | Self::NotKept { .. }
             | Self::NoBroker { .. } => true,
             Self::Refused { code, .. } => is_retryable(*code),
             _ => false,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use sluice_protocol::code::ResponseCode;
 use sluice_protocol::id::GroupName;
 use sluice_protocol::route::MASTER;
 
@@ -75,11 +74,7 @@ impl QueueReader {
 
     /// What the group committed, if it did.
     pub async fn committed(&self) -> Result<Option<i64>, Error> {
-        match committed(&self.client, &self.wanted.group, &self.wanted.queue).await {
-            Ok(offset) => Ok(Some(offset).filter(|offset| *offset >= 0)),
-            Err(error) if error.response_code() == Some(ResponseCode::QUERY_NOT_FOUND) => Ok(None),
-            Err(error) => Err(error),
-        }
+        committed(&self.client, &self.wanted.group, &self.wanted.queue).await
     }
 
     /// Commits the group's offset and waits until the broker has it.
