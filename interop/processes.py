@@ -24,6 +24,11 @@ def free_ports(count: int = 2) -> int:
                 one.close()
 
 
+def rocketmq_ports() -> dict[str, str]:
+    """Where a real RocketMQ is to listen, as `peers` takes it: the broker also does two ports below its own and at the next."""
+    return {"NAMESRV_PORT": str(free_ports(1)), "BROKER_PORT": str(free_ports(4) + 2)}
+
+
 def killed(pid: int) -> None:
     """Waits until a process that was killed is gone, with all its threads: until the last one ends its ports still answer."""
     process = pathlib.Path(f"/proc/{pid}")

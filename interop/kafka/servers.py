@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.request
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -64,7 +64,10 @@ class Kafka:
 
     def has(self, topic: str, partitions: int) -> bool:
         """Whether brokers tell clients of a topic and of who leads its partitions."""
-        known = self.admin.list_topics(topic, timeout=10).topics[topic]
+        try:
+            known = self.admin.list_topics(topic, timeout=10).topics[topic]
+        except KafkaException:
+            return False
         return known.error is None and len(known.partitions) == partitions and all(part.leader > 0 for part in known.partitions.values())
 
     def delete(self, topic: str) -> None:

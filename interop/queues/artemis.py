@@ -61,13 +61,13 @@ class Artemis(Peer):
             proton.Message(id=f"m{number}", durable=True, properties={"n": proton.int32(number % 97)}, body=body.encode(), inferred=True)
             for number, body in enumerate(bodies(messages))))
 
-    def read(self, queue: str) -> list[dict]:
-        """All messages, taken out, in an order of their own: durable ones may come later."""
+    def read(self, queue: str, count: int = 0) -> list[dict]:
+        """All messages, so many at least, taken out, in an order of their own: durable ones may come later."""
         connection, seen = BlockingConnection(self.url, allowed_mechs="ANONYMOUS"), []
         receiver = connection.create_receiver(queue, credit=100)
         while True:
             try:
-                seen.append(shown(receiver.receive(timeout=2)))
+                seen.append(shown(receiver.receive(timeout=30 if len(seen) < count else 2)))
                 receiver.accept()
             except proton.Timeout:
                 connection.close()
@@ -116,7 +116,7 @@ def odd() -> list[proton.Message]:
 def round_trip(artemis: Artemis, folder: pathlib.Path) -> None:
     for queue in ["first", "second"]:
         artemis.send(queue, odd())
-    expected = artemis.read("second")
+    expected = artemis.read("second", len(odd()))
     assert len(expected) == len(odd())
     run(folder, f"""
 name: in
@@ -133,7 +133,7 @@ sink:
   amqp10: {{url: '{artemis.url}', queue: second}}
 delivery: at_least_once
 """)
-    seen = artemis.read("second")
+    seen = artemis.read("second", len(expected))
     assert len(seen) == len(expected)
     for one, other in zip(seen, expected):
         assert one == other, f"{one}\nis not\n{other}"

@@ -27,6 +27,7 @@ public final class Spread {
         Map<String, Integer> sent = new TreeMap<>();
         DefaultMQProducer producer = new DefaultMQProducer("spread-producers");
         producer.setNamesrvAddr(namesrv);
+        producer.setSendMsgTimeout(30_000);
         producer.start();
         for (int i = 0; i < send; i++) {
             // From 4 KiB on the client compresses a body.
@@ -43,6 +44,8 @@ public final class Spread {
         consumer.setNamesrvAddr(namesrv);
         consumer.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
         consumer.subscribe(topic, "*");
+        // An offset counts once its listener has returned, which is after the latch: without it the last ones stay uncommitted.
+        consumer.setAwaitTerminationMillisWhenShutdown(10_000);
         consumer.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
             for (MessageExt message : messages) {
                 got.merge(message.getBrokerName(), 1, Integer::sum);
@@ -52,7 +55,7 @@ public final class Spread {
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         consumer.start();
-        boolean all = left.await(40, TimeUnit.SECONDS);
+        boolean all = left.await(120, TimeUnit.SECONDS);
         consumer.shutdown();
         sent.forEach((broker, count) -> System.out.println("sent " + broker + " " + count));
         got.forEach((broker, count) -> System.out.println("read " + broker + " " + count));
