@@ -11,6 +11,8 @@ pub mod commits;
 pub mod flush;
 pub mod mapping;
 #[cfg(feature = "kafka")]
+pub mod records;
+#[cfg(feature = "kafka")]
 pub mod topic;
 
 use std::collections::BTreeMap;

@@ -9,8 +9,8 @@ mod kafka_mock;
 use std::fs;
 use std::path::PathBuf;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Int64Type;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
 use kafka_mock::{Kafka, Seen};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
@@ -78,6 +78,60 @@ fn a_topic_goes_into_files_once_and_goes_on_where_it_was() {
     assert!(audit.status.success(), "{audit:?}");
 }
 
+#[test]
+fn files_hold_a_records_headers_as_they_came_and_its_place_in_columns() {
+    let kafka = Kafka::new(&[("orders", 3)]);
+    kafka.send("orders", &plain(6));
+    let pipelines = kafka.run(
+        "
+name: lake
+source:
+  kafka: {bootstrap: 'BOOTSTRAP', topic: orders, until: caught_up}
+sink:
+  parquet: {path: lake}
+",
+    );
+    assert_eq!(fate(&pipelines[0], "written"), 6);
+    let mut places = Vec::new();
+    for batch in rows(&kafka) {
+        let properties = batch.column_by_name("properties").unwrap().as_map();
+        assert!(properties.keys().as_string::<i32>().iter().all(|name| name == Some("origin")));
+        assert_eq!(properties.keys().len(), batch.num_rows());
+        let queues = batch.column_by_name("queue_id").unwrap().as_primitive::<Int32Type>();
+        let offsets = batch.column_by_name("queue_offset").unwrap().as_primitive::<Int64Type>();
+        places.extend(queues.values().iter().copied().zip(offsets.values().iter().copied()));
+    }
+    places.sort_unstable();
+    assert_eq!(places, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]);
+}
+
+#[test]
+fn a_dead_letter_that_comes_back_to_its_own_topic_is_left_out() {
+    let kafka = Kafka::new(&[("orders", 1)]);
+    let mut records = plain(1);
+    records[0].value = Some(b"no JSON".to_vec());
+    kafka.send("orders", &records);
+    let pipelines = kafka.run(
+        "
+name: lake
+source:
+  kafka: {bootstrap: 'BOOTSTRAP', topic: orders, until: caught_up}
+decode: {format: json}
+sink:
+  parquet: {path: lake}
+errors: {then: dead_letter, dead_letter: retry}
+---
+name: again
+source:
+  topic: {name: retry, until: caught_up}
+sink:
+  kafka: {bootstrap: 'BOOTSTRAP', topic: orders}
+",
+    );
+    assert_eq!((fate(&pipelines[0], "dead"), fate(&pipelines[1], "filtered")), (1, 1), "{pipelines:?}");
+    assert_eq!(kafka.receive("orders", 1).len(), 1);
+}
+
 /// Records with all that a message does not have by itself.
 fn odd() -> Vec<Seen> {
     let header = |name: &str, value: Option<&[u8]>| (name.to_owned(), value.map(<[u8]>::to_vec));
@@ -134,6 +188,41 @@ sink:
     let tail = kafka.sluice(&["topic", "tail", "between", "--limit", "1"]);
     let told = String::from_utf8_lossy(&tail.stdout).into_owned();
     assert!(told.contains("first/0/0") && told.contains("kafka.origin"), "{told}");
+}
+
+#[test]
+fn chains_of_more_partitions_than_begin_at_a_time_go_on_where_they_were() {
+    let kafka = Kafka::new(&[("first", 34), ("second", 34)]);
+    let config = "
+name: copy
+source:
+  kafka: {bootstrap: 'BOOTSTRAP', topic: first, until: caught_up}
+sink:
+  kafka: {bootstrap: 'BOOTSTRAP', topic: second, partition: source}
+";
+    let all: Vec<Seen> = (0..34)
+        .map(|partition| Seen { partition, value: Some(vec![1]), time: 1, ..Seen::default() })
+        .collect();
+    for _ in 0..2 {
+        kafka.send("first", &all);
+        let pipelines = kafka.run(config);
+        assert_eq!(fate(&pipelines[0], "written"), 34, "{pipelines:?}");
+    }
+    kafka.run(
+        "
+name: lake
+source:
+  kafka: {bootstrap: 'BOOTSTRAP', topic: second, until: caught_up}
+sink:
+  parquet: {path: lake}
+",
+    );
+    let queues = |batch: &RecordBatch| {
+        batch.column_by_name("queue_id").unwrap().as_primitive::<Int32Type>().values().to_vec()
+    };
+    let mut seen: Vec<i32> = rows(&kafka).iter().flat_map(queues).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..34).flat_map(|partition| [partition; 2]).collect::<Vec<_>>());
 }
 
 const OUT: &str = "

@@ -4,6 +4,8 @@
 //! The source's half is here; what becomes of a slice in the target is in [`crate::target`]. Retry is
 //! [`crate::worker`]'s: any failure ends the run, and the next one begins at the target's positions.
 
+mod queues;
+
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,15 +22,13 @@ use crate::memory::Share;
 use crate::progress::{Progress, Stop, begin};
 use crate::recall::Recall;
 use crate::steps::{Next, Steps};
-use crate::target::{Message, Start, Target, TargetHalf};
-use crate::task::{
-    Chain, Class, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError, TransactTask,
-};
+use crate::target::{Message, Target, TargetHalf};
+use crate::task::{ACT_BYTES, Chain, Class, Needs, Range, Read, Slice, SourceTask, TaskError, TransactTask};
 
-/// What one read asks for, in bytes, if the target wants no more at once.
-const SLICE_BYTES: usize = 2 * 1024 * 1024;
-/// Slices that are read of one chain before the next one has its turn.
-const TURN_SLICES: usize = 128;
+/// What one read asks for, in bytes, if the target wants no more at once: what becomes of it stays in a core's cache.
+const SLICE_BYTES: usize = 512 * 1024;
+/// What is read of one chain before the next one has its turn, in bytes.
+const TURN_BYTES: usize = 256 * 1024 * 1024;
 /// How long an idle source waits before it looks again for queues and for a stop.
 const IDLE_WAIT: Duration = Duration::from_millis(200);
 
@@ -122,10 +122,12 @@ pub fn run(
         target.accept(&output)?;
     }
     let confirmer = source.confirmer();
-    let slice_bytes = match &target {
-        Target::Transact(task) => task.bytes_wanted().min(pipeline.in_flight).max(SLICE_BYTES),
-        Target::Files(_) => SLICE_BYTES,
+    let wanted = match &target {
+        // Dead letters are stored, and waited for, before the rows that they were among.
+        Target::Transact(task) => task.bytes_wanted().max(dead_letters.as_ref().map_or(0, |_| ACT_BYTES)),
+        Target::Files(_) => 0,
     };
+    let slice_bytes = wanted.min(pipeline.in_flight).max(SLICE_BYTES);
     let hold_max = target.hold_max();
     let recall = Recall::default();
     let (sender, receiver) = channel::bounded(pipeline.in_flight);
@@ -284,7 +286,7 @@ impl SourceHalf<'_> {
     /// Reads one chain for a while; whether anything came.
     fn turn(&mut self, number: usize) -> Result<bool, TaskError> {
         let mut progressed = false;
-        for _ in 0..TURN_SLICES {
+        for _ in 0..(TURN_BYTES / self.slice_bytes).max(1) {
             let Some(feed) = self.feeds.get(number).filter(|f| !f.ended && !f.given_up) else { break };
             if self.stop.is_asked() {
                 break;
@@ -493,142 +495,6 @@ impl SourceHalf<'_> {
         self.sender.send(0, message(reply)).map_err(|_| nobody_listens())?;
         answer.recv().map_err(|_| nobody_listens())
     }
-
-    fn find_queues(&mut self) -> Result<(), TaskError> {
-        let queues = self.source.queues()?;
-        let queues = match self.scope {
-            Scope::Shared(assignment) => self.shared(assignment, queues)?,
-            Scope::All | Scope::Unfinished(_) => queues,
-        };
-        for queue in queues {
-            let chain = Chain {
-                pipeline: Arc::clone(&self.name),
-                topic: Arc::clone(&queue.topic),
-                queue: queue.queue,
-            };
-            let is_wanted = match self.scope {
-                Scope::All | Scope::Shared(_) => true,
-                Scope::Unfinished(chains) => chains.contains(&chain),
-            };
-            let known = self.known.get(&chain).copied();
-            let is_read = known.and_then(|number| self.feeds.get(number)).is_some_and(|feed| !feed.given_up);
-            if is_wanted && !is_read {
-                self.open(chain, &queue, known)?;
-            }
-        }
-        if let Scope::Shared(assignment) = self.scope {
-            let here = self.feeds.iter().filter(|feed| !feed.given_up && !feed.ended);
-            assignment.set_running(here.map(|f| format!("{}/{}", f.chain.topic, f.chain.queue)).collect());
-        }
-        Ok(())
-    }
-
-    /// The queues that are this worker's now. Gives up the others, and those that another worker was faster with:
-    /// they begin again from where the target stands then.
-    fn shared(
-        &mut self,
-        assignment: &Assignment,
-        queues: Vec<SourceQueue>,
-    ) -> Result<Vec<SourceQueue>, TaskError> {
-        for chain in self.recall.take() {
-            if let Some(&number) = self.known.get(&chain) {
-                self.give_up(number)?;
-            }
-        }
-        let mut mine = assignment.share(queues, salt(&self.name));
-        for number in 0..self.feeds.len() {
-            let Feed { chain, given_up, .. } = &self.feeds[number];
-            let is_mine = mine.iter().any(|q| q.topic == chain.topic && q.queue == chain.queue);
-            if !is_mine && !given_up {
-                tracing::info!(task = %chain, "gave a task up");
-                self.give_up(number)?;
-            }
-        }
-        self.unsettled = !assignment.is_settled((self.clock)());
-        if self.unsettled {
-            mine.clear();
-        }
-        Ok(mine)
-    }
-
-    /// What was read of the chain is published, unless another worker was faster.
-    fn give_up(&mut self, number: usize) -> Result<(), TaskError> {
-        let feed = &mut self.feeds[number];
-        feed.given_up = true;
-        feed.lag = None;
-        self.source.release(&feed.chain.topic, feed.chain.queue);
-        self.steps.forget(number);
-        self.send_end(number)
-    }
-
-    /// Publishes what was read of a queue that is gone; its number may become another one's.
-    fn close(&mut self, number: usize) -> Result<(), TaskError> {
-        if self.steps.holds(number) {
-            self.release()?;
-        }
-        self.give_up(number)?;
-        self.known.remove(&self.feeds[number].chain);
-        self.free.push(number);
-        Ok(())
-    }
-
-    /// Begins to read a chain from where the target stands; `known` is its number if it was read before.
-    fn open(&mut self, chain: Chain, queue: &SourceQueue, known: Option<usize>) -> Result<(), TaskError> {
-        let Start { next, until, without_schema, schema } =
-            self.ask(|reply| Message::Open(chain.clone(), queue.clone(), reply))?;
-        if next < queue.first {
-            return Err(TaskError::new(
-                Class::Config,
-                format!(
-                    "{chain}: the next row is {next}, and the source keeps rows from {} only: what lies between is lost to this pipeline",
-                    queue.first
-                ),
-            ));
-        }
-        if self.scope.is_shared() {
-            tracing::info!(task = %chain, queue_offset = next, "took a task");
-        }
-        let ended = self.scope.is_unfinished() && until.is_none();
-        let lag = self.source.end(&queue.topic, queue.queue).map(|end| end.saturating_sub(next));
-        let wanted_from = next.saturating_sub(self.steps.looks_back()).max(0);
-        let warm_from = wanted_from.max(queue.first);
-        if warm_from < next && warm_from > wanted_from {
-            let kept_from = queue.first;
-            tracing::warn!(%chain, kept_from, next, "rows that a window looks back at are gone from the source");
-        }
-        let warm = (warm_from < next).then_some(warm_from);
-        let feed = Feed {
-            chain: chain.clone(),
-            next,
-            until,
-            without_schema,
-            schema,
-            warm,
-            ended,
-            given_up: false,
-            lag,
-            stored_ms: None,
-        };
-        match known.and_then(|number| self.feeds.get_mut(number)) {
-            Some(before) => *before = feed,
-            None => match self.free.pop().and_then(|number| Some((number, self.feeds.get_mut(number)?))) {
-                Some((number, closed)) => {
-                    *closed = feed;
-                    self.known.insert(chain, number);
-                }
-                None => {
-                    self.known.insert(chain, self.feeds.len());
-                    self.feeds.push(feed);
-                }
-            },
-        }
-        Ok(())
-    }
-}
-
-/// A number of a name, the same in every worker.
-fn salt(name: &str) -> u32 {
-    name.bytes().fold(0, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)))
 }
 
 fn nobody_listens() -> TaskError {

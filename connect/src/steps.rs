@@ -40,7 +40,7 @@ const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Schemas whose steps are kept for unfinished plans.
 const EARLIER_MAX: usize = 16;
 /// Slices that are held for `infer` at most: where a filter leaves few rows, most of them are empty.
-const HELD_SLICES_MAX: usize = 10_000;
+const HELD_SLICES_MAX: usize = 40_000;
 
 /// Compiled steps of one pipeline.
 pub struct Steps {
@@ -143,7 +143,7 @@ impl Steps {
         let encodes = sink.columns.contains(&"body") && steps.iter().any(|(_, step)| step.changes_columns());
         if document.makes_columns() && then == Then::DeadLetter {
             needs.columns.push("body");
-            needs.all_properties = true;
+            (needs.all_properties, needs.places) = (true, true);
             needs.columns.extend(batch::RESERVED.map(|(column, _)| column));
             // A row that the sink turns away keeps its body; a file holds the decoded columns alone.
             wanted.columns.push("body");

@@ -92,6 +92,8 @@ impl Target {
 
 /// What the source's half says.
 pub(crate) enum Message {
+    /// These chains are opened next.
+    Prepare(Vec<Chain>),
     /// A queue was found: where does it start?
     Open(Chain, SourceQueue, SyncSender<Start>),
     /// Fix the schema of decoded rows, where the steps make rows of the second; the answer is the one that stands.
@@ -198,6 +200,11 @@ impl<'a> TargetHalf<'a> {
         loop {
             let holds_rows = self.open.values().any(|open| open.range.end > open.range.start);
             match receiver.receive(if holds_rows { wait } else { IDLE_WAIT }) {
+                Received::Item(Message::Prepare(chains)) => {
+                    if let Target::Transact(task) = &mut self.target {
+                        task.prepare(&chains)?;
+                    }
+                }
                 Received::Item(Message::Open(chain, queue, reply)) => {
                     let start = self.start(chain, queue)?;
                     // The source's half may be gone by now; it tells its own reason.

@@ -98,6 +98,8 @@ pub struct Needs {
     pub properties: Vec<String>,
     /// Whether all properties are wanted as the Map column `properties`.
     pub all_properties: bool,
+    /// Whether all properties tell where a row was as well, so that a bridge knows it again. Files have columns for that.
+    pub places: bool,
     /// Rows for which this is not TRUE are left out by the source and counted as filtered. It names
     /// envelope columns and properties only; what it names is among `columns` and `properties`.
     pub filter: Option<Arc<Filter>>,
@@ -371,8 +373,16 @@ pub trait SinkTask: Send {
     fn discard(&mut self, chain: &Chain) -> Result<(), TaskError>;
 }
 
+/// What an act is to have that waits for a server or for the disk, in bytes.
+pub const ACT_BYTES: usize = 2 * 1024 * 1024;
+
 /// Takes record batches into a target that stores rows and position in one act.
 pub trait TransactTask: Send {
+    /// Told before [`Self::position`] is asked for each of these chains of one pipeline: what takes long for each can be
+    /// done for all of them at once.
+    fn prepare(&mut self, _chains: &[Chain]) -> Result<(), TaskError> {
+        Ok(())
+    }
     /// First offset of the chain that the target does not have, with the incarnation it saw; `None` if
     /// the chain never began, or the target keeps no positions.
     fn position(&mut self, _chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
@@ -404,9 +414,10 @@ pub trait TransactTask: Send {
     ) -> Result<(), TaskError>;
     /// Makes durable what was committed.
     fn secure(&mut self) -> Result<(), TaskError>;
-    /// Bytes of rows that one act is to have where they are there: more where an act costs much, however small.
+    /// Bytes of rows that one act is to have where they are there: more where an act costs much, however small, and 0
+    /// where it costs next to nothing.
     fn bytes_wanted(&self) -> usize {
-        0
+        ACT_BYTES
     }
     /// Whether the target keeps positions at all; without them delivery is at least once.
     fn keeps_positions(&self) -> bool {

@@ -28,7 +28,7 @@ const BROKER_WAIT: Duration = Duration::from_secs(10);
 const ROUTE_WAIT: Duration = Duration::from_secs(40);
 const ROUTE_PAUSE: Duration = Duration::from_millis(50);
 /// What is under way at once, in bytes: all answers of one act are waited for.
-const ACT_BYTES: usize = 8 * 1024 * 1024;
+const SENT_BYTES: usize = 8 * 1024 * 1024;
 /// The group in whose name messages are looked at: one that brokers know without settings.
 const LOOK_GROUP: &str = "TOOLS_CONSUMER";
 
@@ -350,7 +350,7 @@ impl TransactTask for ClusterSink {
     }
 
     fn bytes_wanted(&self) -> usize {
-        ACT_BYTES
+        SENT_BYTES
     }
 
     /// What a broker answered for is as durable as it is set up to make it.

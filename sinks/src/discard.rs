@@ -52,6 +52,10 @@ impl TransactTask for Discard {
         Ok(())
     }
 
+    fn bytes_wanted(&self) -> usize {
+        0
+    }
+
     fn secure(&mut self) -> Result<(), TaskError> {
         Ok(())
     }

@@ -4,9 +4,13 @@
 //! compacted topic of ours, its key the chain. How a message becomes a record: `bridges/src/kafka/mapping.rs`.
 
 #[cfg(feature = "kafka")]
+mod deliveries;
+#[cfg(feature = "kafka")]
 mod positions;
 #[cfg(feature = "kafka")]
 mod task;
+#[cfg(feature = "kafka")]
+mod topics;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -105,7 +109,7 @@ impl Sink for KafkaConfig {
 
     #[cfg(feature = "kafka")]
     fn check(&self, delivery: Delivery) -> Result<String, TaskError> {
-        task::check(self, delivery)
+        topics::check(self, delivery)
     }
 
     fn keeps_positions(&self) -> bool {

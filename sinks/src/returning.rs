@@ -42,6 +42,9 @@ impl Returning {
         own: &str,
         mut look: impl FnMut(&str, &Place<'_>) -> Result<There, TaskError>,
     ) -> Result<Option<BooleanArray>, TaskError> {
+        if !rows.have_property(ROCKETMQ_ORIGIN) {
+            return Ok(None);
+        }
         let mut kept = None;
         for row in 0..count {
             let origin = rows.own_properties(row).find(|(name, _)| *name == ROCKETMQ_ORIGIN);

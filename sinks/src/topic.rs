@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_client::{Access, ClientSettings};
 use sluice_connect::batch::ROUTE;
-use sluice_connect::task::{Chain, Class, Fates, Needs, Slice, TaskError, TransactTask};
+use sluice_connect::task::{ACT_BYTES, Chain, Class, Fates, Needs, Slice, TaskError, TransactTask};
 use sluice_protocol::id::{QueueId, QueueOffset, TopicName};
 use sluice_protocol::message::{self, KEYS, Message, TAGS, UNIQ_KEY};
 use sluice_store::{ATOMIC_PROPERTIES_BYTES_MAX, BODY_BYTES_MAX, Batch, ChainMark, Store};
@@ -108,6 +108,8 @@ pub struct TopicSink {
     returning: Returning,
     clock: Clock,
     properties: Vec<u8>,
+    /// What the next batch is to begin with, in bytes: a little more than the last one took.
+    room: usize,
 }
 
 impl TopicSink {
@@ -125,6 +127,7 @@ impl TopicSink {
             returning: Returning::default(),
             clock,
             properties: Vec::new(),
+            room: 0,
         })
     }
 
@@ -152,22 +155,23 @@ impl TopicSink {
     /// What a source must give.
     pub fn needs() -> Needs {
         let columns = vec!["body", "born_timestamp", "keys", "message_id", "tags"];
-        Needs { columns, all_properties: true, ..Needs::default() }
+        Needs { columns, all_properties: true, places: true, ..Needs::default() }
     }
 
     fn batch(&mut self, chain: &Chain, envelope: &RecordBatch) -> Result<Batch, TaskError> {
         let rows = Rows::new(envelope);
         self.find_routed(chain, &rows, envelope.num_rows())?;
         let now = (self.clock)();
-        let mut batch = Batch::new();
+        let mut batch = Batch::with_room(self.room);
         batch.atomic();
         for row in 0..envelope.num_rows() {
             self.properties.clear();
-            for (name, value) in rows.properties(row) {
-                message::push_property(&mut self.properties, name, value).map_err(|e| {
+            let properties = &mut self.properties;
+            rows.properties(row)
+                .try_for_each(|(name, value)| message::push_property(properties, name, value))
+                .map_err(|e| {
                     TaskError::new(Class::Fatal, format!("row {row} was taken for a message")).because(e)
                 })?;
-            }
             let message = Message {
                 body: rows.body(row),
                 properties: &self.properties,
@@ -183,6 +187,7 @@ impl TopicSink {
                 .push(topic, queue, &message)
                 .map_err(|e| failed(format!("row {row} does not fit a message"), e))?;
         }
+        self.room = batch.bytes() + batch.bytes() / 8;
         Ok(batch)
     }
 }
@@ -282,6 +287,11 @@ impl<'a> Rows<'a> {
         })
     }
 
+    /// Whether any row has a property of this name.
+    pub(crate) fn have_property(&self, name: &str) -> bool {
+        self.properties.is_some_and(|(_, names, _)| names.iter().any(|other| other == Some(name)))
+    }
+
     /// The message's properties, without those that are empty, which are the same as none.
     pub(crate) fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let own = self.own_properties(row);
@@ -308,15 +318,19 @@ impl<'a> Rows<'a> {
             return Some(format!("step `route`: {error}"));
         }
         let mut bytes = 0;
-        for (name, value) in self.properties(row) {
+        let checked = self.properties(row).try_for_each(|(name, value)| {
             if name.is_empty() {
-                return Some("a property has no name".to_owned());
+                return Err("a property has no name".to_owned());
             }
             if name.bytes().any(|b| b <= 2) || memchr2(0, 2, value.as_bytes()).is_some() {
                 let name = name.escape_debug();
-                return Some(format!("property `{name}` holds a byte that separates properties"));
+                return Err(format!("property `{name}` holds a byte that separates properties"));
             }
             bytes += name.len() + value.len() + 2;
+            Ok(())
+        });
+        if let Err(reason) = checked {
+            return Some(reason);
         }
         (bytes > ATOMIC_PROPERTIES_BYTES_MAX).then(|| {
             format!("properties of {bytes} bytes exceed the limit of {ATOMIC_PROPERTIES_BYTES_MAX} bytes")
@@ -398,6 +412,10 @@ impl TransactTask for TopicSink {
         };
         let appended = self.store.append_chain(batch, &mark);
         appended.map(drop).map_err(|e| failed(format!("cannot append to topic {}", self.topic), e))
+    }
+
+    fn bytes_wanted(&self) -> usize {
+        if self.store.syncs_appends() { ACT_BYTES } else { 0 }
     }
 
     fn secure(&mut self) -> Result<(), TaskError> {

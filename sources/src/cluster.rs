@@ -14,7 +14,9 @@ use sluice_client::{
     Client, ClientSettings, Error, Filter, Queue, QueueReader, ReaderSettings, Start, TopicName,
 };
 use sluice_connect::progress::Progress;
-use sluice_connect::task::{Class, Confirm, Needs, Range, Read, SourceQueue, SourceTask, TaskError};
+use sluice_connect::task::{
+    ACT_BYTES, Class, Confirm, Needs, Range, Read, SourceQueue, SourceTask, TaskError,
+};
 use sluice_filters::{Dialect, Name};
 use sluice_protocol::id::GroupName;
 use tokio::runtime::Runtime;
@@ -278,7 +280,8 @@ impl SourceTask for ClusterSource {
                 open.prefetch.insert(started)
             }
         };
-        let pulled = match prefetch.take(range, bytes_max) {
+        // Each slice's offset is committed by a request.
+        let pulled = match prefetch.take(range, bytes_max.max(ACT_BYTES)) {
             Ok(Some(pulled)) => pulled,
             Ok(None) => {
                 let ended = self.has_ended(topic, queue, range.start, fed)?;

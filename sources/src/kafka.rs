@@ -6,6 +6,8 @@
 #[cfg(feature = "kafka")]
 mod columns;
 #[cfg(feature = "kafka")]
+mod link;
+#[cfg(feature = "kafka")]
 mod mark;
 #[cfg(feature = "kafka")]
 mod task;

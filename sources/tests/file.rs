@@ -378,7 +378,7 @@ fn properties_keys_and_tag_are_taken_and_a_null_is_none() {
             columns: batch::COLUMNS.to_vec(),
             properties: vec![long.clone(), "delay".to_owned(), "never".to_owned()],
             all_properties: true,
-            filter: None,
+            ..Needs::default()
         };
         let mut source = open(config, &needs).unwrap();
         let slice = slice(&mut source, "a", ALL, 1 << 20).unwrap();
@@ -460,8 +460,8 @@ fn the_filter_leaves_rows_out_and_counts_them() {
     let needs = Needs {
         columns: vec!["body"],
         properties: vec!["delay".to_owned(), "origin".to_owned()],
-        all_properties: false,
         filter: Some(Arc::new(filter)),
+        ..Needs::default()
     };
     let mut source = open(config, &needs).unwrap();
     let slice = slice(&mut source, "a", ALL, 1 << 20).unwrap();

@@ -27,7 +27,7 @@ const MARK_BYTES_MAX: usize = BATCH_MARK.len() + 2 + 2 * 11 + 7 * 21 + 2 * CHAIN
 /// Longest properties of a message of an atomic batch, in bytes.
 pub const ATOMIC_PROPERTIES_BYTES_MAX: usize = PROPERTIES_BYTES_MAX - MARK_BYTES_MAX;
 
-/// Room that a batch begins with, in bytes: most need no more, and growing copies what is there.
+/// Room that a batch begins with unless told, in bytes: most need no more.
 const FIRST_BYTES: usize = 48 * 1024;
 
 /// Messages that are appended together, as one contiguous run, in the order they were pushed.
@@ -60,6 +60,11 @@ impl Batch {
         Self::default()
     }
 
+    /// A batch of nothing with room for so many bytes of encoded records: growing copies what is there.
+    pub fn with_room(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
     /// Encodes a message at the end of the batch. A batch mark among its properties is left out: it
     /// belonged to another batch.
     ///
@@ -70,7 +75,7 @@ impl Batch {
         let message = Message { properties: stripped.as_deref().unwrap_or(message.properties), ..*message };
         let max = if self.atomic { ATOMIC_PROPERTIES_BYTES_MAX } else { PROPERTIES_BYTES_MAX };
         limit("properties", message.properties.len(), max)?;
-        if message.properties.contains(&0) {
+        if memchr::memchr(0, message.properties).is_some() {
             return Err(Error::Malformed { what: "properties", reason: "a zero byte marks torn records" });
         }
         if self.bytes.capacity() == 0 {

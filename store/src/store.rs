@@ -251,6 +251,11 @@ impl Store {
         self.log()?.append(batch, Some(mark))
     }
 
+    /// Whether an append waits for the disk, see [`crate::Flush::Sync`].
+    pub fn syncs_appends(&self) -> bool {
+        self.log().is_ok_and(|log| log.flush == crate::Flush::Sync)
+    }
+
     /// Where a chain stands.
     pub fn position(&self, chain: &str) -> Option<ChainPosition> {
         self.handle.view.tables().positions.get(chain)

@@ -2,7 +2,6 @@
 //! errors are.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,12 +9,11 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sluice_connect::task::{Class, TaskError};
 
 use super::commits::Commits;
-use super::mapping::Header;
 use super::{Properties, Property, Side};
 
 /// How long brokers may take for one answer before they count as out of reach.
@@ -39,8 +37,8 @@ pub fn config(side: Side, bootstrap: &str, properties: &Properties) -> ClientCon
             ("enable.partition.eof", "true"),
             ("check.crcs", "true"),
             ("fetch.wait.max.ms", "100"),
-            // Once enough is read ahead; its default, a second, is longer than what is ahead lasts.
-            ("fetch.queue.backoff.ms", "10"),
+            // Once enough is read ahead; its default, a second, is longer than what is ahead lasts, which is milliseconds.
+            ("fetch.queue.backoff.ms", "2"),
             // Compressed: what an answer unpacks to is held beside what is ahead.
             ("fetch.message.max.bytes", "524288"),
         ],
@@ -49,8 +47,8 @@ pub fn config(side: Side, bootstrap: &str, properties: &Properties) -> ClientCon
             ("enable.idempotence", "true"),
             ("compression.type", "zstd"),
             ("compression.level", "1"),
-            // Longer than a request takes: the client's thread spins over records that are older. The end of a slice flushes.
-            ("linger.ms", "50"),
+            // Longer than a slice takes: the client's thread spins over records that are older. The end of a slice flushes.
+            ("linger.ms", "1000"),
             ("delivery.report.only.error", "true"),
             ("batch.size", "1000000"),
             // Like the clients of Java: equal keys meet in one partition, whoever wrote them.
@@ -441,15 +439,6 @@ pub fn bounds(asker: &BaseConsumer<Context>, topic: &str, partition: i32) -> Res
 /// The id that the cluster gave itself; brokers before 0.10.1 have none.
 pub fn cluster_id(asker: &BaseConsumer<Context>) -> Option<String> {
     asker.client().fetch_cluster_id(ANSWER_MAX).filter(|id| !id.is_empty())
-}
-
-/// The headers of a record, or why they can not be read.
-pub fn headers<'a>(message: &'a BorrowedMessage<'_>) -> Result<Vec<Header<'a>>, String> {
-    let Some(headers) = message.headers() else { return Ok(Vec::new()) };
-    let one = |number| headers.try_get(number).map(|header| Header { name: header.key, value: header.value });
-    // The library panics over a name that is no UTF-8, and any client may have written one.
-    let all = || (0..headers.count()).filter_map(one).collect();
-    catch_unwind(AssertUnwindSafe(all)).map_err(|_| "the name of a header is no UTF-8".to_owned())
 }
 
 /// Reads one partition from `from` to where it ends once everything below `until` can be read, calling `each` for

@@ -1,4 +1,4 @@
-//! Sends what a producer holds back for fuller batches. One of the two places of `unsafe`: the client library has no way
+//! Sends what a producer holds back for fuller batches. One of the three places of `unsafe`: the client library has no way
 //! to ask for this and go on.
 
 #![expect(unsafe_code, reason = "calls librdkafka")]

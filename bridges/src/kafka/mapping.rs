@@ -187,12 +187,12 @@ fn stands(header: &Header<'_>, key_place: &KeyPlace) -> Stands {
     }
 }
 
-/// The message that a record becomes. `origin` is its [`Place`].
+/// The message that a record becomes. `origin` is its [`Place`], if the message is to tell it.
 pub fn to_message<'a>(
     key: Option<&'a [u8]>,
     headers: &[Header<'a>],
     is_tombstone: bool,
-    origin: &'a str,
+    origin: Option<&'a str>,
     key_place: &'a KeyPlace,
 ) -> Mapped<'a> {
     let mut mapped = Mapped::default();
@@ -241,7 +241,9 @@ pub fn to_message<'a>(
     if is_tombstone {
         mapped.set(TOMBSTONE, "true");
     }
-    mapped.set(ORIGIN, origin);
+    if let Some(origin) = origin {
+        mapped.set(ORIGIN, origin);
+    }
     mapped
 }
 
@@ -405,7 +407,7 @@ mod tests {
             is_tombstone: bool,
             place in places(),
         ) {
-            let mapped = to_message(key.as_deref(), &borrowed(&headers), is_tombstone, "t/0/7", &place);
+            let mapped = to_message(key.as_deref(), &borrowed(&headers), is_tombstone, Some("t/0/7"), &place);
             let record = back(&mapped, "unused/0/0", &place);
             prop_assert_eq!(record, Record { key: key.clone(), headers: headers.clone(), is_tombstone });
             for (at, (name, value)) in mapped.properties.iter().enumerate() {
@@ -427,7 +429,7 @@ mod tests {
             let message = Mapped::of([keys, tags, message_id], properties);
             let record = back(&message, "orders@b/2/5", &KeyPlace::Keys);
             let mut again = to_message(
-                record.key.as_deref(), &borrowed(&record.headers), record.is_tombstone, "t/0/7", &KeyPlace::Keys,
+                record.key.as_deref(), &borrowed(&record.headers), record.is_tombstone, Some("t/0/7"), &KeyPlace::Keys,
             );
             prop_assert_eq!(again.property(ROCKETMQ_ORIGIN), Some("orders@b/2/5"));
             prop_assert_eq!(again.property(ORIGIN), Some("t/0/7"));
@@ -440,7 +442,7 @@ mod tests {
     fn a_property_that_a_step_changed_or_took_is_so_in_the_record() {
         let headers = [("a", Some(&b"1"[..])), ("a", Some(&b"2"[..])), ("b", None), ("c", Some(&b"3"[..]))];
         let headers: Vec<Header<'_>> = headers.iter().map(|&(name, value)| Header { name, value }).collect();
-        let mut mapped = to_message(None, &headers, false, "t/0/0", &KeyPlace::Keys);
+        let mut mapped = to_message(None, &headers, false, Some("t/0/0"), &KeyPlace::Keys);
         assert_eq!(mapped.property("a"), Some("2"));
         assert_eq!(mapped.property(HEADERS), Some(r#"[["a","MQ=="],"a",["b"],"c"]"#));
         mapped.properties.retain(|(name, _)| name != "c");
@@ -472,7 +474,7 @@ mod tests {
     #[test]
     fn a_message_says_where_it_has_been() {
         let header = Header { name: ORIGIN, value: Some(b"orders/0/3@one") };
-        let mapped = to_message(None, &[header], false, "copy/1/9@two", &KeyPlace::Keys);
+        let mapped = to_message(None, &[header], false, Some("copy/1/9@two"), &KeyPlace::Keys);
         let properties = || mapped.own();
         assert!(has_been_in(properties(), "copy", "two") && has_been_in(properties(), "orders", "one"));
         assert!(!has_been_in(properties(), "orders", "two") && !has_been_in(properties(), "copy", "one"));

@@ -1,17 +1,18 @@
 //! A whole Kafka topic, record by record, and where a consumer group stands in it: for tools that compare topics.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::Message;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use sluice_connect::task::{Class, TaskError};
 
-use super::client::{self, ANSWER_MAX, Context, Wait, failed, headers, is_passing};
+use super::client::{self, ANSWER_MAX, Context, Wait, failed, is_passing};
 use super::mapping::Record;
+use super::records::{Record as NativeRecord, Records};
 use super::{Properties, Side};
 
 /// How long the next record may take to come.
@@ -25,7 +26,7 @@ pub struct KafkaTopic {
     name: String,
     config: ClientConfig,
     asker: BaseConsumer<Context>,
-    reader: BaseConsumer<Context>,
+    reader: Arc<BaseConsumer<Context>>,
     partitions: i32,
     cluster: Option<String>,
 }
@@ -51,7 +52,7 @@ impl KafkaTopic {
         let known = client::topic(&asker, name)?.ok_or_else(|| {
             TaskError::new(Class::Config, format!("no such topic: {name} (asked at {bootstrap})"))
         })?;
-        let (reader, cluster) = (client::consumer(&config, GROUP)?, client::cluster_id(&asker));
+        let (reader, cluster) = (Arc::new(client::consumer(&config, GROUP)?), client::cluster_id(&asker));
         let (bootstrap, name, partitions) = (bootstrap.to_owned(), name.to_owned(), known.partitions);
         Ok(Self { bootstrap, name, config, asker, reader, partitions, cluster })
     }
@@ -83,6 +84,8 @@ impl KafkaTopic {
             return Ok(());
         }
         let (reader, what) = (&self.reader, || format!("cannot read partition {partition}"));
+        let records = Records::new(reader, &self.name, partition);
+        let mut records = records.ok_or_else(|| TaskError::new(Class::Fatal, what()))?;
         let mut assignment = TopicPartitionList::new();
         let assigned = assignment
             .add_partition_offset(&self.name, partition, Offset::Offset(from))
@@ -90,52 +93,51 @@ impl KafkaTopic {
         assigned.map_err(|e| self.failed(&what(), e))?;
         let mut wait = Wait::begin(RECORD_MAX);
         loop {
-            match reader.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
+            let error = match records.next(Duration::from_millis(100)) {
+                Some(Ok(record)) => {
                     wait = Wait::begin(RECORD_MAX);
-                    let offset = message.offset();
-                    // A message of the partition that was read before may still have been on its way.
-                    if message.partition() != partition || offset < from {
-                        continue;
+                    let offset = record.offset();
+                    // One of an earlier read may still have been on its way.
+                    if (from..until).contains(&offset) {
+                        each(self.seen(partition, &record)?)?;
                     }
-                    if offset >= until {
+                    if offset + 1 >= until {
                         break;
                     }
-                    let named = headers(&message).map_err(|reason| {
-                        TaskError::new(
-                            Class::Config,
-                            format!("topic {} partition {partition} offset {offset}: {reason}", self.name),
-                        )
-                    })?;
-                    let record = Record {
-                        key: message.key().map(Cow::Borrowed),
-                        headers: named
-                            .into_iter()
-                            .map(|h| (h.name.into(), h.value.map(Cow::Borrowed)))
-                            .collect(),
-                        is_tombstone: message.payload().is_none(),
-                    };
-                    let time_ms = message.timestamp().to_millis().unwrap_or(-1);
-                    each(Seen { offset, time_ms, record, value: message.payload() })?;
-                    if offset + 1 == until {
-                        break;
-                    }
+                    continue;
                 }
                 // Also where the last offsets hold no record.
-                Some(Err(KafkaError::PartitionEOF(at))) if at == partition => break,
-                Some(Err(KafkaError::PartitionEOF(_))) => {}
-                Some(Err(error)) if is_passing(&error) && !wait.is_over() => {}
-                Some(Err(error)) => return Err(self.failed(&what(), error).into()),
-                None if wait.is_over() => {
-                    let error = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
-                    return Err(self.failed(&what(), error).into());
-                }
-                None => {}
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => Some(error),
+                None => reader.poll(Duration::ZERO).and_then(Result::err),
+            };
+            if wait.is_over() || error.as_ref().is_some_and(|error| !is_passing(error)) {
+                let none = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+                return Err(self.failed(&what(), error.unwrap_or(none)).into());
             }
         }
         // Whether it could be told or not: the next read assigns anew.
         let _ = reader.unassign();
         Ok(())
+    }
+
+    fn seen<'a>(&self, partition: i32, record: &'a NativeRecord<'_>) -> Result<Seen<'a>, TaskError> {
+        let offset = record.offset();
+        let headers = record.headers().map_err(|reason| {
+            let message = format!("topic {} partition {partition} offset {offset}: {reason}", self.name);
+            TaskError::new(Class::Config, message)
+        })?;
+        let value = record.payload();
+        Ok(Seen {
+            offset,
+            time_ms: record.timestamp().to_millis().unwrap_or(-1),
+            record: Record {
+                key: record.key().map(Cow::Borrowed),
+                headers: headers.into_iter().map(|h| (h.name.into(), h.value.map(Cow::Borrowed))).collect(),
+                is_tombstone: value.is_none(),
+            },
+            value,
+        })
     }
 
     /// What a group committed in each partition.

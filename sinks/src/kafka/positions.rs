@@ -3,7 +3,7 @@
 //! Its value is JSON, see [`Standing`]. A reader must see all that was committed before: it asks for the end of the
 //! partition as writers see it, and reads what is committed up to there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rdkafka::Message;
@@ -66,9 +66,9 @@ impl Positions {
         })
     }
 
-    /// The keys of a pipeline's chains whose transactions are open and hide what comes after them: those of a worker
-    /// that was killed, which brokers would wait for until they time out.
-    pub(super) fn hiding(&self, pipeline: &str) -> Result<Vec<String>, TaskError> {
+    /// The keys of a pipeline's chains, but those in `ours`, whose transactions are open and hide what comes after them:
+    /// those of a worker that was killed, which brokers would wait for until they time out.
+    pub(super) fn hiding(&self, pipeline: &str, ours: &[String]) -> Result<Vec<String>, TaskError> {
         let Self { topic, reader, writers, uncommitted, .. } = self;
         let (_, end) = bounds(writers, topic, PARTITION)?;
         // Workers that live commit within this.
@@ -80,22 +80,24 @@ impl Positions {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
-        let mut found = Vec::new();
+        let mut found = BTreeSet::new();
         if visible < end {
             let consumer = consumer(uncommitted, GROUP)?;
             read_to_end(&consumer, (topic, PARTITION), visible, end, OPEN_MAX, |record| {
                 let key = record.key().and_then(|key| str::from_utf8(key).ok());
-                let is_ours =
-                    |key: &&str| key.strip_prefix(pipeline).is_some_and(|rest| rest.starts_with('/'));
-                found.extend(key.filter(is_ours).map(str::to_owned));
+                let is_other = |key: &&str| {
+                    let is_its = key.strip_prefix(pipeline).is_some_and(|rest| rest.starts_with('/'));
+                    is_its && !ours.iter().any(|ours| ours == key)
+                };
+                found.extend(key.filter(is_other).map(str::to_owned));
                 Ok(())
             })?;
         }
-        Ok(found)
+        Ok(found.into_iter().collect())
     }
 
-    /// What stands for a chain now. Whoever wrote for it before must be shut out first.
-    pub(super) fn read(&mut self, chain: &Chain) -> Result<Option<Standing>, TaskError> {
+    /// Reads on, so that [`Self::of`] knows what stands now for chains that nobody else can write for any more.
+    pub(super) fn read(&mut self) -> Result<(), TaskError> {
         let Self { topic, reader, writers, next, standing, .. } = self;
         let (first, end) = bounds(writers, topic, PARTITION)?;
         *next = (*next).max(first);
@@ -118,6 +120,11 @@ impl Positions {
                 Ok(())
             })?;
         }
-        Ok(standing.get(&key(chain)).cloned())
+        Ok(())
+    }
+
+    /// What stood for a chain when it was read last.
+    pub(super) fn of(&self, chain: &Chain) -> Option<Standing> {
+        self.standing.get(&key(chain)).cloned()
     }
 }

@@ -1,52 +1,47 @@
 //! The task of sink `kafka`: with positions one transactional producer a chain, else one idempotent one for all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::array::BooleanArray;
-use rdkafka::ClientContext;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::admin::{NewTopic, TopicReplication};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sluice_bridges::kafka::client::{self, Context, Told, Wait, failed};
-use sluice_bridges::kafka::flush::flush;
 use sluice_bridges::kafka::mapping::{self, Given, Place, Record, to_record};
 use sluice_bridges::kafka::{Side, topic_problem};
 use sluice_connect::batch;
 use sluice_connect::config::Delivery;
 use sluice_connect::task::{Chain, Class, Fates, Slice, TaskError, TransactTask};
 
+use super::deliveries::{Answers, Deliveries, producer};
 use super::positions::{PARTITION, Positions, Standing, key};
+use super::topics::{make, make_positions, reading};
 use super::{KafkaConfig, PartitionBy};
 use crate::topic::{Rows, check_routed, text};
 
 /// How long one act of a transaction may take; longer than a transaction may.
 const ACT_MAX: Duration = Duration::from_secs(40);
 /// What one transaction holds, in bytes: its end takes brokers tens of milliseconds.
-const ACT_BYTES: usize = 12 * 1024 * 1024;
-/// How long brokers are given to answer before it is looked whether they have.
-const ANSWER_PAUSE: Duration = Duration::from_millis(2);
-/// For how long batches that are not full are let go meanwhile.
-const FLUSH: Duration = Duration::from_millis(1);
+const TRANSACTION_BYTES: usize = 12 * 1024 * 1024;
+/// Chains that begin at a time.
+const BEGUN_AT_ONCE: usize = 32;
 /// How often an act is asked for again whose outcome is not known.
 const ACTS_MAX: usize = 3;
 /// After this brokers end the transaction of a producer that is gone.
 const TRANSACTION_MS: &str = "30000";
 /// What a record holds beside key, value and headers, in bytes, at most.
 const RECORD_OVERHEAD: usize = 512;
-/// How long the settings of a topic are asked for, which brokers may not tell.
-const POLICY_MAX: Duration = Duration::from_secs(2);
-/// How long a topic that was just made may stay unknown.
-const MADE_MAX: Duration = Duration::from_secs(15);
 
 /// Writes topics of a Kafka cluster.
 pub(super) struct KafkaSink {
     settings: KafkaConfig,
     bytes_max: usize,
+    /// Of a full batch.
+    batch_bytes: usize,
     producers: ClientConfig,
     asker: BaseConsumer<Context>,
     /// The id of the cluster.
@@ -58,7 +53,12 @@ pub(super) struct KafkaSink {
 
 enum Kind {
     /// Rows and position in one transaction.
-    Exact { positions: Box<Positions>, chains: BTreeMap<Chain, Open> },
+    Exact {
+        positions: Box<Positions>,
+        /// Producers of chains that are asked for next.
+        ready: BTreeMap<Chain, BaseProducer<Deliveries>>,
+        chains: BTreeMap<Chain, Open>,
+    },
     /// Rows alone.
     AtLeastOnce(BaseProducer<Deliveries>),
 }
@@ -67,50 +67,6 @@ enum Kind {
 struct Open {
     producer: BaseProducer<Deliveries>,
     next: i64,
-}
-
-/// What becomes of the records that were handed over.
-#[derive(Clone, Default)]
-struct Deliveries {
-    told: Arc<Told>,
-    /// Why one was not stored, and the topic that it was for.
-    failure: Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>,
-}
-
-impl Deliveries {
-    fn lock(&self) -> MutexGuard<'_, Option<(RDKafkaErrorCode, String)>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        client::log(level, facility, line);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        Context { told: Arc::clone(&self.told), ..Context::default() }.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let Err((error, record)) = result else { return };
-        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        // What was taken back because of another one's failure tells nothing; that a record can never be stored must
-        // not hide that the broker is away.
-        let rank = |code: RDKafkaErrorCode| match (code, client::class(code)) {
-            (RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight, _) => 0,
-            (_, Class::Record) => 1,
-            _ => 2,
-        };
-        let mut failure = self.lock();
-        if failure.as_ref().is_none_or(|(before, _)| rank(*before) < rank(code)) {
-            *failure = Some((code, record.topic().to_owned()));
-        }
-    }
 }
 
 impl KafkaSink {
@@ -126,13 +82,15 @@ impl KafkaSink {
                 producers.set("transaction.timeout.ms", TRANSACTION_MS);
             }
             let positions = Positions::new(&readers, &settings.positions)?;
-            Kind::Exact { positions: Box::new(positions), chains: BTreeMap::new() }
+            Kind::Exact { positions: Box::new(positions), ready: BTreeMap::new(), chains: BTreeMap::new() }
         } else {
             Kind::AtLeastOnce(producer(&producers)?)
         };
         let (settings, topics) = (settings.clone(), BTreeMap::new());
         let bytes_max = settings.message_bytes_max();
-        let mut sink = Self { bytes_max, settings, producers, asker, cluster: None, topics, kind };
+        let batch_bytes = producers.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(bytes_max);
+        let mut sink =
+            Self { bytes_max, batch_bytes, settings, producers, asker, cluster: None, topics, kind };
         let topic = sink.settings.topic.clone();
         sink.find(&topic)?;
         sink.cluster = client::cluster_id(&sink.asker);
@@ -214,13 +172,23 @@ impl KafkaSink {
         Ok(record)
     }
 
+    /// With more of a slice's records waiting than these some partition has a full batch: each may have less than one
+    /// that waits beside one that is under way.
+    fn partial(&self, slice: &Slice) -> i32 {
+        let partitions = match self.settings.partition {
+            _ if slice.envelope.column_by_name(batch::ROUTE).is_some() => None,
+            PartitionBy::Source => Some(1),
+            PartitionBy::Key => {
+                self.topics.get(&self.settings.topic).and_then(|known| usize::try_from(*known).ok())
+            }
+        };
+        let Some(partitions) = partitions else { return i32::MAX };
+        let record = (slice.bytes / slice.envelope.num_rows().max(1)).max(1);
+        i32::try_from(2 * partitions * self.batch_bytes / record).unwrap_or(i32::MAX)
+    }
+
     /// Hands all rows over.
-    fn submit(
-        &self,
-        producer: &BaseProducer<Deliveries>,
-        chain: &Chain,
-        slice: &Slice,
-    ) -> Result<(), TaskError> {
+    fn submit(&self, answers: &mut Answers<'_>, chain: &Chain, slice: &Slice) -> Result<(), TaskError> {
         let (rows, offsets) = (Rows::new(&slice.envelope), batch::offsets(&slice.envelope));
         let mut origin = Place::before_offset(&chain.topic, chain.queue);
         let origin_start = origin.len();
@@ -248,17 +216,17 @@ impl KafkaSink {
                     headers.insert(Header { key: name, value: value.as_deref() })
                 });
             out.headers = Some(headers);
-            self.hand_over(producer, out)?;
+            self.hand_over(answers, out)?;
         }
         Ok(())
     }
 
     fn hand_over(
         &self,
-        producer: &BaseProducer<Deliveries>,
+        answers: &mut Answers<'_>,
         mut record: BaseRecord<'_, [u8], [u8]>,
     ) -> Result<(), TaskError> {
-        let mut wait = None;
+        let (producer, mut wait) = (answers.producer, None);
         loop {
             match producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -266,8 +234,7 @@ impl KafkaSink {
                     if !wait.get_or_insert_with(|| Wait::begin(ACT_MAX)).is_over() =>
                 {
                     record = back;
-                    serve(producer);
-                    std::thread::sleep(ANSWER_PAUSE);
+                    answers.wait();
                 }
                 Err((error, _)) => {
                     return Err(self.failed("cannot send records", error, &producer.context().told));
@@ -277,20 +244,11 @@ impl KafkaSink {
     }
 
     /// Waits until brokers answered for all records.
-    fn await_all(&self, producer: &BaseProducer<Deliveries>) -> Result<(), TaskError> {
-        let told = &producer.context().told;
-        // Records have a time limit of their own, so this ends.
-        while !flush(producer, FLUSH) {
-            serve(producer);
-            std::thread::sleep(ANSWER_PAUSE);
-        }
-        match producer.context().lock().take() {
-            None => Ok(()),
-            Some((code, topic)) => {
-                let error = KafkaError::MessageProduction(code);
-                Err(self.failed(&not_stored(&topic), error, told))
-            }
-        }
+    fn await_all(&self, answers: Answers<'_>) -> Result<(), TaskError> {
+        let producer = answers.producer;
+        let Some((code, topic)) = answers.all() else { return Ok(()) };
+        let error = KafkaError::MessageProduction(code);
+        Err(self.failed(&not_stored(&topic), error, &producer.context().told))
     }
 
     /// A transaction of the rows and the position after them.
@@ -303,7 +261,7 @@ impl KafkaSink {
     ) -> Result<(), TaskError> {
         let producer = &open.producer;
         let told = &producer.context().told;
-        *producer.context().lock() = None;
+        producer.context().begin();
         producer.begin_transaction().map_err(|e| self.failed("cannot begin a transaction", e, told))?;
         let value = serde_json::to_vec(standing)
             .map_err(|e| TaskError::new(Class::Fatal, "cannot write a position").because(e))?;
@@ -311,10 +269,11 @@ impl KafkaSink {
         let mut position = BaseRecord::to(&self.settings.positions);
         (position.partition, position.key, position.payload) =
             (Some(PARTITION), Some(key.as_bytes()), Some(&value[..]));
+        let mut answers = Answers::new(producer, slice.map_or(i32::MAX, |slice| self.partial(slice)));
         let sent = slice
-            .map_or(Ok(()), |slice| self.submit(producer, chain, slice))
-            .and_then(|()| self.hand_over(producer, position))
-            .and_then(|()| self.await_all(producer));
+            .map_or(Ok(()), |slice| self.submit(&mut answers, chain, slice))
+            .and_then(|()| self.hand_over(&mut answers, position))
+            .and_then(|()| self.await_all(answers));
         if let Err(error) = sent {
             let error = self.cause(producer, error);
             // The position did not move, whatever comes of this: an open transaction ends with the next producer.
@@ -376,6 +335,23 @@ impl KafkaSink {
         producer.init_transactions(ACT_MAX).map_err(|e| self.failed(&what, e, told))?;
         Ok(producer)
     }
+
+    /// The producers of several chains: one by one each would wait for half a second of the library's.
+    fn begin_chains(&self, keys: &[String]) -> Result<Vec<BaseProducer<Deliveries>>, TaskError> {
+        let mut begun = Vec::with_capacity(keys.len());
+        for part in keys.chunks(BEGUN_AT_ONCE) {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = part.iter().map(|key| scope.spawn(|| self.begin_chain(key))).collect();
+                for thread in threads {
+                    let gone =
+                        |_| TaskError::new(Class::Fatal, "a thread that begins transactions has panicked");
+                    begun.push(thread.join().map_err(gone)??);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(begun)
+    }
 }
 
 impl KafkaSink {
@@ -391,163 +367,37 @@ impl KafkaSink {
     }
 }
 
-/// Takes what the client tells; of records only that one was not stored.
-fn serve(producer: &BaseProducer<Deliveries>) {
-    loop {
-        let before = producer.in_flight_count();
-        producer.poll(Duration::ZERO);
-        if producer.in_flight_count() >= before {
-            break;
-        }
-    }
-}
-
 fn not_stored(topic: &str) -> String {
     format!("records for topic {topic} were not stored")
 }
 
-fn producer(config: &ClientConfig) -> Result<BaseProducer<Deliveries>, TaskError> {
-    let context = Deliveries::default();
-    let told = Arc::clone(&context.told);
-    config.create_with_context(context).map_err(|e| failed("cannot make a Kafka client", e, &told))
-}
-
-/// The configuration of a consumer for the brokers of a producer: what is said of the connection holds for both.
-fn reading(producers: &ClientConfig, bootstrap: &str) -> ClientConfig {
-    let mut readers = client::config(Side::Source, bootstrap, &super::Properties::new());
-    for (key, _) in producers.config_map() {
-        let of_connection = ["ssl.", "sasl.", "security.", "socket.", "broker.", "client.", "reconnect."];
-        let said = producers.get(key).filter(|_| of_connection.iter().any(|prefix| key.starts_with(prefix)));
-        if let Some(value) = said {
-            readers.set(key, value);
-        }
-    }
-    readers
-}
-
-/// The topic of positions: one partition, compacted, since a position that is gone would store rows twice.
-fn make_positions(
-    asker: &BaseConsumer<Context>,
-    config: &ClientConfig,
-    settings: &KafkaConfig,
-) -> Result<(), TaskError> {
-    let topic = settings.positions.as_str();
-    if client::topic(asker, topic)?.is_none() {
-        let new = NewTopic::new(topic, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
-        make(asker, config, &new)?;
-    }
-    match policy(config, topic) {
-        Ok(Some(policy)) if policy != "compact" => {
-            let message = format!(
-                "topic {topic} holds positions and has `cleanup.policy={policy}`: they would be deleted, and rows stored twice. \
-                 Set it to `compact`, or name another topic by `positions`"
-            );
-            Err(TaskError::new(Class::Config, message))
-        }
-        Ok(_) => Ok(()),
-        // Who may not ask may write all the same.
-        Err(error) => {
-            tracing::warn!(topic, %error, "whether the topic of positions is compacted is not known");
-            Ok(())
-        }
-    }
-}
-
-fn admin(config: &ClientConfig) -> Result<(AdminClient<Context>, tokio::runtime::Runtime), TaskError> {
-    let context = Context::default();
-    let told = Arc::clone(&context.told);
-    let admin =
-        config.create_with_context(context).map_err(|e| failed("cannot make a Kafka client", e, &told))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok((admin, runtime.map_err(|e| TaskError::io("cannot start the runtime of a client", e))?))
-}
-
-fn options() -> AdminOptions {
-    AdminOptions::new().operation_timeout(Some(client::ANSWER_MAX)).request_timeout(Some(client::ANSWER_MAX))
-}
-
-/// Makes a topic, and waits until it is known; how many partitions it has.
-fn make(asker: &BaseConsumer<Context>, config: &ClientConfig, new: &NewTopic<'_>) -> Result<i32, TaskError> {
-    let (admin, runtime) = admin(config)?;
-    let what = format!("cannot make topic {}", new.name);
-    let told = &admin.inner().context().told;
-    let results = runtime.block_on(admin.create_topics([new], &options()));
-    for result in results.map_err(|e| failed(what.clone(), e, told))? {
-        match result {
-            // Another worker was faster.
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(TaskError::new(client::class(code), what).because(code)),
-        }
-    }
-    let wait = Wait::begin(MADE_MAX);
-    loop {
-        match client::topic(asker, new.name) {
-            Ok(Some(topic)) if topic.partitions > 0 => return Ok(topic.partitions),
-            Err(error) if error.class != Class::Retry => return Err(error),
-            _ if wait.is_over() => {
-                let message = format!("topic {} was made and is not known yet", new.name);
-                return Err(TaskError::new(Class::Retry, message));
-            }
-            _ => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
-
-/// What becomes of the topic's old records, if brokers tell.
-fn policy(config: &ClientConfig, topic: &str) -> Result<Option<String>, TaskError> {
-    let (admin, runtime) = admin(config)?;
-    let what = format!("cannot ask for the settings of topic {topic}");
-    let options = AdminOptions::new().request_timeout(Some(POLICY_MAX));
-    let asked = runtime.block_on(admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options));
-    let asked = asked.map_err(|e| failed(what.clone(), e, &admin.inner().context().told))?;
-    let Some(resource) = asked.into_iter().next() else { return Ok(None) };
-    let resource = resource.map_err(|code| TaskError::new(client::class(code), what).because(code))?;
-    Ok(resource.get("cleanup.policy").and_then(|entry| entry.value.clone()))
-}
-
-/// What a run finds at the brokers, for a person; makes nothing.
-pub(super) fn check(settings: &KafkaConfig, delivery: Delivery) -> Result<String, TaskError> {
-    let KafkaConfig { bootstrap, topic, properties, .. } = settings;
-    let producers = client::config(Side::Sink, bootstrap, properties);
-    let asker = client::asker(&reading(&producers, bootstrap))?;
-    let known = client::topic(&asker, topic)?;
-    let there = match (known, settings.partitions) {
-        (Some(known), _) => format!("topic {topic} is there, with {} partitions", known.partitions),
-        (None, Some(partitions)) => {
-            format!("topic {topic} is made by the first run, with {partitions} partitions")
-        }
-        (None, None) => {
-            let message = format!("no such topic: {topic} (asked at {bootstrap})");
-            return Err(TaskError::new(Class::Config, message));
-        }
-    };
-    if delivery == Delivery::AtLeastOnce {
-        return Ok(format!("{there}: at_least_once"));
-    }
-    let positions = &settings.positions;
-    match client::topic(&asker, positions)? {
-        Some(_) => make_positions(&asker, &producers, settings)
-            .map(|()| format!("{there}; positions in topic {positions}: exactly_once")),
-        None => Ok(format!("{there}; topic {positions} is made for positions: exactly_once")),
-    }
-}
-
 impl TransactTask for KafkaSink {
-    fn position(&mut self, chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
-        if matches!(self.kind, Kind::AtLeastOnce(_)) {
-            return Ok(None);
-        }
+    fn prepare(&mut self, chains: &[Chain]) -> Result<(), TaskError> {
+        let Kind::Exact { positions, chains: open, .. } = &self.kind else { return Ok(()) };
         // The order matters: what another worker has in hand is taken back before it is looked for.
-        let producer = self.begin_chain(&key(chain))?;
-        if let Kind::Exact { positions, .. } = &self.kind {
-            for other in positions.hiding(&chain.pipeline)? {
-                drop(self.begin_chain(&other)?);
-            }
+        let mut keys: Vec<String> = chains.iter().map(key).collect();
+        let producers = self.begin_chains(&keys)?;
+        keys.extend(open.keys().map(key));
+        if let Some(chain) = chains.first() {
+            drop(self.begin_chains(&positions.hiding(&chain.pipeline, &keys)?)?);
         }
-        let Kind::Exact { positions, chains } = &mut self.kind else { return Ok(None) };
-        let standing = positions.read(chain)?;
+        let Kind::Exact { positions, ready, .. } = &mut self.kind else { return Ok(()) };
+        positions.read()?;
+        *ready = chains.iter().cloned().zip(producers).collect();
+        Ok(())
+    }
+
+    fn position(&mut self, chain: &Chain) -> Result<Option<(i64, String)>, TaskError> {
+        let Kind::Exact { ready, .. } = &self.kind else { return Ok(None) };
+        if !ready.contains_key(chain) {
+            self.prepare(std::slice::from_ref(chain))?;
+        }
+        let Kind::Exact { positions, ready, chains } = &mut self.kind else { return Ok(None) };
+        let standing = positions.of(chain);
         let next = standing.as_ref().map_or(0, |standing| standing.end);
-        chains.insert(chain.clone(), Open { producer, next });
+        if let Some(producer) = ready.remove(chain) {
+            chains.insert(chain.clone(), Open { producer, next });
+        }
         Ok(standing.map(|standing| (standing.end, standing.incarnation)))
     }
 
@@ -618,10 +468,11 @@ impl TransactTask for KafkaSink {
         self.find_routed(chain, &rows, slice.envelope.num_rows())?;
         match &self.kind {
             Kind::AtLeastOnce(producer) => {
-                *producer.context().lock() = None;
+                producer.context().begin();
                 // What was handed over is waited for also where the rest could not be.
-                let submitted = self.submit(producer, chain, slice);
-                let all = self.await_all(producer);
+                let mut answers = Answers::new(producer, self.partial(slice));
+                let submitted = self.submit(&mut answers, chain, slice);
+                let all = self.await_all(answers);
                 return submitted.and(all);
             }
             Kind::Exact { chains, .. } => {
@@ -649,7 +500,7 @@ impl TransactTask for KafkaSink {
     }
 
     fn bytes_wanted(&self) -> usize {
-        ACT_BYTES
+        TRANSACTION_BYTES
     }
 
     /// What brokers answered for is on all replicas that count.

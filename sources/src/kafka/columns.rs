@@ -3,11 +3,10 @@
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use bytes::Bytes;
-use rdkafka::Message;
-use rdkafka::message::{BorrowedMessage, Timestamp};
+use rdkafka::message::Timestamp;
 use sluice_bridges::kafka::KeyPlace;
-use sluice_bridges::kafka::client::headers;
-use sluice_bridges::kafka::mapping::{Place, to_message};
+use sluice_bridges::kafka::mapping::{ORIGIN, Place, to_message};
+use sluice_bridges::kafka::records::Record;
 use sluice_bridges::message::Mapped;
 use sluice_connect::task::{Needs, REJECT_BODY_BYTES_MAX, Reject};
 
@@ -16,9 +15,13 @@ use crate::columns::{self, Row};
 /// The rows of one slice while they are gathered.
 pub(super) struct Columns<'a> {
     rows: columns::Columns<'a>,
+    topic: &'a str,
+    partition: i32,
     key_place: &'a KeyPlace,
     /// The id of the cluster.
     cluster: Option<&'a str>,
+    /// Whether a row tells where its record is.
+    tells_place: bool,
     /// Where the record at hand is, with what all of them begin with.
     origin: String,
     origin_start: usize,
@@ -30,11 +33,13 @@ impl<'a> Columns<'a> {
     pub(super) fn new(
         needs: &'a Needs,
         key_place: &'a KeyPlace,
-        (topic, partition, cluster): (&str, i32, Option<&'a str>),
+        (topic, partition, cluster): (&'a str, i32, Option<&'a str>),
     ) -> Self {
         let origin = Place::before_offset(topic, partition);
         let origin_start = origin.len();
-        Self { rows: columns::Columns::new(needs), key_place, cluster, origin, origin_start, last_ms: None }
+        let tells_place = needs.places || needs.properties.iter().any(|name| name == ORIGIN);
+        let rows = columns::Columns::new(needs);
+        Self { rows, topic, partition, key_place, cluster, tells_place, origin, origin_start, last_ms: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -47,53 +52,52 @@ impl<'a> Columns<'a> {
     }
 
     /// Takes a record.
-    pub(super) fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<(), ArrowError> {
-        let body = message.payload();
-        self.rows.bytes += body.map_or(0, <[u8]>::len) + message.key_len() + 16;
-        let time = message.timestamp();
+    pub(super) fn push(&mut self, record: &Record<'_>) -> Result<(), ArrowError> {
+        let (key, body) = (record.key(), record.payload());
+        self.rows.bytes += body.map_or(0, <[u8]>::len) + key.map_or(0, <[u8]>::len) + 16;
+        let time = record.timestamp();
         let born = time.to_millis();
         self.last_ms = born;
         let mut mapped = Mapped::default();
         if self.rows.maps {
-            self.origin.truncate(self.origin_start);
-            Place::push_offset(&mut self.origin, message.offset(), self.cluster);
-            let headers = match headers(message) {
+            let headers = record.headers();
+            if self.tells_place || headers.is_err() {
+                self.origin.truncate(self.origin_start);
+                Place::push_offset(&mut self.origin, record.offset(), self.cluster);
+            }
+            let headers = match headers {
                 Ok(headers) => headers,
                 Err(reason) => {
-                    self.rows.rejects.push(reject(message, &self.origin, reason));
+                    let rejected = self.reject(record, reason);
+                    self.rows.rejects.push(rejected);
                     return Ok(());
                 }
             };
-            mapped = to_message(message.key(), &headers, body.is_none(), &self.origin, self.key_place);
+            let origin = self.tells_place.then_some(&*self.origin);
+            mapped = to_message(key, &headers, body.is_none(), origin, self.key_place);
         }
         // When the producer's time stands there nobody knows when the broker stored the record.
         let appended = matches!(time, Timestamp::LogAppendTime(_));
         let stored = born.filter(|_| appended);
-        self.rows.push(Row { offset: message.offset(), stored, born, body, mapped })
+        self.rows.push(Row { offset: record.offset(), stored, born, body, mapped })
     }
 
-    pub(super) fn finish(self, topic: &str, queue: i32) -> Result<(RecordBatch, Vec<Reject>), ArrowError> {
-        self.rows.finish(topic, queue)
+    fn reject(&self, record: &Record<'_>, reason: String) -> Reject {
+        let (key, body) = (record.key(), record.payload());
+        let mapped = to_message(key, &[], body.is_none(), Some(&self.origin), &KeyPlace::Keys);
+        let properties = mapped.properties.into_iter();
+        let body = body.unwrap_or_default();
+        Reject {
+            offset: record.offset(),
+            reason,
+            body: Bytes::copy_from_slice(body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(body)),
+            body_bytes: body.len() as u64,
+            place: format!("topic {} partition {} offset {}", self.topic, self.partition, record.offset()),
+            properties: properties.map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
+        }
     }
-}
 
-fn reject(message: &BorrowedMessage<'_>, origin: &str, reason: String) -> Reject {
-    let body = message.payload().unwrap_or_default();
-    Reject {
-        offset: message.offset(),
-        reason,
-        body: Bytes::copy_from_slice(body.get(..REJECT_BODY_BYTES_MAX).unwrap_or(body)),
-        body_bytes: body.len() as u64,
-        place: format!(
-            "topic {} partition {} offset {}",
-            message.topic(),
-            message.partition(),
-            message.offset()
-        ),
-        properties: to_message(message.key(), &[], message.payload().is_none(), origin, &KeyPlace::Keys)
-            .properties
-            .into_iter()
-            .map(|(name, value)| (name.into_owned(), value.into_owned()))
-            .collect(),
+    pub(super) fn finish(self) -> Result<(RecordBatch, Vec<Reject>), ArrowError> {
+        self.rows.finish(self.topic, self.partition)
     }
 }

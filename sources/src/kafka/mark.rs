@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use rdkafka::Message;
+use sluice_bridges::kafka::records::Record;
 
 /// A record of a partition, or that none was there. As text `offset:time in ms:CRC-32 of key and value`, or
 /// `offset:empty`.
@@ -16,15 +16,15 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    pub(super) fn of(message: &impl Message) -> Self {
+    pub(super) fn of(record: &Record<'_>) -> Self {
         let mut crc = crc32fast::Hasher::new();
-        for part in [message.key(), message.payload()] {
+        for part in [record.key(), record.payload()] {
             let bytes = part.unwrap_or_default();
             crc.update(&(bytes.len() as u64).to_le_bytes());
             crc.update(bytes);
         }
-        let time = message.timestamp().to_millis().unwrap_or(-1);
-        Self { offset: message.offset(), record: Some((time, crc.finalize())) }
+        let time = record.timestamp().to_millis().unwrap_or(-1);
+        Self { offset: record.offset(), record: Some((time, crc.finalize())) }
     }
 
     /// A partition without records from an offset on.

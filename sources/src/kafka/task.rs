@@ -5,27 +5,24 @@
 //! steps: ask for the end, then read up to it once more.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::Message;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use regex::Regex;
 use sluice_bridges::kafka::Side;
 use sluice_bridges::kafka::client::{
-    ANSWER_MAX, Context, Topic, Wait, asker, bounds, cluster_id, config, consumer, failed, is_passing,
-    member, topic, topics,
+    ANSWER_MAX, Context, Topic, Wait, asker, bounds, config, is_passing, topic, topics,
 };
-use sluice_bridges::kafka::commits::Commits;
+use sluice_bridges::kafka::records::Records;
 use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Slice, SourceQueue, SourceTask, TaskError};
 
 use super::KafkaConfig;
 use super::columns::Columns;
+use super::link::{AHEAD, Confirmer, Link};
 use super::mark::Mark;
 use crate::arrivals::Arrivals;
 use crate::filtered::{batch_bytes, filtered};
@@ -38,8 +35,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const SAME_INTERVAL: Duration = Duration::from_secs(20);
 /// How often a partition's end is asked for, for the lag.
 const END_INTERVAL: Duration = Duration::from_secs(2);
-/// What one partition reads ahead, in KiB.
-const AHEAD: &str = "queued.max.messages.kbytes";
 /// What all partitions together read ahead, in KiB, about.
 const AHEAD_KIB_MAX: usize = 4 * 1024;
 /// Rows of one slice.
@@ -60,26 +55,10 @@ pub(super) struct KafkaSource {
     seen: u64,
 }
 
-/// The clients: one that reads on, and what makes one for a question.
-struct Link {
-    reader: Arc<BaseConsumer<Context>>,
-    /// Asks for topics, first records and ends.
-    asker: BaseConsumer<Context>,
-    /// Says which partitions are this worker's, where others share them.
-    member: Option<BaseConsumer<Context>>,
-    /// Clients that nobody waits for while they end.
-    ending: Mutex<Vec<JoinHandle<()>>>,
-    config: ClientConfig,
-    group: String,
-    bootstrap: String,
-    /// The id of the cluster.
-    cluster: Option<String>,
-}
-
 /// One partition.
 struct Open {
     /// Its records, once it is read.
-    records: Option<PartitionQueue<Context>>,
+    records: Option<Records>,
     /// The offset that the next record has at least, if the queue goes on there.
     next: Option<i64>,
     /// The client has seen the end since the last record.
@@ -251,86 +230,6 @@ impl KafkaSource {
     }
 }
 
-impl Drop for Link {
-    fn drop(&mut self) {
-        // Clients wait for the answer when they end.
-        if let Err(error) = self.commits().commit(self.committer(), CommitMode::Async) {
-            tracing::warn!(group = self.group, %error, "the group's last offsets are not committed");
-        }
-        for ending in self.ending.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            drop(ending.join());
-        }
-    }
-}
-
-impl Link {
-    /// Who commits the group's offsets.
-    fn committer(&self) -> &BaseConsumer<Context> {
-        self.member.as_ref().unwrap_or(&self.reader)
-    }
-
-    fn commits(&self) -> &Commits {
-        &self.committer().context().commits
-    }
-
-    fn committed(&self, result: KafkaResult<()>) -> Result<(), TaskError> {
-        result.map_err(|e| self.failed(&format!("cannot commit the offset of group {}", self.group), e))
-    }
-
-    fn failed(&self, what: &str, error: KafkaError) -> TaskError {
-        failed(format!("Kafka at {}: {what}", self.bootstrap), error, &self.reader.context().told)
-    }
-
-    /// The first record of each partition from an offset on, by a client of its own: the others are reading.
-    fn marks(&self, of: &[(&str, i32, i64)]) -> Result<Vec<Mark>, TaskError> {
-        if of.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut config = self.config.clone();
-        // One record is enough.
-        config.set("fetch.message.max.bytes", "65536").set(AHEAD, "1024");
-        let consumer = Arc::new(consumer(&config, &self.group)?);
-        let told = &consumer.context().told;
-        let what = || format!("Kafka at {}: cannot read the first records", self.bootstrap);
-        let mut assignment = TopicPartitionList::new();
-        for (topic, partition, offset) in of {
-            let added = assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset));
-            added.map_err(|e| failed(what(), e, told))?;
-        }
-        let mut queues = Vec::new();
-        for (topic, partition, _) in of {
-            let queue = consumer.split_partition_queue(topic, *partition);
-            queues.push(queue.ok_or_else(|| TaskError::new(Class::Fatal, what()))?);
-        }
-        consumer.assign(&assignment).map_err(|e| failed(what(), e, told))?;
-        let wait = Wait::begin(ANSWER_MAX);
-        let mut marks = Vec::with_capacity(of.len());
-        for ((.., offset), queue) in of.iter().zip(&queues) {
-            marks.push(loop {
-                match queue.poll(Duration::from_millis(20)) {
-                    Some(Ok(message)) => break Mark::of(&message),
-                    Some(Err(KafkaError::PartitionEOF(_))) => break Mark::empty(*offset),
-                    Some(Err(error)) if !is_passing(&error) => return Err(failed(what(), error, told)),
-                    _ if wait.is_over() => {
-                        let error = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
-                        return Err(failed(what(), error, told));
-                    }
-                    _ => {}
-                }
-                if let Some(Err(error)) = consumer.poll(Duration::ZERO)
-                    && !is_passing(&error)
-                {
-                    return Err(failed(what(), error, told));
-                }
-            });
-        }
-        // A client takes a tenth of a second to end.
-        let ending = std::thread::Builder::new().spawn(move || drop((queues, consumer)));
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner).extend(ending);
-        Ok(marks)
-    }
-}
-
 impl Open {
     /// Has the client read from an offset on.
     fn begin(
@@ -342,22 +241,23 @@ impl Open {
     ) -> Result<(), TaskError> {
         let what = format!("cannot read topic {topic} partition {partition} from {offset}");
         self.next = None;
-        if self.records.is_some() {
+        if let Some(records) = &mut self.records {
+            records.clear();
             link.reader
                 .seek(topic, partition, Offset::Offset(offset), ANSWER_MAX)
                 .map_err(|e| link.failed(&what, e))?;
         } else {
             // The queue first: then no record can take another way.
-            let queue = link.reader.split_partition_queue(topic, partition);
-            let mut queue = queue.ok_or_else(|| TaskError::new(Class::Fatal, what.clone()))?;
+            let records = Records::new(&link.reader, topic, partition);
+            let mut records = records.ok_or_else(|| TaskError::new(Class::Fatal, what.clone()))?;
             let arrivals = Arc::clone(arrivals);
-            queue.set_nonempty_callback(move || arrivals.add());
+            records.on_arrival(move || arrivals.add());
             let mut assignment = TopicPartitionList::new();
             let assigned = assignment
                 .add_partition_offset(topic, partition, Offset::Offset(offset))
                 .and_then(|()| link.reader.incremental_assign(&assignment));
             assigned.map_err(|e| link.failed(&what, e))?;
-            self.records = Some(queue);
+            self.records = Some(records);
         }
         (self.next, self.at_end) = (Some(offset), false);
         Ok(())
@@ -371,26 +271,11 @@ impl SourceTask for KafkaSource {
         let mut config = config(Side::Source, bootstrap, properties);
         let asker = asker(&config)?;
         let partitions: i32 = self.topics(&asker)?.iter().map(|topic| topic.partitions).sum();
-        let cluster = cluster_id(&asker);
         if !properties.contains_key(AHEAD) {
             let each = AHEAD_KIB_MAX / usize::try_from(partitions.max(1)).unwrap_or(1);
             config.set(AHEAD, each.clamp(1024, 16 * 1024).to_string());
         }
-        let reader = Arc::new(consumer(&config, &self.group)?);
-        let topics: Vec<&str> =
-            self.settings.topic.iter().chain(&self.settings.topics).map(String::as_str).collect();
-        let member = self.settings.shared.then(|| member(&config, &self.group, &topics)).transpose()?;
-        let (group, bootstrap) = (self.group.clone(), bootstrap.clone());
-        self.link = Some(Arc::new(Link {
-            reader,
-            asker,
-            member,
-            ending: Mutex::default(),
-            config,
-            group,
-            bootstrap,
-            cluster,
-        }));
+        self.link = Some(Arc::new(Link::new(&self.settings, &self.group, config, asker)?));
         Ok(())
     }
 
@@ -421,16 +306,16 @@ impl SourceTask for KafkaSource {
             open.probed = None;
             open.begin(&link, &self.arrivals, (topic, queue), range.start)?;
         }
-        let records = open.records.as_ref().ok_or_else(unknown)?;
+        let records = open.records.as_mut().ok_or_else(unknown)?;
         let what = format!("cannot read topic {topic} partition {queue} from {}", range.start);
         let mut columns =
             Columns::new(&self.needs, &self.settings.key, (topic, queue, link.cluster.as_deref()));
         let (mut next, mut absent, mut goes_on) = (range.start, 0_i64, true);
         while columns.len() < SLICE_ROWS_MAX && columns.bytes() < bytes_max {
-            match records.poll(Duration::ZERO) {
+            match records.next(Duration::ZERO) {
                 None => break,
-                Some(Ok(message)) => {
-                    let offset = message.offset();
+                Some(Ok(record)) => {
+                    let offset = record.offset();
                     (open.at_end, open.probed) = (false, None);
                     if offset < next {
                         let message =
@@ -438,7 +323,7 @@ impl SourceTask for KafkaSource {
                         return Err(TaskError::new(Class::Retry, message));
                     }
                     if columns.len() == 0 {
-                        let mark = Mark::of(&message);
+                        let mark = Mark::of(&record);
                         open.last = Some(mark);
                         open.compared.get_or_insert(mark);
                     }
@@ -450,7 +335,7 @@ impl SourceTask for KafkaSource {
                         break;
                     }
                     columns
-                        .push(&message)
+                        .push(&record)
                         .map_err(|e| TaskError::new(Class::Fatal, what.clone()).because(e))?;
                     next = offset + 1;
                     if next == range.end {
@@ -511,7 +396,7 @@ impl SourceTask for KafkaSource {
         let range = Range { start: range.start, end: next };
         let stored_ms = columns.last_ms;
         let (envelope, rejects) =
-            columns.finish(topic, queue).map_err(|e| TaskError::new(Class::Fatal, what).because(e))?;
+            columns.finish().map_err(|e| TaskError::new(Class::Fatal, what).because(e))?;
         let bytes = batch_bytes(&envelope) + rejects.iter().map(|reject| reject.body.len()).sum::<usize>();
         let absent = u64::try_from(absent).unwrap_or(0);
         let (decoded, deduplicated) = (None, Vec::new());
@@ -585,65 +470,5 @@ fn out_of_range(error: KafkaError) -> KafkaError {
             KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetOutOfRange)
         }
         _ => error,
-    }
-}
-
-/// Keeps the group's offsets at the brokers, for Kafka's own tools.
-struct Confirmer {
-    link: Option<Arc<Link>>,
-}
-
-impl Confirm for Confirmer {
-    /// What brokers show is on all replicas that count; nothing makes it more durable.
-    fn secure(&self, _topic: &str, _queue: i32, _end: i64) -> Result<(), TaskError> {
-        Ok(())
-    }
-
-    fn confirm(&self, topic: &str, queue: i32, end: i64) -> Result<(), TaskError> {
-        let link = opened(self.link.as_ref())?;
-        // Others read on: what is stored now comes again there, and their offset is not set back.
-        if link.member.as_ref().is_some_and(|member| !member.context().assigned.has(topic, queue)) {
-            return Ok(());
-        }
-        link.committed(link.commits().add(link.committer(), (topic, queue), end))
-    }
-
-    fn same(&self, topic: &str, queue: i32, recorded: &str, current: &str) -> Result<bool, TaskError> {
-        if recorded == current {
-            return Ok(true);
-        }
-        let (Some(recorded), Some(current)) = (Mark::parse(recorded), Mark::parse(current)) else {
-            return Ok(false);
-        };
-        match recorded.is_of(&current) {
-            Some(known) => Ok(known),
-            None => {
-                let link = opened(self.link.as_ref())?;
-                // An offset beyond the end can not be read from.
-                if bounds(&link.asker, topic, queue)?.1 <= recorded.offset {
-                    return Ok(false);
-                }
-                let found = link.marks(&[(topic, queue, recorded.offset)])?;
-                Ok(found.first().is_some_and(|found| recorded.is_still(found)))
-            }
-        }
-    }
-
-    fn confirmed(&self, topic: &str, queue: i32) -> Result<Option<i64>, TaskError> {
-        let link = opened(self.link.as_ref())?;
-        if let Err(error) = link.commits().commit(link.committer(), CommitMode::Sync) {
-            // At worst rows come twice.
-            tracing::warn!(group = link.group, %error, "offsets are not committed yet");
-        }
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(topic, queue);
-        let committed = link.reader.committed_offsets(asked, ANSWER_MAX);
-        let committed = committed
-            .map_err(|e| link.failed(&format!("cannot ask for the offset of group {}", link.group), e))?;
-        let found = committed.find_partition(topic, queue).map(|partition| partition.offset());
-        Ok(match found {
-            Some(Offset::Offset(offset)) => Some(offset),
-            _ => None,
-        })
     }
 }

@@ -8,7 +8,9 @@ use sluice_bridges::postgres::SslMode;
 use sluice_bridges::postgres::client::Link;
 use sluice_client::Tls;
 use sluice_connect::progress::Stop;
-use sluice_connect::task::{Class, Confirm, Needs, Range, Read, Reject, SourceQueue, SourceTask, TaskError};
+use sluice_connect::task::{
+    ACT_BYTES, Class, Confirm, Needs, Range, Read, Reject, SourceQueue, SourceTask, TaskError,
+};
 
 use super::place::Numbering;
 use super::settle::Settle;
@@ -245,7 +247,8 @@ impl SourceTask for PostgresSource {
         let (needs, mapping) = (self.needs.clone(), self.mapping.clone());
         let mut rows = Rows::new(&needs, &mapping, 0);
         let page = loop {
-            let page = self.page(&mut rows, &mut cursor, (range, to), bytes_max)?;
+            // Each page is a statement.
+            let page = self.page(&mut rows, &mut cursor, (range, to), bytes_max.max(ACT_BYTES))?;
             // What a page gives beyond its bytes is sent in vain.
             self.page_rows = match usize::try_from(page.records) {
                 Ok(records) if page.is_long => records.max(1),
