@@ -147,13 +147,14 @@ impl ArrowFile {
         Ok(())
     }
 
-    /// Writes the footer.
-    pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<FileOut, ArrowError> {
+    /// Writes the footer, and makes the file durable.
+    pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<(), ArrowError> {
         self.end_batch()?;
         for (key, value) in metadata {
             self.writer.write_metadata(*key, value);
         }
-        self.writer.into_inner()
+        self.writer.finish()?;
+        Ok(self.writer.get_mut().finish()?)
     }
 }
 

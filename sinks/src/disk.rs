@@ -72,7 +72,7 @@ impl FileOut {
     }
 
     /// Writes the rest and makes the file's bytes durable.
-    pub(crate) fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.write_out(&[])?;
         self.open()?.sync()
     }

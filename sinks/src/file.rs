@@ -318,12 +318,9 @@ impl TextFile {
         Ok(self.coder.end()?.drain()?)
     }
 
-    pub(crate) fn finish(mut self) -> Result<FileOut, ArrowError> {
-        self.coder.end()?;
-        match self.coder {
-            Coder::Idle(out) => Ok(out),
-            _ => Err(ArrowError::from(broken())),
-        }
+    /// Makes the file durable.
+    pub(crate) fn finish(mut self) -> Result<(), ArrowError> {
+        Ok(self.coder.end()?.finish()?)
     }
 }
 
@@ -481,7 +478,7 @@ mod tests {
             file.flush().unwrap();
         }
         let sum = file.text();
-        file.finish().unwrap().finish().unwrap();
+        file.finish().unwrap();
         let place = Folder::new(Arc::new(RealDisk), folder.path().to_owned());
         assert_eq!(holds(&place, &name, sum).unwrap(), Some(true));
         assert_eq!(holds(&place, &name, TextSum { bytes: sum.bytes + 1, ..sum }).unwrap(), Some(false));

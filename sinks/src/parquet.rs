@@ -255,13 +255,15 @@ impl ParquetFile {
         Ok(self.writer.inner_mut().drain()?)
     }
 
-    /// Writes the footer.
-    pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<FileOut, ParquetError> {
+    /// Writes the footer, and makes the file durable.
+    pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<(), ParquetError> {
         self.encode()?;
         for (key, value) in metadata {
             self.writer.append_key_value_metadata(KeyValue::new((*key).to_owned(), value.clone()));
         }
-        self.writer.into_inner()
+        // Not `into_inner`: it makes a text of a write that fails, and a full disk could not be told from bad rows.
+        self.writer.finish()?;
+        Ok(self.writer.inner_mut().finish()?)
     }
 }
 
@@ -301,7 +303,32 @@ pub(crate) fn error(path: &Path, cause: ParquetError) -> TaskError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, BinaryViewArray};
+    use nix::errno::Errno;
+    use sluice_testkit::{Call, FaultyDisk};
+
     use super::*;
+
+    #[test]
+    fn a_write_that_fails_is_told_as_such_wherever_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let format = ParquetFormat::new(&serde_saphyr::from_str("{path: ./lake, codec: none}").unwrap());
+        // The buffer goes to the disk with another part of the row group or the footer each time.
+        for (nth, len) in (240 * 1024..257 * 1024).step_by(512).enumerate() {
+            let row: ArrayRef = Arc::new(BinaryViewArray::from_iter_values([vec![7; len]]));
+            let batch = RecordBatch::try_from_iter([("row", row)]).unwrap();
+            let disk = FaultyDisk::new();
+            disk.fail(Call::Write, 1, Errno::ENOSPC);
+            let path = folder.path().join(nth.to_string());
+            let out = FileOut::new(Arc::new(disk), path.clone());
+            let mut file = format.writer(batch.schema(), out).unwrap();
+            let written = file.write(&batch).and_then(|()| file.finish(&[]));
+            let error = error(&path, written.unwrap_err());
+            assert_eq!(error.class, Class::Retry, "{len} bytes: {error}");
+        }
+    }
 
     #[test]
     fn codecs_are_read_with_their_level() {

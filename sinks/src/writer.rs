@@ -202,11 +202,10 @@ impl Writer {
 
     /// Ends the file with this in its footer, if it has one, durably.
     pub(crate) fn finish(self, path: &Path, metadata: &[(&str, String)]) -> Result<(), TaskError> {
-        let out = match self {
-            Self::Parquet(file) => file.finish(metadata).map_err(|e| parquet::error(path, e))?,
-            Self::Arrow(file) => file.finish(metadata).map_err(|e| arrow_ipc::error(path, e))?,
-            Self::Text(file) => file.finish().map_err(|e| arrow_ipc::error(path, e))?,
-        };
-        out.finish().map_err(|e| failed("write", path.display(), e))
+        match self {
+            Self::Parquet(file) => file.finish(metadata).map_err(|e| parquet::error(path, e)),
+            Self::Arrow(file) => file.finish(metadata).map_err(|e| arrow_ipc::error(path, e)),
+            Self::Text(file) => file.finish().map_err(|e| arrow_ipc::error(path, e)),
+        }
     }
 }
