@@ -64,7 +64,7 @@ pub struct IcebergConfig {
     /// The object store, for a table that is in none of this machine's folders.
     #[serde(default)]
     pub store: Option<StoreConfig>,
-    /// How column chunks are compressed: `zstd(1)` to `zstd(22)`, `snappy`, `lz4`, `none`; `zstd(3)` if not said.
+    /// How column chunks are compressed: `zstd(1)` to `zstd(22)`, `snappy`, `lz4`, `none`; `zstd(1)` if not said.
     #[serde(default)]
     pub codec: Codec,
     /// Columns that the table is partitioned by, as they are: `$.field`, `$envelope_column` or a property.

@@ -58,7 +58,7 @@ fn four_hundred_columns_in_32_open_partitions_stay_within_the_limit() {
         codec: "zstd".parse().unwrap(),
         partition: vec!["$.part".to_owned()],
         open_partitions: 64,
-        // Not the sink's own bound of two row groups is tried here.
+        // Not the sink's own bound of four row groups is tried here.
         row_group: RowGroup { bytes: bytesize::ByteSize::gib(1), ..RowGroup::default() },
         rotate: Rotate { rows: u64::MAX, ..Rotate::default() },
     };
