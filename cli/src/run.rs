@@ -121,9 +121,13 @@ pub(crate) fn check_source(
         let mut source = build::source(parsed, shared, Vec::new())?;
         return ask(&mut *source).with_context(|| format!("pipeline {name}"));
     };
+    let topic = TopicName::new(&config.name).with_context(|| format!("pipeline {name}"))?;
+    // What it can not read is told by the opening that follows.
+    if Store::lists_topic(data_dir, &topic).unwrap_or(false) {
+        return Ok(());
+    }
     let existing = data_dir.exists().then(|| Store::open_read_only(data_dir)).transpose();
     let existing = existing.with_context(|| format!("cannot open the store {}", data_dir.display()))?;
-    let topic = TopicName::new(&config.name).with_context(|| format!("pipeline {name}"))?;
     if existing.as_ref().and_then(|store| store.topic(&topic)).is_some() {
         return Ok(());
     }

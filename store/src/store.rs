@@ -16,8 +16,8 @@ use crate::follower::Follower;
 use crate::index_file::Shape;
 use crate::key_index::KeyIndex;
 use crate::recovery::{self, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
-use crate::tables::name;
-use crate::tail::Tail;
+use crate::tables::{self, name};
+use crate::tail::{self, Change, Tail};
 use crate::view::View;
 use crate::{
     Access, Appended, Batch, ChainMark, ChainPosition, Clock, Error, LeaseChange, Leases, Read, Recovery,
@@ -168,6 +168,17 @@ impl Store {
     pub fn open_read_only(dir: &Path) -> Result<Self, Error> {
         let (view, follower) = Follower::open(dir)?;
         Ok(Self { handle: Arc::new(Handle { view: Arc::new(view), role: Role::Reader(Box::new(follower)) }) })
+    }
+
+    /// Whether the store in a folder has a topic, as far as its tables tell: one that was made after the last checkpoint
+    /// may be missed. Reads no log, unlike [`Store::open_read_only`].
+    pub fn lists_topic(dir: &Path, topic: &TopicName) -> Result<bool, Error> {
+        let (tables, checkpoint) = tables::read(dir)?;
+        let later = tail::read(&dir.join(name::TAIL), checkpoint.map_or(0, |c| c.generation))?.changes;
+        let is_deleted = later
+            .iter()
+            .any(|later| matches!(&later.change, Change::Delete { name } if name == topic.as_str()));
+        Ok(tables.topics.topics().any(|listed| listed.name == *topic) && !is_deleted)
     }
 
     /// Looks for what another process appended; nothing to do for the writer.

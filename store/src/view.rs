@@ -25,7 +25,7 @@ use crate::{Error, LeaseChange, Read, Recovery, Run};
 /// Records with a smaller gap between them share one view of the log, in bytes.
 const GAP_BYTES_MAX: u64 = 64 * 1024;
 /// Most consume-queue units read at once.
-const UNITS_MAX: usize = 4096;
+const UNITS_MAX: usize = 1024;
 
 /// The tables that can not be made again from the log.
 #[derive(Clone, Debug, Default)]

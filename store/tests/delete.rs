@@ -68,7 +68,10 @@ fn a_deleted_topic_stays_deleted_and_a_new_one_begins_at_zero() {
                 let place = Place::lazy();
                 let store = begun(&place, checkpoint);
                 let reader = Store::open_read_only(&place.dir()).unwrap();
+                let lists = |place: &Place| Store::lists_topic(&place.dir(), &topic("t")).unwrap();
+                assert!(lists(&place) || !checkpoint);
                 store.delete_topic(&topic("t")).unwrap();
+                assert!(!lists(&place));
                 assert!(matches!(store.delete_topic(&topic("t")), Err(Error::NoTopic { .. })));
                 check(&store, false);
                 reader.refresh().unwrap();
@@ -83,6 +86,7 @@ fn a_deleted_topic_stays_deleted_and_a_new_one_begins_at_zero() {
                 }
                 check(&store, again);
                 let mut place = end(place, store, how);
+                assert!(lists(&place) == again || again && matches!(how, Ends::Killed));
                 for how in [Ends::Killed, Ends::Closed, Ends::Closed] {
                     check(&Store::open_read_only(&place.dir()).unwrap(), again);
                     let store = place.open();

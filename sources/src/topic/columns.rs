@@ -39,8 +39,9 @@ impl<'n> Texts<'n> {
             |name: &str| needs.columns.contains(&name).then(|| StringViewBuilder::with_capacity(rows));
         let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
         let map = needs.all_properties || needs.columns.contains(&"properties");
-        let map =
-            map.then(|| MapBuilder::new(Some(names), StringViewBuilder::new(), StringViewBuilder::new()));
+        // Two of the user's own for each message, say.
+        let views = || StringViewBuilder::with_capacity(2 * rows);
+        let map = map.then(|| MapBuilder::with_capacity(Some(names), views(), views(), rows));
         let named =
             needs.properties.iter().map(|name| (name.as_str(), StringViewBuilder::with_capacity(rows)));
         Self {
