@@ -35,8 +35,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 const SAME_INTERVAL: Duration = Duration::from_secs(20);
 /// How often a partition's end is asked for, for the lag.
 const END_INTERVAL: Duration = Duration::from_secs(2);
-/// What all partitions together read ahead, in KiB, about.
-const AHEAD_KIB_MAX: usize = 4 * 1024;
+/// What a partition reads ahead, in KiB: where it is the only one, where there are few, and where there are many.
+const AHEAD_KIB: [usize; 3] = [4 * 1024, 2 * 1024, 1024];
+/// What few partitions together read ahead, in KiB.
+const AHEAD_KIB_MAX: usize = 8 * 1024;
 /// Rows of one slice.
 const SLICE_ROWS_MAX: usize = 16_384;
 
@@ -264,6 +266,15 @@ impl Open {
     }
 }
 
+/// What each of so many partitions reads ahead, in KiB.
+fn ahead_kib(partitions: i32) -> usize {
+    let [alone, few, many] = AHEAD_KIB;
+    match usize::try_from(partitions) {
+        Ok(partitions @ 2..) => (AHEAD_KIB_MAX / partitions).clamp(many, few),
+        _ => alone,
+    }
+}
+
 impl SourceTask for KafkaSource {
     fn open(&mut self, needs: &Needs) -> Result<(), TaskError> {
         self.needs = needs.clone();
@@ -272,8 +283,7 @@ impl SourceTask for KafkaSource {
         let asker = asker(&config)?;
         let partitions: i32 = self.topics(&asker)?.iter().map(|topic| topic.partitions).sum();
         if !properties.contains_key(AHEAD) {
-            let each = AHEAD_KIB_MAX / usize::try_from(partitions.max(1)).unwrap_or(1);
-            config.set(AHEAD, each.clamp(1024, 16 * 1024).to_string());
+            config.set(AHEAD, ahead_kib(partitions).to_string());
         }
         self.link = Some(Arc::new(Link::new(&self.settings, &self.group, config, asker)?));
         Ok(())
