@@ -13,7 +13,6 @@ import io
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import tempfile
 import threading
@@ -28,6 +27,8 @@ from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
+
+from processes import free_ports
 
 SLUICE = str(pathlib.Path(os.environ["SLUICE"]).resolve())
 LOGIN = "Basic " + base64.b64encode(b"sluice:secret").decode()
@@ -155,12 +156,6 @@ def event_file() -> descriptor_pb2.FileDescriptorProto:
     return file
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def run(folder: pathlib.Path, *arguments: str, stdin: bytes | None = None) -> str:
     environment = os.environ | {"REGISTRY_PASSWORD": "secret"}
     done = subprocess.run([SLUICE, *arguments], cwd=folder, env=environment, input=stdin, capture_output=True)
@@ -198,7 +193,7 @@ def main() -> None:
     registry = f'registry: {{url: "{url}", user: sluice, password: "${{REGISTRY_PASSWORD}}"}}'
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        port, namesrv = free_port(), f"127.0.0.1:{free_port()}"
+        port, namesrv = free_ports(1), f"127.0.0.1:{free_ports(1)}"
         broker = subprocess.Popen([SLUICE, "broker", "--listen", f"127.0.0.1:{port}", "--namesrv-listen", namesrv, "--data-dir", "data"],
                                   cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:

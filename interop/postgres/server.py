@@ -1,10 +1,12 @@
 """A PostgreSQL server of its own in a folder, on a port that is free: started, killed, asked."""
 import os
 import pathlib
-import random
-import socket
 import subprocess
+import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from processes import free_ports  # noqa: E402
 
 USER = "sluice_test"
 
@@ -18,21 +20,9 @@ def programs() -> pathlib.Path:
     return found[-1].parent
 
 
-def free_port() -> int:
-    while True:
-        # Below those that the system gives to whoever connects, so that a server which is started again finds its own free.
-        port = random.randrange(20_000, 32_000)
-        try:
-            with socket.socket() as one:
-                one.bind(("127.0.0.1", port))
-            return port
-        except OSError:
-            continue
-
-
 class Server:
     def __init__(self, folder: pathlib.Path) -> None:
-        self.folder, self.port, self.bin = folder, free_port(), programs()
+        self.folder, self.port, self.bin = folder, free_ports(1), programs()
         folder.mkdir()
         # The server refuses to be run by root.
         self.drop: list = []
