@@ -144,6 +144,9 @@ public final class Probe {
             c.setConsumeThreadMin(2);
             c.setConsumeThreadMax(2);
             c.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+            // A rebalance makes the subscription's version newer; 5.x gives its heartbeat up while another is under way, and
+            // every broker then refuses its pulls ("not latest") until the next one, by default 30 s later.
+            c.setHeartbeatBrokerInterval(1_000);
             if (sink != null) {
                 c.registerMessageListener((MessageListenerConcurrently) (messages, context) -> {
                     messages.forEach(sink::add);
