@@ -5,6 +5,10 @@
 //! last is the one that counts. Never copies a body.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 /// Longest properties of one message, in bytes.
 pub const PROPERTIES_BYTES_MAX: usize = 32_767;
@@ -111,18 +115,31 @@ pub enum PropertyError {
     TooLong { name: String, len: usize, max: usize },
 }
 
-/// Adds a property to encoded properties. An empty value is the same as none, so nothing is written for it.
-pub fn push_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Result<(), PropertyError> {
-    let shown = || name.chars().take(300).collect::<String>();
+/// Whether a property could be read back if it was written. Does not count the bytes.
+pub fn check_property(name: &str, value: &str) -> Result<(), PropertyError> {
+    // No early end: so the compiler looks at many bytes at a time.
+    let any = |text: &str, is: fn(u8) -> bool| text.bytes().fold(false, |found, byte| found | is(byte));
+    let separator = |part| Err(PropertyError::Separator { name: shown(name), part });
     if name.is_empty() {
         return Err(PropertyError::NoName);
     }
-    if name.bytes().any(|b| b <= 2) {
-        return Err(PropertyError::Separator { name: shown(), part: "name" });
+    if any(name, |byte| byte <= 2) {
+        return separator("name");
     }
-    if memchr::memchr2(0, 2, value.as_bytes()).is_some() {
-        return Err(PropertyError::Separator { name: shown(), part: "value" });
+    if any(value, |byte| byte == 0 || byte == 2) {
+        return separator("value");
     }
+    Ok(())
+}
+
+/// As much of a name as an error tells.
+fn shown(name: &str) -> String {
+    name.chars().take(300).collect()
+}
+
+/// Adds a property to encoded properties. An empty value is the same as none, so nothing is written for it.
+pub fn push_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Result<(), PropertyError> {
+    check_property(name, value)?;
     if value.is_empty() {
         return Ok(());
     }
@@ -130,7 +147,7 @@ pub fn push_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Resul
     let gap = usize::from(properties.last().is_some_and(|&b| b != 2));
     let len = properties.len() + gap + name.len() + value.len() + 2;
     if len > PROPERTIES_BYTES_MAX {
-        return Err(PropertyError::TooLong { name: shown(), len, max: PROPERTIES_BYTES_MAX });
+        return Err(PropertyError::TooLong { name: shown(name), len, max: PROPERTIES_BYTES_MAX });
     }
     if gap == 1 {
         properties.push(2);
@@ -167,8 +184,8 @@ pub fn set_property(properties: &mut Vec<u8>, name: &str, value: &str) -> Result
 pub fn properties(encoded: &[u8]) -> impl Iterator<Item = (&str, &str)> {
     // All at once is cheaper than piece by piece; the pieces count alone only where one of them is no text.
     let (text, pieces) = str::from_utf8(encoded).map_or(("", encoded), |text| (text, &[][..]));
-    let of_text = text.split('\u{2}').filter_map(|entry| entry.split_once('\u{1}'));
-    let of_text = of_text.filter(|(name, value)| !name.is_empty() && !value.is_empty());
+    let of_text = places(text.as_bytes());
+    let of_text = of_text.filter_map(|(name, value)| Some((text.get(name)?, text.get(value)?)));
     of_text.chain(
         entries(pieces)
             .filter_map(|(name, value)| Some((str::from_utf8(name).ok()?, str::from_utf8(value).ok()?))),
@@ -208,10 +225,28 @@ pub fn property<'a>(encoded: &'a [u8], name: &str) -> Option<&'a str> {
 
 /// Entries with a name and a value, in their bytes.
 pub fn entries(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    split(encoded).filter_map(|entry| {
-        let at = entry.iter().position(|&b| b == 1)?;
-        let (name, value) = (entry.get(..at)?, entry.get(at + 1..)?);
-        (!name.is_empty() && !value.is_empty()).then_some((name, value))
+    places(encoded).filter_map(|(name, value)| Some((encoded.get(name)?, encoded.get(value)?)))
+}
+
+/// Where name and value of each entry stand that has both.
+fn places(encoded: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = encoded.get(start..)?;
+            // Names are short: looking at each byte is cheaper than a search that has to be set up.
+            let name = start..start + rest.iter().position(|&b| matches!(b, 1 | 2))?;
+            start = name.end + 1;
+            if encoded.get(name.end) == Some(&2) {
+                continue;
+            }
+            let after = encoded.get(start..)?;
+            let value = start..start + memchr::memchr(2, after).unwrap_or(after.len());
+            start = value.end + 1;
+            if !name.is_empty() && !value.is_empty() {
+                return Some((name, value));
+            }
+        }
     })
 }
 
@@ -236,6 +271,11 @@ pub fn tag_hash(tag: &str) -> i64 {
 
 /// [`tag_hash`] of a message's tag.
 pub fn tag_hash_of(encoded: &[u8]) -> i64 {
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(TAGS));
+    // One search for the name is cheaper than a walk over all entries, and many messages have no tag.
+    if NAME.find(encoded).is_none() {
+        return 0;
+    }
     property(encoded, TAGS).map_or(0, tag_hash)
 }
 
@@ -253,6 +293,23 @@ mod tests {
         assert!(text.is_empty());
         push_property(&mut text, "a", "1\u{1}x").unwrap();
         assert_eq!(properties(&text).collect::<Vec<_>>(), [("a", "1\u{1}x")]);
+    }
+
+    #[test]
+    fn entries_without_a_name_or_a_value_are_left_out_and_a_value_may_hold_a_separator_of_names() {
+        for (text, read) in [
+            ("", &[][..]),
+            ("a", &[]),
+            ("\u{1}", &[]),
+            ("\u{2}\u{2}", &[]),
+            ("\u{1}v\u{2}a\u{1}\u{2}a\u{2}b\u{1}2", &[("b", "2")]),
+            ("a\u{1}1\u{1}\u{2}a\u{1}\u{e9}\u{2}", &[("a", "1\u{1}"), ("a", "\u{e9}")]),
+        ] {
+            assert_eq!(properties(text.as_bytes()).collect::<Vec<_>>(), read, "{text:?}");
+            let read: Vec<_> = read.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+            assert_eq!(entries(text.as_bytes()).collect::<Vec<_>>(), read, "{text:?}");
+        }
+        assert_eq!(properties(b"a\x01\xff\x02b\x012").collect::<Vec<_>>(), [("b", "2")]);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use arrow::array::{
     Array, AsArray, BinaryViewArray, BooleanArray, MapArray, RecordBatch, StringViewArray,
     TimestampMillisecondArray,
 };
-use memchr::memchr2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_client::{Access, ClientSettings};
@@ -230,6 +229,8 @@ pub(crate) struct Rows<'a> {
     /// Topics, where a step has said them.
     pub(crate) route: Option<&'a StringViewArray>,
     properties: Option<(&'a MapArray, &'a StringViewArray, &'a StringViewArray)>,
+    /// The columns that become properties of these names, as far as there are any.
+    named: Vec<(&'static str, &'a StringViewArray)>,
 }
 
 impl<'a> Rows<'a> {
@@ -240,12 +241,15 @@ impl<'a> Rows<'a> {
             (column.null_count() < column.len()).then_some(column)
         };
         let map = envelope.column_by_name("properties").and_then(|c| c.as_map_opt());
+        let (keys, tags, ids) = (text("keys"), text("tags"), text("message_id"));
+        let named = [(TAGS, tags), (UNIQ_KEY, ids), (KEYS, keys)];
         Self {
             bodies: envelope.column_by_name("body").and_then(|c| c.as_binary_view_opt()),
             born: envelope.column_by_name("born_timestamp").and_then(|c| c.as_primitive_opt()),
-            keys: text("keys"),
-            tags: text("tags"),
-            ids: text("message_id"),
+            keys,
+            tags,
+            ids,
+            named: named.into_iter().filter_map(|(name, column)| Some((name, column?))).collect(),
             route: text(ROUTE),
             properties: map.and_then(|map| {
                 let columns = map.entries().columns();
@@ -279,12 +283,13 @@ impl<'a> Rows<'a> {
 
     /// The properties that have no column of their own.
     pub(crate) fn own_properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let map = self.properties.filter(|(map, ..)| map.is_valid(row));
-        map.into_iter().flat_map(move |(map, names, values)| {
+        let properties = self.properties.filter(|(map, ..)| map.is_valid(row));
+        let entries = properties.map_or(0..0, |(map, ..)| {
             let offsets = map.value_offsets();
             let place = |offset: i32| usize::try_from(offset).unwrap_or(0);
-            (place(offsets[row])..place(offsets[row + 1])).map(move |i| (names.value(i), values.value(i)))
-        })
+            place(offsets[row])..place(offsets[row + 1])
+        });
+        entries.filter_map(move |at| properties.map(|(_, names, values)| (names.value(at), values.value(at))))
     }
 
     /// Whether any row has a property of this name.
@@ -293,17 +298,42 @@ impl<'a> Rows<'a> {
     }
 
     /// The message's properties, without those that are empty, which are the same as none.
-    pub(crate) fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let own = self.own_properties(row);
-        let known = [(TAGS, self.tags), (UNIQ_KEY, self.ids), (KEYS, self.keys)];
-        let known = known.into_iter().filter_map(move |(name, column)| Some((name, text(column, row)?)));
-        own.chain(known).filter(|(_, value)| !value.is_empty())
+    pub(crate) fn properties(&self, row: usize) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let named =
+            self.named.iter().filter_map(move |&(name, column)| Some((name, text(Some(column), row)?)));
+        self.own_properties(row).chain(named).filter(|(_, value)| !value.is_empty())
     }
 
     /// The rows that can be no message, each with the reason.
     pub(crate) fn all_unfit(envelope: &'a RecordBatch) -> Vec<(usize, String)> {
         let rows = Self::new(envelope);
+        if rows.surely_fit() {
+            return Vec::new();
+        }
         (0..envelope.num_rows()).filter_map(|row| Some((row, rows.unfit(row)?))).collect()
+    }
+
+    /// Whether no row can be unfit, by a look at whole columns: of nearly all batches that is all that is to be asked.
+    fn surely_fit(&self) -> bool {
+        let longest = |column: &StringViewArray| column.lengths().max().unwrap_or(0) as usize;
+        let (mut entries, mut values, mut without) = (self.named.len(), 0, true);
+        if let Some((map, names, of_names)) = self.properties {
+            let counts = map.value_offsets().windows(2).map(|ends| ends[1].saturating_sub(ends[0]));
+            entries += usize::try_from(counts.max().unwrap_or(0)).unwrap_or(usize::MAX);
+            values = longest(names) + longest(of_names);
+            without = names.lengths().all(|len| len > 0)
+                && surely_without_separators(names)
+                && surely_without_separators(of_names);
+        }
+        for (name, column) in &self.named {
+            values = values.max(name.len() + longest(column));
+            without &= surely_without_separators(column);
+        }
+        let body = self.bodies.map_or(0, |bodies| bodies.lengths().max().unwrap_or(0) as usize);
+        without
+            && self.route.is_none()
+            && body <= BODY_BYTES_MAX
+            && entries.saturating_mul(values + 2) <= ATOMIC_PROPERTIES_BYTES_MAX
     }
 
     /// Why a row can be no message of an atomic batch, if so.
@@ -319,23 +349,33 @@ impl<'a> Rows<'a> {
         }
         let mut bytes = 0;
         let checked = self.properties(row).try_for_each(|(name, value)| {
-            if name.is_empty() {
-                return Err("a property has no name".to_owned());
-            }
-            if name.bytes().any(|b| b <= 2) || memchr2(0, 2, value.as_bytes()).is_some() {
-                let name = name.escape_debug();
-                return Err(format!("property `{name}` holds a byte that separates properties"));
-            }
             bytes += name.len() + value.len() + 2;
-            Ok(())
+            message::check_property(name, value)
         });
-        if let Err(reason) = checked {
-            return Some(reason);
+        if let Err(error) = checked {
+            return Some(error.to_string());
         }
         (bytes > ATOMIC_PROPERTIES_BYTES_MAX).then(|| {
             format!("properties of {bytes} bytes exceed the limit of {ATOMIC_PROPERTIES_BYTES_MAX} bytes")
         })
     }
+}
+
+/// Whether no text of a column has a byte of those that separate properties, or a zero. A column that shows a part of its
+/// blocks only may be doubted without reason.
+fn surely_without_separators(column: &StringViewArray) -> bool {
+    const ONES: u128 = u128::MAX / 255;
+    // Its lowest top bit that is set marks the first byte below 3.
+    let below = |text: u128| text.wrapping_sub(3 * ONES) & !text & (128 * ONES);
+    // Four bytes of a view are the length, the others the text if it is that short.
+    let short = |view: &u128| match *view & 0xFFFF_FFFF {
+        len @ ..=12 => below(view >> 32) & ((1 << (8 * len)) - 1),
+        _ => 0,
+    };
+    let blocks = column.data_buffers().iter().flat_map(|block| block.iter());
+    // No early end: so the compiler looks at many bytes at a time.
+    column.views().iter().fold(0, |found, view| found | short(view)) == 0
+        && !blocks.fold(false, |found, &byte| found | (byte <= 2))
 }
 
 pub(crate) fn text(column: Option<&StringViewArray>, row: usize) -> Option<&str> {
