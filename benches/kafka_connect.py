@@ -27,7 +27,8 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "interop"))
 import flights
-from rocketmq import binary, free_ports
+from processes import free_ports
+from rocketmq import binary
 
 WAIT_MAX = 600
 
@@ -88,7 +89,7 @@ class Kafka:
     """One node of Apache Kafka that holds the rows."""
 
     def __init__(self, folder: pathlib.Path):
-        self.folder, self.port = folder / "kafka", free_ports(1)[0]
+        self.folder, self.port = folder / "kafka", free_ports(1)
         self.environment = os.environ | {"KAFKA_PORT": str(self.port), "BROKER_HEAP": "1g"}
         subprocess.run([ROOT / "interop/peers", "start", "kafka", self.folder], env=self.environment, check=True)
 
@@ -142,7 +143,7 @@ def connect(kafka: Kafka, folder: pathlib.Path, number: int, rows: int, commit_s
     folder = folder / f"connect-{number}"
     folder.mkdir()
     kafka.create(f"control-{number}", 1)
-    warehouse, rest = folder / "warehouse", free_ports(1)[0]
+    warehouse, rest = folder / "warehouse", free_ports(1)
     (folder / "worker.properties").write_text(f"""
 bootstrap.servers=127.0.0.1:{kafka.port}
 key.converter=org.apache.kafka.connect.storage.StringConverter

@@ -6,18 +6,20 @@ Needs a JDK 17 and Maven for the real broker (tuned as its documentation says: 4
 Builds what SLUICE and LOAD do not name. Prints medians and their ratios.
 """
 import argparse
-import contextlib
 import json
 import os
 import pathlib
 import signal
-import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "interop"))
+from processes import free_ports, rocketmq_ports
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -29,24 +31,13 @@ def binary(variable: str, *build: str) -> str:
     return str(target / ("examples/load" if "--example" in build else "sluice"))
 
 
-def free_ports(count: int) -> list[int]:
-    """A run of free ports with room around each: the real broker takes the two beside its own."""
-    with contextlib.ExitStack() as held:
-        ports = []
-        while len(ports) < count:
-            taken = held.enter_context(socket.socket())
-            taken.bind(("127.0.0.1", 0))
-            ports.append(taken.getsockname()[1])
-        return ports
-
-
 class Sluice:
     name = "sluice"
 
     def __init__(self, folder: pathlib.Path, program: str, flush: str = "async"):
-        ports = free_ports(2)
-        self.namesrv = f"127.0.0.1:{ports[1]}"
-        command = [program, "broker", "--data-dir", str(folder / "store"), "--listen", f"127.0.0.1:{ports[0]}",
+        port = free_ports(2)
+        self.namesrv = f"127.0.0.1:{port + 1}"
+        command = [program, "broker", "--data-dir", str(folder / "store"), "--listen", f"127.0.0.1:{port}",
                    "--namesrv-listen", self.namesrv, "--flush", flush]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.process.stdout.readline()
@@ -61,9 +52,9 @@ class Real:
     name = "real"
 
     def __init__(self, folder: pathlib.Path, heap: str):
-        ports = free_ports(2)
-        self.namesrv, self.folder = f"127.0.0.1:{ports[1]}", folder
-        self.environment = os.environ | {"NAMESRV_PORT": str(ports[1]), "BROKER_PORT": str(ports[0]), "BROKER_HEAP": heap}
+        ports = rocketmq_ports()
+        self.namesrv, self.folder = f"127.0.0.1:{ports['NAMESRV_PORT']}", folder
+        self.environment = os.environ | ports | {"BROKER_HEAP": heap}
         subprocess.run([ROOT / "interop/peers", "start", "rocketmq", folder], env=self.environment, check=True,
                        stdout=subprocess.DEVNULL)
         self.pid = int((folder / "pids").read_text().split()[-1])

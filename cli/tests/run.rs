@@ -323,7 +323,7 @@ fn rows_that_can_be_no_message_go_where_errors_says() {
     place.write("in.csv", unfit_rows());
     let stopped = place.run(UNFIT);
     let said = stopped["load"]["error"].as_str().unwrap();
-    assert!(said.contains("queue offset 1: property `p` holds a byte that separates"), "{said}");
+    assert!(said.contains("queue offset 1: property \"p\" holds a separator or zero byte"), "{said}");
     let config = format!("{UNFIT}errors: {{then: dead_letter, dead_letter: dlq}}\n");
     for round in 0..2 {
         let summary = place.run(&config);
