@@ -89,7 +89,7 @@ class Kafka:
     """One node of Apache Kafka that holds the rows."""
 
     def __init__(self, folder: pathlib.Path):
-        self.folder, self.port = folder / "kafka", free_ports(1)
+        self.folder, self.port = folder / "kafka", free_ports(2)  # its own, and the controller's
         self.environment = os.environ | {"KAFKA_PORT": str(self.port), "BROKER_HEAP": "1g"}
         subprocess.run([ROOT / "interop/peers", "start", "kafka", self.folder], env=self.environment, check=True)
 

@@ -132,7 +132,7 @@ fn rows_that_do_not_begin_at_the_position_are_refused_and_nothing_is_stored() {
     assert_eq!(place.sink.position(&chain()).unwrap(), Some((9, "i".to_owned())));
 }
 
-/// Rows of a key and two properties: most of what clients write, and here and there a byte that must not be in it.
+/// Rows of a key and up to two properties: most of what clients write, and here and there a byte that must not be in it.
 fn odd_rows() -> impl Strategy<Value = Vec<(String, Vec<(String, String)>)>> {
     let plain = || "[a-z\u{e9}]{1,12}|[a-z]{13,30}";
     // A column keeps up to 12 bytes of a text beside its length, and longer ones elsewhere.
