@@ -244,12 +244,13 @@ impl<'a> Record<'a> {
             return Err(RecordError::Field { size, field: "size" });
         }
         let bytes = bytes.get(..size).ok_or(cut(size))?;
-        let mut fields = Fields { bytes, at: 8 };
-        Self::fields(&mut fields, magic).map_err(|field| RecordError::Field { size, field })
+        Self::fields(bytes, magic).map_err(|field| RecordError::Field { size, field })
     }
 
-    fn fields(fields: &mut Fields<'a>, magic: u32) -> Result<Self, &'static str> {
-        let size = fields.bytes.len();
+    fn fields(bytes: &'a [u8], magic: u32) -> Result<Self, &'static str> {
+        let size = bytes.len();
+        let mut fields = Fields { rest: bytes };
+        fields.array::<8>("size")?;
         let body_crc = u32::from_be_bytes(fields.array("body crc")?);
         let queue_id = i32::from_be_bytes(fields.array("queue id")?);
         let flag = i32::from_be_bytes(fields.array("flag")?);
@@ -263,7 +264,7 @@ impl<'a> Record<'a> {
         let reconsume_times = i32::from_be_bytes(fields.array("reconsume times")?);
         let prepared_transaction_offset = i64::from_be_bytes(fields.array("prepared transaction offset")?);
         let body_len = u32::from_be_bytes(fields.array("body length")?) as usize;
-        let body_start = fields.at;
+        let body_start = size - fields.rest.len();
         let body = fields.take(body_len, "body length")?;
         let topic_len = if magic == MAGIC_V2 {
             usize::from(u16::from_be_bytes(fields.array("topic length")?))
@@ -273,9 +274,9 @@ impl<'a> Record<'a> {
         let topic = fields.take(topic_len, "topic length")?;
         let topic = str::from_utf8(topic).ok().filter(|t| !t.is_empty()).ok_or("topic")?;
         let properties_len = usize::from(u16::from_be_bytes(fields.array("properties length")?));
-        let properties_start = fields.at;
+        let properties_start = size - fields.rest.len();
         let properties = fields.take(properties_len, "properties length")?;
-        if properties_len > PROPERTIES_BYTES_MAX || fields.at != size {
+        if properties_len > PROPERTIES_BYTES_MAX || !fields.rest.is_empty() {
             return Err("properties length");
         }
         Ok(Self {
@@ -336,20 +337,20 @@ pub fn records(bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>, RecordEr
 
 /// Reads fields one after the other; an error is the name of the field that does not fit.
 struct Fields<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
     fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], &'static str> {
-        let end = self.at.checked_add(len).ok_or(field)?;
-        let taken = self.bytes.get(self.at..end).ok_or(field)?;
-        self.at = end;
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(field)?;
+        self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], &'static str> {
-        self.take(N, field)?.try_into().map_err(|_| field)
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(field)?;
+        self.rest = rest;
+        Ok(*taken)
     }
 
     fn host(&mut self, v6: bool, field: &'static str) -> Result<SocketAddr, &'static str> {

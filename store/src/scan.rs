@@ -316,7 +316,8 @@ impl Window {
         let file_len = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
         let left = to_len((start + file_len).saturating_sub(at));
         self.at = at;
-        self.bytes = vec![0; len.min(left)];
+        // The old buffer, as far as it goes: a fresh one would be zeroed, and faulted in page by page.
+        self.bytes.resize(len.min(left), 0);
         let mut filled = 0;
         while let Some(rest) = self.bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, at - start + filled as u64) {
