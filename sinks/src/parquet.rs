@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
@@ -34,6 +35,17 @@ pub(crate) const EXTENSION: &str = "parquet";
 
 /// What the encoders of one column hold before its first row, in bytes: mostly the table of its dictionary.
 const COLUMN_ENCODER_BYTES: usize = 80 * 1024;
+
+/// What the open files of a sink together gather of rows before they encode them, in bytes: a column's dictionary stays in the
+/// processor's cache for so many rows, and not only for those of one slice.
+const GATHER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Batches are joined as they come up to this size, in bytes: many small ones would hold more than their rows do.
+const JOINED_BYTES: usize = 256 * 1024;
+
+/// Rows in a page. For each column there is a page of rows that are not encoded yet and a context of zstd in proportion: with
+/// half of what is usual 19 columns in two files take 10 MiB less, in files 0.4 % larger.
+const PAGE_ROWS: usize = 10_000;
 
 /// Columns of the envelope whose values rise from row to row or stay: what they differ by is a fraction of a
 /// dictionary, and takes no table of what was seen.
@@ -158,6 +170,8 @@ impl From<Codec> for Compression {
 pub(crate) struct ParquetFormat {
     properties: WriterProperties,
     row_group_bytes: usize,
+    /// Held by each open file as well.
+    open: Arc<()>,
 }
 
 impl ParquetFormat {
@@ -171,10 +185,11 @@ impl ParquetFormat {
             // Rows are counted by the writer, bytes by us: its own estimate leaves out what the open
             // dictionaries hold.
             .set_max_row_group_bytes(None)
+            .set_data_page_row_count_limit(PAGE_ROWS)
             .set_created_by(format!("sluice {}", env!("CARGO_PKG_VERSION")))
             .build();
         let row_group_bytes = usize::try_from(config.row_group.bytes.as_u64()).unwrap_or(usize::MAX);
-        Self { properties, row_group_bytes }
+        Self { properties, row_group_bytes, open: Arc::default() }
     }
 
     /// What all writers of a sink may hold together, in bytes.
@@ -203,7 +218,8 @@ impl ParquetFormat {
         let mut writer = ArrowWriter::try_new_with_options(out, schema, options)?;
         writer.append_key_value_metadata(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), plain));
         let (waiting, waiting_bytes) = (Vec::new(), 0);
-        Ok(ParquetFile { writer, row_group_bytes: self.row_group_bytes, encoders, waiting, waiting_bytes })
+        let (row_group_bytes, open) = (self.row_group_bytes, Arc::clone(&self.open));
+        Ok(ParquetFile { writer, row_group_bytes, encoders, waiting, waiting_bytes, open })
     }
 }
 
@@ -213,45 +229,52 @@ pub(crate) struct ParquetFile {
     row_group_bytes: usize,
     /// What the encoders of a row group hold at least, in bytes.
     encoders: usize,
-    /// Rows of the next row group, which has no encoders yet: these would weigh more than the rows do, and with
-    /// many columns and many open files much more.
+    /// Rows that are not encoded yet.
     waiting: Vec<RecordBatch>,
     waiting_bytes: usize,
+    open: Arc<()>,
 }
 
 impl ParquetFile {
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
-        if self.writer.in_progress_rows() == 0 {
-            self.wait(plain::compact(batch)?)?;
-            if self.waiting_bytes >= self.encoders.min(self.row_group_bytes) {
-                self.encode()?;
+        self.wait(plain::compact(batch)?)?;
+        if self.waiting_bytes >= self.waiting_max() {
+            self.encode()?;
+            if self.writer.memory_size() >= self.row_group_bytes {
+                self.writer.flush()?;
             }
-        } else {
-            self.writer.write(batch)?;
-        }
-        if self.writer.memory_size() >= self.row_group_bytes {
-            self.writer.flush()?;
         }
         Ok(())
     }
 
-    /// Keeps rows, in batches that halve in size: many small ones would hold more than their rows do.
+    /// How much waits before it is encoded, in bytes. The first rows of a row group wait until they weigh what its encoders
+    /// do: with many columns and many open files these would be most of the memory.
+    fn waiting_max(&self) -> usize {
+        let files = Arc::strong_count(&self.open).saturating_sub(1).max(1);
+        let first = if self.writer.in_progress_rows() == 0 { self.encoders } else { 0 };
+        (GATHER_BYTES / files).max(first).min(self.row_group_bytes)
+    }
+
     fn wait(&mut self, mut batch: RecordBatch) -> Result<(), ParquetError> {
-        while let Some(last) = self.waiting.pop_if(|last| last.num_rows() <= 2 * batch.num_rows()) {
+        let mut bytes = batch.get_array_memory_size();
+        while let Some(last) = self.waiting.pop_if(|last| {
+            last.num_rows() <= 2 * batch.num_rows() && last.get_array_memory_size() + bytes <= JOINED_BYTES
+        }) {
             self.waiting_bytes -= last.get_array_memory_size();
             batch = concat_batches(last.schema_ref(), [&last, &batch])?;
+            bytes = batch.get_array_memory_size();
         }
-        self.waiting_bytes += batch.get_array_memory_size();
+        self.waiting_bytes += bytes;
         self.waiting.push(batch);
         Ok(())
     }
 
     fn encode(&mut self) -> Result<(), ParquetError> {
-        for batch in self.waiting.drain(..) {
-            self.writer.write(&batch)?;
-        }
+        let Some(first) = self.waiting.first() else { return Ok(()) };
+        let rows = concat_batches(first.schema_ref(), &self.waiting)?;
+        self.waiting.clear();
         self.waiting_bytes = 0;
-        Ok(())
+        self.writer.write(&rows)
     }
 
     /// What is held for the open row group and before the disk, in bytes.
@@ -348,6 +371,36 @@ mod tests {
             let error = error(&path, written.unwrap_err());
             assert_eq!(error.class, Class::Retry, "{len} bytes: {error}");
         }
+    }
+
+    #[test]
+    fn rows_wait_together_and_keep_no_more_than_themselves() {
+        let folder = tempfile::tempdir().unwrap();
+        let format = ParquetFormat::new(&serde_saphyr::from_str("{path: ./lake, codec: none}").unwrap());
+        let bodies =
+            BinaryViewArray::from_iter_values((0_u32..20_000).map(|n| [&n.to_be_bytes()[..]; 25].concat()));
+        let all = RecordBatch::try_from_iter([("body", Arc::new(bodies) as ArrayRef)]).unwrap();
+        let paths = ["one", "two"].map(|name| folder.path().join(name));
+        let open = |path: &std::path::PathBuf| {
+            format.writer(all.schema(), FileOut::new(Arc::new(RealDisk), path.clone())).unwrap()
+        };
+        let (mut one, two) = (open(&paths[0]), open(&paths[1]));
+        for start in (0..2_000).step_by(20) {
+            one.write(&all.slice(start, 20)).unwrap();
+        }
+        // Of 2 MB in the slices' buffer 2,000 rows of 100 bytes and their views are kept, in few batches.
+        assert!((200_000..600_000).contains(&one.waiting_bytes), "{} bytes wait", one.waiting_bytes);
+        assert!(one.memory() >= one.waiting_bytes && one.waiting.len() < 20, "{} batches", one.waiting.len());
+        // What waits is shared by the open files, so that with one of them closed twice as much may.
+        let shared = one.waiting_max();
+        two.finish(&[]).unwrap();
+        assert_eq!((shared, one.waiting_max()), (GATHER_BYTES / 2, GATHER_BYTES));
+        one.write(&all.slice(2_000, 18_000)).unwrap();
+        one.finish(&[]).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&paths[0]).unwrap()).unwrap();
+        let read: Vec<_> = reader.with_batch_size(20_000).build().unwrap().map(Result::unwrap).collect();
+        let cast = arrow::compute::cast(all.column(0), read[0].column(0).data_type()).unwrap();
+        assert_eq!((read[0].num_rows(), read[0].column(0)), (20_000, &cast));
     }
 
     #[test]

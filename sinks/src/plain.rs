@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, GenericByteViewArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{ByteViewType, DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 /// The schema with views and dictionaries replaced, at any depth.
@@ -32,17 +32,27 @@ pub fn batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Arr
     RecordBatch::try_new_with_options(schema.clone(), columns, &options)
 }
 
-/// The batch with the bytes of its own rows alone: views may keep much more alive than they show.
+/// The batch with about the bytes of its own rows alone: views of a few rows may keep those of many alive.
 pub(crate) fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let compacted = batch.columns().iter().map(|column| -> ArrayRef {
         match column.data_type() {
-            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            DataType::Utf8View if is_sparse(column.as_string_view()) => {
+                Arc::new(column.as_string_view().gc())
+            }
+            DataType::BinaryView if is_sparse(column.as_binary_view()) => {
+                Arc::new(column.as_binary_view().gc())
+            }
             _ => column.clone(),
         }
     });
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(batch.schema(), compacted.collect(), &options)
+}
+
+/// Whether views show less than half of what they keep alive.
+fn is_sparse<T: ByteViewType>(views: &GenericByteViewArray<T>) -> bool {
+    views.data_buffers().iter().map(|buffer| buffer.len()).sum::<usize>()
+        > 2 * views.total_buffer_bytes_used()
 }
 
 fn plain_field(field: &FieldRef) -> FieldRef {
