@@ -39,8 +39,8 @@ pub fn config(side: Side, bootstrap: &str, properties: &Properties) -> ClientCon
             ("fetch.wait.max.ms", "100"),
             // Once enough is read ahead; its default, a second, is longer than what is ahead lasts, which is milliseconds.
             ("fetch.queue.backoff.ms", "2"),
-            // Compressed: what an answer unpacks to is held beside what is ahead.
-            ("fetch.message.max.bytes", "524288"),
+            // Compressed: what an answer unpacks to is held beside what is ahead, and many times as large.
+            ("fetch.message.max.bytes", "262144"),
         ],
         Side::Sink => &[
             ("acks", "all"),

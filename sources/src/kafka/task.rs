@@ -36,7 +36,7 @@ const SAME_INTERVAL: Duration = Duration::from_secs(20);
 /// How often a partition's end is asked for, for the lag.
 const END_INTERVAL: Duration = Duration::from_secs(2);
 /// What a partition reads ahead, in KiB: where it is the only one, where there are few, and where there are many.
-const AHEAD_KIB: [usize; 3] = [4 * 1024, 2 * 1024, 1024];
+const AHEAD_KIB: [usize; 3] = [4 * 1024, 1536, 1024];
 /// What few partitions together read ahead, in KiB.
 const AHEAD_KIB_MAX: usize = 8 * 1024;
 /// Rows of one slice.
