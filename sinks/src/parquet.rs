@@ -1,14 +1,12 @@
-//! Parquet files: settings, and how their rows and footers are written and read.
-//!
-//! It never names a file and never decides when one ends.
+//! Parquet files: settings, how a writer is made of them, and how footers are read. It never names a file.
+
+mod file;
 
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use bytesize::ByteSize;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -22,6 +20,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
 
+pub(crate) use self::file::ParquetFile;
 use crate::disk::{FileOut, failed};
 use crate::location::Location;
 use crate::objects::StoreConfig;
@@ -33,16 +32,6 @@ use crate::writer::Words;
 /// The end of a file's name.
 pub(crate) const EXTENSION: &str = "parquet";
 
-/// What the encoders of one column hold before its first row, in bytes: mostly the table of its dictionary.
-const COLUMN_ENCODER_BYTES: usize = 80 * 1024;
-
-/// What the open files of a sink together gather of rows before they encode them, in bytes: a column's dictionary stays in the
-/// processor's cache for so many rows, and not only for those of one slice.
-const GATHER_BYTES: usize = 4 * 1024 * 1024;
-
-/// Batches are joined as they come up to this size, in bytes: many small ones would hold more than their rows do.
-const JOINED_BYTES: usize = 256 * 1024;
-
 /// Rows in a page. For each column there is a page of rows that are not encoded yet and a context of zstd in proportion: with
 /// half of what is usual 19 columns in two files take 10 MiB less, in files 0.4 % larger.
 const PAGE_ROWS: usize = 10_000;
@@ -50,9 +39,6 @@ const PAGE_ROWS: usize = 10_000;
 /// Columns of the envelope whose values rise from row to row or stay: what they differ by is a fraction of a
 /// dictionary, and takes no table of what was seen.
 const RISING: [&str; 3] = ["queue_offset", "store_timestamp", "born_timestamp"];
-
-/// Rows that wait come to about this part of their size once they are encoded.
-const ENCODED_OF_WAITING: usize = 4;
 
 /// Settings of `sink: {parquet: …}`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -169,6 +155,7 @@ impl From<Codec> for Compression {
 #[derive(Clone, Debug)]
 pub(crate) struct ParquetFormat {
     properties: WriterProperties,
+    row_group_rows: usize,
     row_group_bytes: usize,
     /// Held by each open file as well.
     open: Arc<()>,
@@ -176,20 +163,16 @@ pub(crate) struct ParquetFormat {
 
 impl ParquetFormat {
     pub(crate) fn new(config: &ParquetConfig) -> Self {
-        let rows = usize::try_from(config.row_group.rows).unwrap_or(usize::MAX);
         let properties = WriterProperties::builder()
             .set_compression(config.codec.into())
             .set_dictionary_enabled(true)
             .set_statistics_enabled(EnabledStatistics::Page)
-            .set_max_row_group_row_count(Some(rows))
-            // Rows are counted by the writer, bytes by us: its own estimate leaves out what the open
-            // dictionaries hold.
-            .set_max_row_group_bytes(None)
             .set_data_page_row_count_limit(PAGE_ROWS)
             .set_created_by(format!("sluice {}", env!("CARGO_PKG_VERSION")))
             .build();
+        let row_group_rows = usize::try_from(config.row_group.rows).unwrap_or(usize::MAX);
         let row_group_bytes = usize::try_from(config.row_group.bytes.as_u64()).unwrap_or(usize::MAX);
-        Self { properties, row_group_bytes, open: Arc::default() }
+        Self { properties, row_group_rows, row_group_bytes, open: Arc::default() }
     }
 
     /// What all writers of a sink may hold together, in bytes.
@@ -214,96 +197,9 @@ impl ParquetFormat {
         }
         let options =
             ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-        let encoders = schema.flattened_fields().len() * COLUMN_ENCODER_BYTES;
-        let mut writer = ArrowWriter::try_new_with_options(out, schema, options)?;
+        let mut writer = ArrowWriter::try_new_with_options(out, schema.clone(), options)?;
         writer.append_key_value_metadata(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), plain));
-        let (waiting, waiting_bytes) = (Vec::new(), 0);
-        let (row_group_bytes, open) = (self.row_group_bytes, Arc::clone(&self.open));
-        Ok(ParquetFile { writer, row_group_bytes, encoders, waiting, waiting_bytes, open })
-    }
-}
-
-/// One file being written.
-pub(crate) struct ParquetFile {
-    writer: ArrowWriter<FileOut>,
-    row_group_bytes: usize,
-    /// What the encoders of a row group hold at least, in bytes.
-    encoders: usize,
-    /// Rows that are not encoded yet.
-    waiting: Vec<RecordBatch>,
-    waiting_bytes: usize,
-    open: Arc<()>,
-}
-
-impl ParquetFile {
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
-        self.wait(plain::compact(batch)?)?;
-        if self.waiting_bytes >= self.waiting_max() {
-            self.encode()?;
-            if self.writer.memory_size() >= self.row_group_bytes {
-                self.writer.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// How much waits before it is encoded, in bytes. The first rows of a row group wait until they weigh what its encoders
-    /// do: with many columns and many open files these would be most of the memory.
-    fn waiting_max(&self) -> usize {
-        let files = Arc::strong_count(&self.open).saturating_sub(1).max(1);
-        let first = if self.writer.in_progress_rows() == 0 { self.encoders } else { 0 };
-        (GATHER_BYTES / files).max(first).min(self.row_group_bytes)
-    }
-
-    fn wait(&mut self, mut batch: RecordBatch) -> Result<(), ParquetError> {
-        let mut bytes = batch.get_array_memory_size();
-        while let Some(last) = self.waiting.pop_if(|last| {
-            last.num_rows() <= 2 * batch.num_rows() && last.get_array_memory_size() + bytes <= JOINED_BYTES
-        }) {
-            self.waiting_bytes -= last.get_array_memory_size();
-            batch = concat_batches(last.schema_ref(), [&last, &batch])?;
-            bytes = batch.get_array_memory_size();
-        }
-        self.waiting_bytes += bytes;
-        self.waiting.push(batch);
-        Ok(())
-    }
-
-    fn encode(&mut self) -> Result<(), ParquetError> {
-        let Some(first) = self.waiting.first() else { return Ok(()) };
-        let rows = concat_batches(first.schema_ref(), &self.waiting)?;
-        self.waiting.clear();
-        self.waiting_bytes = 0;
-        self.writer.write(&rows)
-    }
-
-    /// What is held for the open row group and before the disk, in bytes.
-    pub(crate) fn memory(&self) -> usize {
-        self.waiting_bytes + self.writer.memory_size() + self.writer.inner().memory()
-    }
-
-    /// The file's length if it ended here, about.
-    pub(crate) fn encoded(&self) -> u64 {
-        let waiting = self.waiting_bytes / ENCODED_OF_WAITING;
-        (self.writer.bytes_written() + self.writer.in_progress_size() + waiting) as u64
-    }
-
-    /// Ends the row group, and leaves nothing of it in memory.
-    pub(crate) fn flush(&mut self) -> Result<(), ParquetError> {
-        self.encode()?;
-        self.writer.flush()?;
-        Ok(self.writer.inner_mut().drain()?)
-    }
-
-    /// Writes the footer, and makes the file durable.
-    pub(crate) fn finish(mut self, metadata: &[(&str, String)]) -> Result<(), ParquetError> {
-        self.encode()?;
-        for (key, value) in metadata {
-            self.writer.append_key_value_metadata(KeyValue::new((*key).to_owned(), value.clone()));
-        }
-        // Not `into_inner`: it makes a text of a write that fails, and a full disk could not be told from bad rows.
-        self.writer.finish()?;
-        Ok(self.writer.inner_mut().finish()?)
+        ParquetFile::new(writer, schema, (self.row_group_rows, self.row_group_bytes), Arc::clone(&self.open))
     }
 }
 
@@ -343,87 +239,7 @@ pub(crate) fn error(path: &Path, cause: ParquetError) -> TaskError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, BinaryViewArray, Int64Array, StringArray};
-    use nix::errno::Errno;
-    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-    use sluice_store::file::RealDisk;
-    use sluice_testkit::{Call, FaultyDisk};
-
     use super::*;
-
-    #[test]
-    fn a_write_that_fails_is_told_as_such_wherever_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let format = ParquetFormat::new(&serde_saphyr::from_str("{path: ./lake, codec: none}").unwrap());
-        // The buffer goes to the disk with another part of the row group or the footer each time.
-        for (nth, len) in (240 * 1024..257 * 1024).step_by(512).enumerate() {
-            let row: ArrayRef = Arc::new(BinaryViewArray::from_iter_values([vec![7; len]]));
-            let batch = RecordBatch::try_from_iter([("row", row)]).unwrap();
-            let disk = FaultyDisk::new();
-            disk.fail(Call::Write, 1, Errno::ENOSPC);
-            let path = folder.path().join(nth.to_string());
-            let out = FileOut::new(Arc::new(disk), path.clone());
-            let mut file = format.writer(batch.schema(), out).unwrap();
-            let written = file.write(&batch).and_then(|()| file.finish(&[]));
-            let error = error(&path, written.unwrap_err());
-            assert_eq!(error.class, Class::Retry, "{len} bytes: {error}");
-        }
-    }
-
-    #[test]
-    fn rows_wait_together_and_keep_no_more_than_themselves() {
-        let folder = tempfile::tempdir().unwrap();
-        let format = ParquetFormat::new(&serde_saphyr::from_str("{path: ./lake, codec: none}").unwrap());
-        let bodies =
-            BinaryViewArray::from_iter_values((0_u32..20_000).map(|n| [&n.to_be_bytes()[..]; 25].concat()));
-        let all = RecordBatch::try_from_iter([("body", Arc::new(bodies) as ArrayRef)]).unwrap();
-        let paths = ["one", "two"].map(|name| folder.path().join(name));
-        let open = |path: &std::path::PathBuf| {
-            format.writer(all.schema(), FileOut::new(Arc::new(RealDisk), path.clone())).unwrap()
-        };
-        let (mut one, two) = (open(&paths[0]), open(&paths[1]));
-        for start in (0..2_000).step_by(20) {
-            one.write(&all.slice(start, 20)).unwrap();
-        }
-        // Of 2 MB in the slices' buffer 2,000 rows of 100 bytes and their views are kept, in few batches.
-        assert!((200_000..600_000).contains(&one.waiting_bytes), "{} bytes wait", one.waiting_bytes);
-        assert!(one.memory() >= one.waiting_bytes && one.waiting.len() < 20, "{} batches", one.waiting.len());
-        // What waits is shared by the open files, so that with one of them closed twice as much may.
-        let shared = one.waiting_max();
-        two.finish(&[]).unwrap();
-        assert_eq!((shared, one.waiting_max()), (GATHER_BYTES / 2, GATHER_BYTES));
-        one.write(&all.slice(2_000, 18_000)).unwrap();
-        one.finish(&[]).unwrap();
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&paths[0]).unwrap()).unwrap();
-        let read: Vec<_> = reader.with_batch_size(20_000).build().unwrap().map(Result::unwrap).collect();
-        let cast = arrow::compute::cast(all.column(0), read[0].column(0).data_type()).unwrap();
-        assert_eq!((read[0].num_rows(), read[0].column(0)), (20_000, &cast));
-    }
-
-    #[test]
-    fn columns_that_rise_need_no_dictionary_and_a_text_of_their_name_is_a_text() {
-        let numbers = Int64Array::from_iter_values(0..10_000);
-        let texts = StringArray::from_iter_values((0..10_000).map(|n| n.to_string()));
-        let format = ParquetFormat::new(&serde_saphyr::from_str("{path: ./lake, codec: none}").unwrap());
-        let mut sizes = Vec::new();
-        for column in [Arc::new(numbers) as ArrayRef, Arc::new(texts)] {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("one.parquet");
-            let batch = RecordBatch::try_from_iter([("queue_offset", column)]).unwrap();
-            let out = FileOut::new(Arc::new(RealDisk), path.clone());
-            let mut file = format.writer(batch.schema(), out).unwrap();
-            file.write(&batch).unwrap();
-            file.finish(&[]).unwrap();
-            let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
-            sizes.push(reader.metadata().row_group(0).column(0).compressed_size());
-            let read: Vec<_> = reader.with_batch_size(10_000).build().unwrap().map(Result::unwrap).collect();
-            assert_eq!(read[0].column(0), batch.column(0));
-        }
-        assert!(sizes[0] < 2_000 && sizes[1] > 40_000, "{sizes:?}");
-    }
 
     #[test]
     fn codecs_are_read_with_their_level() {
