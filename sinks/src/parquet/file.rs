@@ -21,7 +21,7 @@ const COLUMN_ENCODER_BYTES: usize = 80 * 1024;
 
 /// What the open files of a sink together gather of rows before they encode them, in bytes: a column's dictionary stays in the
 /// processor's cache for so many rows, and not only for those of one slice.
-const GATHER_BYTES: usize = 4 * 1024 * 1024;
+const GATHER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Batches are joined as they come up to this size, in bytes: many small ones would hold more than their rows do.
 const JOINED_BYTES: usize = 256 * 1024;
