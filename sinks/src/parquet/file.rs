@@ -23,8 +23,8 @@ const COLUMN_ENCODER_BYTES: usize = 80 * 1024;
 /// processor's cache for so many rows, and not only for those of one slice.
 const GATHER_BYTES: usize = 8 * 1024 * 1024;
 
-/// Batches are joined as they come up to this size, in bytes: many small ones would hold more than their rows do.
-const JOINED_BYTES: usize = 256 * 1024;
+/// Batches are joined up to so many bytes a column, as they come: many small ones would hold more than their rows do.
+const COLUMN_JOINED_BYTES: usize = 16 * 1024;
 
 /// Rows that wait come to about this part of their size once they are encoded.
 const ENCODED_OF_WAITING: usize = 4;
@@ -38,6 +38,8 @@ pub(crate) struct ParquetFile {
     row_group_bytes: usize,
     /// What the encoders of a row group hold at least, in bytes.
     encoders: usize,
+    /// Batches that wait are joined up to this size, in bytes.
+    joined: usize,
     /// The encoders of the row group, one for each leaf column; none before its first rows.
     columns: Vec<ArrowColumnWriter>,
     /// Rows in them.
@@ -58,14 +60,15 @@ impl ParquetFile {
         open: Arc<()>,
     ) -> Result<Self, ParquetError> {
         let (writer, factory) = writer.into_serialized_writer()?;
-        let encoders = schema.flattened_fields().len() * COLUMN_ENCODER_BYTES;
+        let columns = schema.flattened_fields().len();
         Ok(Self {
             writer,
             factory,
             schema,
             row_group_rows,
             row_group_bytes,
-            encoders,
+            encoders: columns * COLUMN_ENCODER_BYTES,
+            joined: columns * COLUMN_JOINED_BYTES,
             columns: Vec::new(),
             rows: 0,
             waiting: Vec::new(),
@@ -100,7 +103,7 @@ impl ParquetFile {
     fn wait(&mut self, mut batch: RecordBatch) -> Result<(), ParquetError> {
         let mut bytes = batch.get_array_memory_size();
         while let Some(last) = self.waiting.pop_if(|last| {
-            last.num_rows() <= 2 * batch.num_rows() && last.get_array_memory_size() + bytes <= JOINED_BYTES
+            last.num_rows() <= 2 * batch.num_rows() && last.get_array_memory_size() + bytes <= self.joined
         }) {
             self.waiting_bytes -= last.get_array_memory_size();
             batch = concat_batches(last.schema_ref(), [&last, &batch])?;
@@ -267,7 +270,7 @@ mod tests {
         }
         // Of 2 MB in the slices' buffer 2,000 rows of 100 bytes and their views are kept, in few batches.
         assert!((200_000..600_000).contains(&one.waiting_bytes), "{} bytes wait", one.waiting_bytes);
-        assert!(one.memory() >= one.waiting_bytes && one.waiting.len() < 20, "{} batches", one.waiting.len());
+        assert!(one.memory() >= one.waiting_bytes && one.waiting.len() < 40, "{} batches", one.waiting.len());
         // What waits is shared by the open files, so that with one of them closed twice as much may.
         let shared = one.waiting_max();
         two.finish(&[]).unwrap();
