@@ -316,7 +316,9 @@ impl Window {
         let file_len = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
         let left = to_len((start + file_len).saturating_sub(at));
         self.at = at;
-        // The old buffer, as far as it goes: a fresh one would be zeroed, and faulted in page by page.
+        // In the old buffer, as a fresh one would be faulted in page by page; but none of its bytes may stand at another place,
+        // if a read fails.
+        self.bytes.clear();
         self.bytes.resize(len.min(left), 0);
         let mut filled = 0;
         while let Some(rest) = self.bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
