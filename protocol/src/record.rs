@@ -232,6 +232,8 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// The record at the start of `bytes`. Checks lengths and magic, not the body's checksum.
+    // Inlined, a reader that wants few fields has no others built.
+    #[inline]
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let cut = |size| RecordError::Cut { size, len: bytes.len() };
         let head: &[u8; 8] = bytes.first_chunk().ok_or(cut(RECORD_BYTES_MIN))?;
@@ -247,6 +249,7 @@ impl<'a> Record<'a> {
         Self::fields(bytes, magic).map_err(|field| RecordError::Field { size, field })
     }
 
+    #[inline]
     fn fields(bytes: &'a [u8], magic: u32) -> Result<Self, &'static str> {
         let size = bytes.len();
         let mut fields = Fields { rest: bytes };
@@ -323,6 +326,7 @@ impl<'a> Record<'a> {
 }
 
 /// The records that stand one after the other in `bytes`. Ends after the first error.
+#[inline]
 pub fn records(bytes: &[u8]) -> impl Iterator<Item = Result<Record<'_>, RecordError>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -353,6 +357,7 @@ impl<'a> Fields<'a> {
         Ok(*taken)
     }
 
+    #[inline]
     fn host(&mut self, v6: bool, field: &'static str) -> Result<SocketAddr, &'static str> {
         let address: IpAddr = if v6 {
             Ipv6Addr::from(self.array::<16>(field)?).into()

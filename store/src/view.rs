@@ -185,7 +185,9 @@ impl View {
         let mut read = Read { next: from, ..Read::default() };
         let mut next = from.get();
         'full: while next < end && read.bytes < bytes_max.max(1) && read.records < records_max {
-            let room = (bytes_max.saturating_sub(read.bytes) / RECORD_BYTES_MIN + 1).min(UNITS_MAX);
+            // The next ones are about as long as those before.
+            let record_bytes = read.bytes.checked_div(read.records).unwrap_or(RECORD_BYTES_MIN).max(1);
+            let room = (bytes_max.saturating_sub(read.bytes) / record_bytes + 1).min(UNITS_MAX);
             let room = room.min(records_max - read.records);
             let some = self.units(&queue, next, end, room)?;
             if some.is_empty() {
