@@ -41,8 +41,10 @@ class Worker:
         self.metrics = json.loads(self.process.stdout.readline())["metrics"]
 
     def count(self, series: str) -> int:
+        """Its value; -1 while the pipeline has not begun."""
         text = urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=5).read().decode()
-        return int(re.search(rf"^sluice_pipeline_{series}{{.*?}} (\d+)$", text, re.M).group(1))
+        found = re.search(rf"^sluice_pipeline_{series}{{.*?}} (\d+)$", text, re.M)
+        return int(found.group(1)) if found else -1
 
     def finish(self) -> tuple[int, float, int]:
         """Rows published, CPU seconds, times fenced; once it has ended by itself."""
