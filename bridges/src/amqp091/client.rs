@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_rs::traits::Reactor;
@@ -60,11 +60,14 @@ impl Link {
         };
         let tokio = Tokio::default().with_handle(runtime.handle().clone());
         let kit = Kit::new(RuntimeParts::new(tokio.clone(), Streams(tokio)));
-        let (address, tls) = (way.address.clone(), Arc::new(tls));
         let opened = async {
             let properties = ConnectionProperties::default().with_connection_name("sluice".into());
+            // The client forgets an error of its own connecting that comes before it has queued its first frame, and
+            // waits; so it gets a connection that stands. It asks once, as it is not told to try again.
+            let stands = Mutex::new(Some(connect(&way.address, tls.as_ref()).await?));
             let stream = async move |_: AMQPUri, _| {
-                let stream = connect(&address, (*tls).as_ref()).await?;
+                let stream = stands.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let stream = stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
                 Ok(AsyncTcpStream::Plain(Guard::new(stream, body_max)))
             };
             let connection = Connection::connector(uri, kit, stream, properties).await?;
@@ -207,5 +210,28 @@ impl Reactor for Streams {
         _address: SocketAddr,
     ) -> impl Future<Output = io::Result<Guard>> + Send + 'static {
         std::future::ready(Err(io::Error::from(io::ErrorKind::Unsupported)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    #[test]
+    fn a_broker_that_is_away_is_told_at_once_each_time() {
+        // Nobody listens at a port that is held so.
+        let held = TcpSocket::new_v4().unwrap();
+        held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let url = format!("amqp://{}", held.local_addr().unwrap());
+        let way = Way::new(&url, None, None).unwrap();
+        for _ in 0..100 {
+            let error = Link::open(&way, None, 1024).map(|_| ()).unwrap_err();
+            let cause = error.source().map(ToString::to_string).unwrap_or_default();
+            assert!(cause.contains("refused"), "{error}: {cause}");
+        }
     }
 }
