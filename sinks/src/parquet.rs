@@ -1,5 +1,6 @@
 //! Parquet files: settings, how a writer is made of them, and how footers are read. It never names a file.
 
+mod encoding;
 mod file;
 
 use std::io;
@@ -7,15 +8,14 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use bytesize::ByteSize;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::arrow::{ARROW_SCHEMA_META_KEY, ArrowWriter, encode_arrow_schema};
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::ColumnPath;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sluice_connect::task::{Class, TaskError};
@@ -35,10 +35,6 @@ pub(crate) const EXTENSION: &str = "parquet";
 /// Rows in a page. For each column there is a page of rows that are not encoded yet and a context of zstd in proportion: with
 /// half of what is usual 19 columns in two files take 10 MiB less, in files 0.4 % larger.
 const PAGE_ROWS: usize = 10_000;
-
-/// Columns of the envelope whose values rise from row to row or stay: what they differ by is a fraction of a
-/// dictionary, and takes no table of what was seen.
-const RISING: [&str; 3] = ["queue_offset", "store_timestamp", "born_timestamp"];
 
 /// Settings of `sink: {parquet: …}`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -184,19 +180,9 @@ impl ParquetFormat {
         // Views are written as they are, without a copy; what the footer tells readers are plain types, as
         // many can't compare views yet.
         let plain = encode_arrow_schema(&plain::schema(&schema));
-        let mut properties = self.properties.clone().into_builder();
-        for name in RISING {
-            let rises =
-                |field: &Field| matches!(field.data_type(), DataType::Int64 | DataType::Timestamp(..));
-            if schema.field_with_name(name).is_ok_and(rises) {
-                let column = ColumnPath::from(name);
-                properties = properties
-                    .set_column_dictionary_enabled(column.clone(), false)
-                    .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
-            }
-        }
-        let options =
-            ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new()
+            .with_properties(self.properties.clone())
+            .with_skip_arrow_metadata(true);
         let mut writer = ArrowWriter::try_new_with_options(out, schema.clone(), options)?;
         writer.append_key_value_metadata(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), plain));
         ParquetFile::new(writer, schema, (self.row_group_rows, self.row_group_bytes), Arc::clone(&self.open))

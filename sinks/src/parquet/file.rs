@@ -2,6 +2,7 @@
 //!
 //! It never decides when the file ends.
 
+use std::io;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -13,6 +14,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::writer::SerializedFileWriter;
 
+use super::encoding;
 use crate::disk::FileOut;
 use crate::plain;
 
@@ -32,7 +34,6 @@ const ENCODED_OF_WAITING: usize = 4;
 /// One file being written.
 pub(crate) struct ParquetFile {
     writer: SerializedFileWriter<FileOut>,
-    factory: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
     row_group_rows: usize,
     row_group_bytes: usize,
@@ -59,11 +60,10 @@ impl ParquetFile {
         (row_group_rows, row_group_bytes): (usize, usize),
         open: Arc<()>,
     ) -> Result<Self, ParquetError> {
-        let (writer, factory) = writer.into_serialized_writer()?;
+        let (writer, _) = writer.into_serialized_writer()?;
         let columns = schema.flattened_fields().len();
         Ok(Self {
             writer,
-            factory,
             schema,
             row_group_rows,
             row_group_bytes,
@@ -128,10 +128,20 @@ impl ParquetFile {
         Ok(())
     }
 
+    /// The encoders of a row group that begins with these rows.
+    fn encoders(&self, batches: &[RecordBatch]) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
+        let properties = Arc::new(encoding::suited(self.writer.properties(), batches)?);
+        // Encoders have the properties of a file's writer, and those of this file are settled: another stands in.
+        let schema = self.writer.schema_descr().root_schema_ptr();
+        let stand_in = SerializedFileWriter::new(io::sink(), schema, properties)?;
+        let factory = ArrowRowGroupWriterFactory::new(&stand_in, self.schema.clone());
+        factory.create_column_writers(self.writer.flushed_row_groups().len())
+    }
+
     /// All rows of one column before those of the next.
     fn encode_columns(&mut self, batches: &[RecordBatch]) -> Result<(), ParquetError> {
         if self.columns.is_empty() {
-            self.columns = self.factory.create_column_writers(self.writer.flushed_row_groups().len())?;
+            self.columns = self.encoders(batches)?;
         }
         let mut columns = self.columns.iter_mut();
         for (at, field) in self.schema.fields().iter().enumerate() {
@@ -224,9 +234,10 @@ fn split_off(batches: &mut Vec<RecordBatch>, rows_max: usize) -> Vec<RecordBatch
 mod tests {
     use std::fs::File;
 
-    use arrow::array::{ArrayRef, BinaryViewArray, Int64Array, StringArray};
+    use arrow::array::{ArrayRef, BinaryViewArray, Int32Array, Int64Array, StringArray};
     use nix::errno::Errno;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use parquet::basic::Encoding;
     use sluice_connect::task::Class;
     use sluice_store::file::RealDisk;
     use sluice_testkit::{Call, FaultyDisk};
@@ -281,6 +292,38 @@ mod tests {
         let read: Vec<_> = reader.with_batch_size(20_000).build().unwrap().map(Result::unwrap).collect();
         let cast = arrow::compute::cast(all.column(0), read[0].column(0).data_type()).unwrap();
         assert_eq!((read[0].num_rows(), read[0].column(0)), (20_000, &cast));
+    }
+
+    #[test]
+    fn numbers_that_rose_at_first_may_be_any_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let format = ParquetFormat::new(&serde_saphyr::from_str("{path: ./lake, codec: none}").unwrap());
+        let later = [i64::MIN, i64::MAX, 0, -1, i64::MAX, i64::MIN].into_iter().cycle().take(1_000);
+        let long: Int64Array = (0..300_000).chain(later).map(Some).collect();
+        let narrow = |n: i64| i32::try_from(n).unwrap_or(if n < 0 { i32::MIN } else { i32::MAX });
+        let short: Int32Array = long.iter().map(|n| n.map(narrow)).collect();
+        let columns = [("long", Arc::new(long) as ArrayRef), ("short", Arc::new(short) as ArrayRef)];
+        let all = RecordBatch::try_from_iter(columns).unwrap();
+        let path = folder.path().join("one.parquet");
+        let mut file = format.writer(all.schema(), FileOut::new(Arc::new(RealDisk), path.clone())).unwrap();
+        file.write(&all).unwrap();
+        file.finish(&[]).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+        let encodings: Vec<_> = reader
+            .metadata()
+            .row_groups()
+            .iter()
+            .flat_map(|group| {
+                group
+                    .columns()
+                    .iter()
+                    .map(|column| column.encodings_mask().is_set(Encoding::DELTA_BINARY_PACKED))
+            })
+            .collect();
+        assert_eq!(encodings, [true; 4]);
+        let read: Vec<_> = reader.with_batch_size(301_000).build().unwrap().map(Result::unwrap).collect();
+        let read = concat_batches(read[0].schema_ref(), &read).unwrap();
+        assert_eq!(read.columns(), all.columns());
     }
 
     #[test]
