@@ -180,9 +180,8 @@ impl ParquetFormat {
         // Views are written as they are, without a copy; what the footer tells readers are plain types, as
         // many can't compare views yet.
         let plain = encode_arrow_schema(&plain::schema(&schema));
-        let options = ArrowWriterOptions::new()
-            .with_properties(self.properties.clone())
-            .with_skip_arrow_metadata(true);
+        let options =
+            ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
         let mut writer = ArrowWriter::try_new_with_options(out, schema.clone(), options)?;
         writer.append_key_value_metadata(KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), plain));
         ParquetFile::new(writer, schema, (self.row_group_rows, self.row_group_bytes), Arc::clone(&self.open))
