@@ -105,6 +105,9 @@ mod tests {
 
     use super::*;
 
+    /// The value of a row.
+    type Value<'a> = &'a dyn Fn(i64) -> Option<i64>;
+
     /// Whether a column is written as differences, if its rows come in batches of so many.
     fn differences(values: Vec<Option<i64>>, batch_rows: usize) -> bool {
         let column: ArrayRef = Arc::new(Int64Array::from(values));
@@ -126,7 +129,7 @@ mod tests {
             (n.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed()) >> 33).cast_unsigned() % 1_000_000
         };
         let odd = |n: i64, of: u64| (odd(n) % of).cast_signed();
-        let cases: [(&str, &dyn Fn(i64) -> Option<i64>, bool); 9] = [
+        let cases: [(&str, Value<'_>, bool); 9] = [
             ("rises by one", &Some, true),
             ("falls from far up", &|n| Some(i64::MAX - 1_000 * n), true),
             ("rises by what differs", &|n| Some(1_700_000_000_000 + 40 * n + odd(n, 40)), true),
