@@ -108,7 +108,7 @@ impl CommitLog {
         let ends = ends(&self.view.topics());
         let mut tables = self.view.tables();
         let checkpoint = Checkpoint {
-            segment_bytes: self.view.segment_bytes,
+            segment_bytes: self.view.segment_bytes(),
             log_offset: state.end,
             foreign_end: state.foreign_end,
             closed,

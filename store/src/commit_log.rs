@@ -103,7 +103,7 @@ impl Active {
     pub(crate) fn open(disk: &dyn Disk, view: &View, start: u64) -> Result<Self, Error> {
         let path = segment::path(&view.dir.join(name::COMMIT_LOG), start);
         let file = disk.open(&path, Open::OrCreate).map_err(|e| Error::io("create", &path, e))?;
-        file.allocate(view.segment_bytes).map_err(|e| Error::io("allocate", &path, e))?;
+        file.allocate(view.segment_bytes()).map_err(|e| Error::io("allocate", &path, e))?;
         let segment = Segment::map(file.file(), start).map_err(|e| Error::io("map", &path, e))?;
         Ok(Self { segment, file, path })
     }
@@ -267,7 +267,7 @@ impl CommitLog {
         let mut run = RunBytes { head, batch, queues, tail: TailRun { bytes: 0, crc: 0 }, with: None };
         let parts = run.parts();
         let len = parts.iter().map(|part| part.len() as u64).sum::<u64>();
-        let max = self.view.segment_bytes - FILLER_BYTES;
+        let max = self.view.segment_bytes() - FILLER_BYTES;
         let bytes = u32::try_from(len).ok().filter(|_| len <= max);
         let bytes = bytes.ok_or(Error::TooLarge { what: "batch", len, max })?;
         // The fields that are set under the lock are still zero, as the checksum wants them.

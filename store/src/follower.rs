@@ -34,6 +34,8 @@ struct State {
     /// Marks found in the log since it was opened.
     tables: Tables,
     numbers: u32,
+    /// There was nothing to go on from.
+    unmade: bool,
 }
 
 impl Follower {
@@ -51,15 +53,15 @@ impl Follower {
     pub(crate) fn refresh(&self, view: &View) -> Result<(), Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let first = segment_files(&view.dir.join(name::COMMIT_LOG))?.first().map_or(0, |f| f.0);
-        if first > state.scan.at {
-            // Retention overtook it.
+        if state.unmade || first > state.scan.at {
+            // The store was not made yet, or retention overtook the reader.
             let (parts, now) = look(&view.dir, state.numbers)?;
             *state = now;
             view.replace(parts);
             view.appends.step();
             return Ok(());
         }
-        let State { scan, tables: marks, numbers } = &mut *state;
+        let State { scan, tables: marks, numbers, .. } = &mut *state;
         // In this order: what a writer drops from the tail stands in the checkpoint before.
         let taken = lock::is_taken(&view.dir)?;
         let (tables, checkpoint) = tables::read(&view.dir)?;
@@ -140,9 +142,9 @@ fn look(dir: &Path, numbers: u32) -> Result<(Parts, State), Error> {
         // What was taken for whole may be half of what a writer that just came writes.
         opened = open()?;
     }
-    let Opened { parts, scan, numbers, .. } = opened;
+    let Opened { parts, scan, numbers, unmade, .. } = opened;
     let tables = parts.tables.clone();
-    Ok((parts, State { scan, tables, numbers }))
+    Ok((parts, State { scan, tables, numbers, unmade }))
 }
 
 /// The queue of a record and its unit there, if it is the queue's next one.

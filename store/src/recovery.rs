@@ -54,6 +54,8 @@ pub(crate) struct Opened {
     pub(crate) unsynced: Unsynced,
     /// Where a reader goes on.
     pub(crate) scan: Scan,
+    /// A reader looks anew: a writer is only making the store, and has not settled how long its segments are.
+    pub(crate) unmade: bool,
 }
 
 /// Reads what is there. With a disk, consume queues are repaired; without, nothing is written. Queues are
@@ -99,6 +101,8 @@ pub(crate) fn open(
     if checkpoint.is_some() && disk.is_none() && lock::is_taken(dir)? {
         scan.vouched_from = checked;
     }
+    // It gets its first record after its first checkpoint.
+    let unmade = disk.is_none() && checkpoint.is_none() && files.iter().all(|(_, len)| *len == 0);
     let queues = ConsumeQueues::new(dir.join(name::CONSUME_QUEUES));
     // A broker that ended well has removed this file, and everything that it wrote is durable.
     let aborted = dir.join(name::ABORT).exists();
@@ -117,7 +121,8 @@ pub(crate) fn open(
     };
     let mut index = Index::new(&queues, disk, known, &tables.topics, numbers)?;
     let mut store_timestamp_ms = checkpoint.as_ref().map_or(0, |c| c.store_timestamp_ms);
-    scan.run(u64::MAX, &mut |found: &Found<'_>| {
+    let scan_end = if unmade { from } else { u64::MAX };
+    scan.run(scan_end, &mut |found: &Found<'_>| {
         recovery.records += 1;
         recovery.records_checked += u64::from(!found.vouched && found.record.log_offset >= checked);
         store_timestamp_ms = store_timestamp_ms.max(found.record.store_timestamp_ms);
@@ -126,7 +131,7 @@ pub(crate) fn open(
     })?;
     let end = scan.at;
     recovery.clean = left && end == checked;
-    if !recovery.clean {
+    if !recovery.clean && !unmade {
         let whole_to = if settled { u64::MAX } else { checked };
         if let Some(behind) = scan.whole_behind(whole_to)? {
             return Err(damaged(&scan, behind));
@@ -204,6 +209,7 @@ pub(crate) fn open(
         numbers,
         unsynced,
         scan,
+        unmade,
     })
 }
 

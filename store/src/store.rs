@@ -113,7 +113,7 @@ impl Store {
         while at < start {
             let sealed = Active::open(&*disk, &view, at)?;
             dirty.push((sealed.path, sealed.file));
-            at += view.segment_bytes;
+            at += view.segment_bytes();
         }
         for path in opened.tails {
             // Or the tables that the first checkpoint writes could tell of a change, and not of one before it.

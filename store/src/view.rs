@@ -59,10 +59,9 @@ impl Tables {
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) dir: PathBuf,
-    /// Length of a segment in bytes.
-    pub(crate) segment_bytes: u64,
+    segment_bytes: AtomicU64,
     /// Log offset at which some segment begins: all others begin a multiple of their length away.
-    base: u64,
+    base: AtomicU64,
     segments: RwLock<VecDeque<Arc<Segment>>>,
     topics: RwLock<Topics>,
     pub(crate) queues: ConsumeQueues,
@@ -93,8 +92,8 @@ impl View {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
             dir: parts.dir,
-            segment_bytes: parts.segment_bytes,
-            base: parts.base,
+            segment_bytes: AtomicU64::new(parts.segment_bytes),
+            base: AtomicU64::new(parts.base),
             segments: RwLock::new(parts.segments),
             topics: RwLock::new(parts.topics),
             queues: parts.queues,
@@ -108,6 +107,8 @@ impl View {
 
     /// Shows something else of the same store, further on.
     pub(crate) fn replace(&self, parts: Parts) {
+        self.segment_bytes.store(parts.segment_bytes, Ordering::Release);
+        self.base.store(parts.base, Ordering::Release);
         self.visible.fetch_max(parts.visible, Ordering::AcqRel);
         *self.segments_mut() = parts.segments;
         *self.topics_mut() = parts.topics;
@@ -148,16 +149,22 @@ impl View {
         }
     }
 
+    /// Length of a segment in bytes.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.segment_bytes.load(Ordering::Acquire)
+    }
+
     /// Log offset at which the segment of a log offset begins.
     pub(crate) fn segment_start(&self, log_offset: u64) -> u64 {
-        log_offset - log_offset.saturating_sub(self.base) % self.segment_bytes
+        let base = self.base.load(Ordering::Acquire);
+        log_offset - log_offset.saturating_sub(base) % self.segment_bytes()
     }
 
     /// The segment that holds a log offset.
     pub(crate) fn segment(&self, log_offset: u64) -> Option<Arc<Segment>> {
         let segments = self.segments();
         let first = segments.front()?.start();
-        let number = usize::try_from(log_offset.checked_sub(first)? / self.segment_bytes).ok()?;
+        let number = usize::try_from(log_offset.checked_sub(first)? / self.segment_bytes()).ok()?;
         segments.get(number).cloned()
     }
 

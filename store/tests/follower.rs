@@ -22,6 +22,36 @@ fn files(dir: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
 }
 
 #[test]
+fn a_reader_that_came_before_the_first_segment_sees_all_that_follows() {
+    let place = Place::lazy();
+    let commit_log = place.dir().join("commitlog");
+    std::fs::create_dir_all(&commit_log).unwrap();
+    // As a writer leaves it for a moment: there, and without its length.
+    for first in [None, Some("00000000000000000000")] {
+        if let Some(name) = first {
+            std::fs::write(commit_log.join(name), "").unwrap();
+        }
+        let reader = Store::open_read_only(&place.dir()).unwrap();
+        assert!(reader.topics().is_empty());
+        reader.refresh().unwrap();
+        let writer = place.open();
+        writer.create_topic(&topic("t"), 1).unwrap();
+        let long: Vec<String> = (0..40).map(|i| format!("{i} {}", "x".repeat(1500))).collect();
+        for body in &long {
+            writer.append(batch(&[body])).unwrap();
+        }
+        reader.refresh().unwrap();
+        assert_eq!(bodies(&reader), long);
+        writer.append(batch(&["more"])).unwrap();
+        reader.refresh().unwrap();
+        assert_eq!(bodies(&reader).last().map(String::as_str), Some("more"));
+        drop((reader, writer));
+        std::fs::remove_dir_all(place.dir()).unwrap();
+        std::fs::create_dir_all(&commit_log).unwrap();
+    }
+}
+
+#[test]
 fn a_reader_sees_what_the_writer_appends_and_writes_nothing() {
     let place = Place::lazy();
     let writer = place.open();

@@ -124,11 +124,11 @@ mod tests {
 
     #[test]
     fn columns_are_written_as_differences_where_these_are_shorter() {
-        // Spread over 0 to 1, the same in each run.
-        let odd = |n: i64| {
-            (n.wrapping_mul(0x9E37_79B9_7F4A_7C15_u64.cast_signed()) >> 33).cast_unsigned() % 1_000_000
+        // Any of so many, the same in each run.
+        let odd = |n: i64, of: u64| {
+            let spread = n.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+            (spread % of).cast_signed()
         };
-        let odd = |n: i64, of: u64| (odd(n) % of).cast_signed();
         let cases: [(&str, Value<'_>, bool); 9] = [
             ("rises by one", &Some, true),
             ("falls from far up", &|n| Some(i64::MAX - 1_000 * n), true),
