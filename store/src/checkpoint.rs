@@ -118,6 +118,7 @@ impl CommitLog {
             incarnations: tables.topics.incarnations.clone(),
             deleted: tables.topics.deleted.clone(),
             ends,
+            written_ns: None,
         };
         let taken = tables.clone();
         (tables.topics.changed, tables.offsets.changed, tables.groups.changed) = (false, false, false);
@@ -131,6 +132,12 @@ impl CommitLog {
         let synced = self.view.queues.sync(&*self.disk, &snapshot.unsynced);
         synced.map_err(|e| self.poisoned("sync", self.view.dir.join(name::CONSUME_QUEUES), e.to_string()))?;
         snapshot.unsynced = Unsynced::default();
+        if snapshot.checkpoint.closed {
+            let end = snapshot.checkpoint.log_offset;
+            let last = self.view.segments().iter().map(|s| s.start()).rfind(|&start| start < end);
+            let commit_log = self.view.dir.join(name::COMMIT_LOG);
+            snapshot.checkpoint.written_ns = last.and_then(|start| segment::written_ns(&commit_log, start));
+        }
 
         let path = |name: &str| self.view.dir.join(name);
         let disk = &*self.disk;

@@ -1,6 +1,7 @@
 //! Opens a store: what is kept, what is cut, what is made again.
 //!
-//! The log is read again from the segment that the last checkpoint ended in. What follows the last whole
+//! The log is read again from the segment that the last checkpoint ended in; behind it, if the store was closed then
+//! and nobody wrote to that segment since. What follows the last whole
 //! record is cut; [`crate::repair::zero_after`] zeroes it before anything is appended, so that old bytes can not come back
 //! to life in the next crash. But where everything was durable, a record that is not whole and has others
 //! behind it is no torn end: nothing is cut there, and a person must look. Never appends.
@@ -94,7 +95,14 @@ pub(crate) fn open(
     let ours = checkpoint.as_ref().map_or(0..0, |c| c.ours(entries.generation));
     let mut recovery = Recovery::default();
 
-    let from = scan_start(first, segment_bytes, checked, files.last().map_or(0, |f| f.0));
+    // A broker that ended well has removed this file, and everything that it wrote is durable.
+    let aborted = dir.join(name::ABORT).exists();
+    let settled = !aborted && (left || checkpoint.is_none());
+    let start = scan_start(first, segment_bytes, checked, files.last().map_or(0, |f| f.0));
+    let written_ns = checkpoint.as_ref().filter(|_| settled).and_then(|c| c.written_ns);
+    let whole = files.contains(&(start, segment_bytes)) && start < checked && checked <= start + segment_bytes;
+    let untouched = whole && written_ns.is_some() && written_ns == segment::written_ns(&commit_log, start);
+    let from = if untouched { checked } else { start };
     let mut scan = Scan::new(commit_log.clone(), first, segment_bytes, from);
     scan.runs.clone_from(&entries.runs);
     scan.ours = ours.clone();
@@ -104,9 +112,6 @@ pub(crate) fn open(
     // It gets its first record after its first checkpoint.
     let unmade = disk.is_none() && checkpoint.is_none() && files.iter().all(|(_, len)| *len == 0);
     let queues = ConsumeQueues::new(dir.join(name::CONSUME_QUEUES));
-    // A broker that ended well has removed this file, and everything that it wrote is durable.
-    let aborted = dir.join(name::ABORT).exists();
-    let settled = !aborted && (left || checkpoint.is_none());
     let trusted = if settled { u64::MAX } else { from };
     let unsure = dir.join(name::UNSURE).exists();
     let known = Known {

@@ -25,6 +25,8 @@ use crate::tail::TailRun;
 
 /// Bytes read at once.
 const WINDOW_BYTES: usize = 1 << 20;
+/// A batch of no more bytes is read at once. Its mark may claim any length.
+const BATCH_BYTES: u64 = 16 << 20;
 /// Bytes of a record up to its log offset.
 const HEAD_BYTES: usize = 36;
 
@@ -193,6 +195,8 @@ impl Scan {
         };
         // One after the other: what a mark says of a batch's length is not believed before.
         let batch_end = at.saturating_add(mark.bytes);
+        // It is looked at twice.
+        self.window.get(at, to_len(mark.bytes.min(BATCH_BYTES)))?;
         if mark.records == 0
             || batch_end > end
             || self.whole_to(at, batch_end, true)? != (batch_end, mark.records)
@@ -280,7 +284,10 @@ fn to_len(bytes: u64) -> usize {
 #[derive(Debug, Default)]
 struct Window {
     file: Option<(u64, PathBuf, File)>,
+    /// The buffer, which never shrinks: to make it anew costs as much as to read into it.
     bytes: Vec<u8>,
+    /// How many of its bytes were read.
+    held: usize,
     /// Log offset of the first byte.
     at: u64,
 }
@@ -292,7 +299,7 @@ impl Window {
             return Ok(true);
         }
         let path = segment::path(commit_log, start);
-        self.bytes.clear();
+        self.held = 0;
         self.file = match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             opened => Some((start, path.clone(), opened.map_err(|e| Error::io("open", &path, e))?)),
@@ -302,12 +309,12 @@ impl Window {
 
     /// Bytes from a log offset of the open segment on: `len` of them, fewer where the file ends.
     fn get(&mut self, at: u64, len: usize) -> Result<&[u8], Error> {
-        let have = self.at..self.at + self.bytes.len() as u64;
+        let have = self.at..self.at + self.held as u64;
         if !(have.contains(&at) && at + len as u64 <= have.end) {
             self.fill(at, len.max(WINDOW_BYTES))?;
         }
         let skip = to_len(at - self.at);
-        let end = skip.saturating_add(len).min(self.bytes.len());
+        let end = skip.saturating_add(len).min(self.held);
         Ok(self.bytes.get(skip..end).unwrap_or(&[]))
     }
 
@@ -315,21 +322,20 @@ impl Window {
         let Some((start, path, file)) = &self.file else { return Ok(()) };
         let file_len = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
         let left = to_len((start + file_len).saturating_sub(at));
-        self.at = at;
-        // In the old buffer, as a fresh one would be faulted in page by page; but none of its bytes may stand at another place,
-        // if a read fails.
-        self.bytes.clear();
-        self.bytes.resize(len.min(left), 0);
-        let mut filled = 0;
-        while let Some(rest) = self.bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, at - start + filled as u64) {
+        // None of the bytes may stand at another place, if a read fails.
+        (self.at, self.held) = (at, 0);
+        let wanted = len.min(left);
+        if self.bytes.len() < wanted {
+            self.bytes.resize(wanted, 0);
+        }
+        while let Some(rest) = self.bytes.get_mut(self.held..wanted).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, at - start + self.held as u64) {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => self.held += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::io("read", path, e)),
             }
         }
-        self.bytes.truncate(filled);
         Ok(())
     }
 }

@@ -11,12 +11,13 @@
 
 #![expect(unsafe_code, reason = "maps files")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
@@ -31,6 +32,13 @@ const TABLE_BYTES: usize = 2 * 1024 * 1024;
 /// Name of the segment that starts at a log offset.
 pub(crate) fn path(commit_log: &Path, start: u64) -> PathBuf {
     commit_log.join(format!("{start:020}"))
+}
+
+/// When the segment that starts at a log offset was written to last, in ns since 1970-01-01 UTC; none if it can not be
+/// told.
+pub(crate) fn written_ns(commit_log: &Path, start: u64) -> Option<u64> {
+    let written = fs::metadata(path(commit_log, start)).and_then(|metadata| metadata.modified()).ok()?;
+    u64::try_from(written.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
 /// One mapped file of the commit log.

@@ -75,6 +75,9 @@ pub(crate) struct Checkpoint {
     /// Where the queues ended, so that files that are lost are missed.
     #[serde(default)]
     pub(crate) ends: Ends,
+    /// When the last segment was written to before the store was closed, as its file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) written_ns: Option<u64>,
 }
 
 impl Checkpoint {
