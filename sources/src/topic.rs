@@ -8,6 +8,7 @@ mod columns;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use sluice_protocol::message::{self, KEYS, TAGS, UNIQ_KEY};
 use sluice_protocol::record::{self, RECORD_BYTES_MIN, Record};
 use sluice_store::Store;
 
-use self::columns::{envelope, user_properties};
+use self::columns::{Envelope, user_properties};
 use crate::cluster::ClusterSource;
 use crate::source::{Beside, Source};
 use crate::{KeyProblem, at};
@@ -238,16 +239,6 @@ impl Confirm for Confirmer {
     }
 }
 
-/// One record of a read: which run it lies in, and where.
-struct Row<'a> {
-    run: usize,
-    body_start: usize,
-    body: &'a [u8],
-    record: Asked<'a>,
-    /// Which of the unpacked bodies is its own, if it is stored compressed.
-    inflated: Option<usize>,
-}
-
 /// Builds the slice of `range` from the records of a read. It ends early where unpacked bodies become too
 /// much for one.
 pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Result<Slice, TaskError> {
@@ -256,12 +247,12 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
     let offsets = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
     let records_max = runs.iter().map(|run| run.bytes.len() / RECORD_BYTES_MIN).sum();
     let rows_max = if needs.filter.is_none() { offsets.min(records_max) } else { 0 };
-    let (mut rows, mut rejects) = (Vec::with_capacity(rows_max), Vec::new());
-    let (mut bodies, mut unpacked) = (Vec::<Bytes>::new(), 0_usize);
+    let wrong = |e: ArrowError| TaskError::new(Class::Fatal, "cannot build the envelope").because(e);
+    let (mut envelope, mut rejects, mut unpacked) = (Envelope::new(needs, rows_max), Vec::new(), 0_usize);
     let (mut accounted, mut filtered, mut bytes) = (0_i64, 0_u64, 0_usize);
     let mut stored_ms = None;
-    'read: for (number, run) in runs.iter().enumerate() {
-        let mut at = 0;
+    'read: for run in runs {
+        let (mut at, block) = (0, envelope.block(&run.bytes));
         for record in record::records(&run.bytes) {
             let record = record.map_err(|e| {
                 let place = format!("record at log offset {}", run.log_offset.get() + at as u64);
@@ -273,13 +264,11 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
                 continue;
             }
             stored_ms = Some(record.store_timestamp_ms);
-            let asked = Asked::from(&record);
-            if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &asked)) {
+            if needs.filter.as_ref().is_some_and(|filter| !passes(filter, &Asked::from(&record))) {
                 filtered += 1;
                 accounted += 1;
                 continue;
             }
-            let mut row = Row { run: number, body_start, body: record.body, record: asked, inflated: None };
             if !record.check_body_crc() {
                 rejects.push(reject(&record, "the body does not match its checksum"));
             } else if wants_body && record.sys_flag & message::sys_flag::COMPRESSED != 0 {
@@ -290,23 +279,23 @@ pub fn slice(runs: &[sluice_store::Run], mut range: Range, needs: &Needs) -> Res
                         break 'read;
                     }
                     Ok(body) => {
+                        let body = Bytes::from(body);
                         unpacked += body.len();
-                        row.inflated = Some(bodies.len());
-                        bodies.push(body.into());
                         bytes += record.size;
-                        rows.push(row);
+                        let own = envelope.block(&body);
+                        envelope.push(&record, (own, 0, body.len())).map_err(wrong)?;
                     }
                 }
             } else {
                 bytes += record.size;
-                rows.push(row);
+                envelope.push(&record, (block, body_start, record.body.len())).map_err(wrong)?;
             }
             accounted += 1;
         }
     }
     let absent = u64::try_from(range.end - range.start - accounted).unwrap_or(0);
     let rejected: usize = rejects.iter().map(|r: &Reject| r.body.len()).sum();
-    let envelope = envelope(runs, &rows, &bodies, needs)?;
+    let envelope = envelope.finish().map_err(wrong)?;
     let bytes = bytes + unpacked + rejected;
     let (decoded, deduplicated) = (None, Vec::new());
     Ok(Slice { range, envelope, decoded, filtered, absent, deduplicated, rejects, bytes, stored_ms })
