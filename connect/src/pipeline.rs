@@ -26,7 +26,7 @@ use crate::target::{Message, Target, TargetHalf};
 use crate::task::{ACT_BYTES, Chain, Class, Needs, Range, Read, Slice, SourceTask, TaskError, TransactTask};
 
 /// What one read asks for, in bytes, if the target wants no more at once: what becomes of it stays in a core's cache.
-const SLICE_BYTES: usize = 512 * 1024;
+const SLICE_BYTES: usize = 1024 * 1024;
 /// What is read of one chain before the next one has its turn, in bytes.
 const TURN_BYTES: usize = 256 * 1024 * 1024;
 /// How long an idle source waits before it looks again for queues and for a stop.

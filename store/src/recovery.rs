@@ -100,7 +100,8 @@ pub(crate) fn open(
     let settled = !aborted && (left || checkpoint.is_none());
     let start = scan_start(first, segment_bytes, checked, files.last().map_or(0, |f| f.0));
     let written_ns = checkpoint.as_ref().filter(|_| settled).and_then(|c| c.written_ns);
-    let whole = files.contains(&(start, segment_bytes)) && start < checked && checked <= start + segment_bytes;
+    let whole =
+        files.contains(&(start, segment_bytes)) && start < checked && checked <= start + segment_bytes;
     let untouched = whole && written_ns.is_some() && written_ns == segment::written_ns(&commit_log, start);
     let from = if untouched { checked } else { start };
     let mut scan = Scan::new(commit_log.clone(), first, segment_bytes, from);

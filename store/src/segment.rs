@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw, UncheckedAdvice};
@@ -29,15 +29,19 @@ const FORGET_BYTES_MIN: usize = 64 * 1024;
 /// of its folio, so a map is given back to the kernel by whole tables.
 const TABLE_BYTES: usize = 2 * 1024 * 1024;
 
+/// The times of files are this coarse at most: Linux before 6.13 takes them from its timer, at the slowest 100 times a second.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
+
 /// Name of the segment that starts at a log offset.
 pub(crate) fn path(commit_log: &Path, start: u64) -> PathBuf {
     commit_log.join(format!("{start:020}"))
 }
 
-/// When the segment that starts at a log offset was written to last, in ns since 1970-01-01 UTC; none if it can not be
-/// told.
+/// When the segment that starts at a log offset was written to last, in ns since 1970-01-01 UTC. None if it can not be told,
+/// or so lately that one who writes next may give the file the same time.
 pub(crate) fn written_ns(commit_log: &Path, start: u64) -> Option<u64> {
     let written = fs::metadata(path(commit_log, start)).and_then(|metadata| metadata.modified()).ok()?;
+    written.elapsed().ok().filter(|age| *age >= CLOCK_TICK)?;
     u64::try_from(written.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 

@@ -6,6 +6,7 @@ mod common;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use common::{Place, at, batch, bodies, bodies_of, mark, queue, topic};
 use sluice_protocol::id::{GroupName, QueueId};
@@ -100,6 +101,33 @@ fn a_power_loss_in_the_open_that_follows_a_close_loses_nothing() {
         }
     }
     panic!("an open takes fewer calls");
+}
+
+#[test]
+fn a_store_is_not_read_again_unless_its_last_segment_was_written_to_since() {
+    let place = Place::lazy();
+    let store = place.open();
+    store.create_topic(&topic("t"), 1).unwrap();
+    store.append_chain(batch(&["a", "b"]), &mark("c", 0, 2)).unwrap();
+    store.append(batch(&["last"])).unwrap();
+    // It is closed long after.
+    let file = File::options().write(true).open(place.segment(0)).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
+    store.close().unwrap();
+    let store = place.open();
+    assert_eq!((store.recovery().clean, store.recovery().records), (true, 0));
+    assert_eq!(
+        (bodies(&store), store.position("c").unwrap().end),
+        (["a", "b", "last"].map(String::from).to_vec(), 2)
+    );
+    store.close().unwrap();
+
+    // Whoever wrote to it may have cut it first.
+    others_append(&place, 3, &[("else", b"")]);
+    let store = place.open();
+    assert_eq!((store.recovery().clean, store.recovery().records), (false, 4));
+    store.append(batch(&["ours"])).unwrap();
+    assert_eq!(bodies(&store), ["a", "b", "last", "else", "ours"]);
 }
 
 #[test]

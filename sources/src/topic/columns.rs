@@ -103,7 +103,8 @@ impl<'a> Envelope<'a> {
             self.bodies.map(|mut bodies| -> ArrayRef { Arc::new(bodies.finish()) }),
         ];
         let columns = batch::COLUMNS.into_iter().map(str::to_owned).zip(columns);
-        let named = named.into_iter().map(|(name, column)| (batch::property_column(name), Some(text(column))));
+        let named =
+            named.into_iter().map(|(name, column)| (batch::property_column(name), Some(text(column))));
         let columns = columns.chain(named).filter_map(|(name, column)| Some((batch::field(&name)?, column?)));
         let (fields, columns): (Vec<_>, Vec<_>) = columns.unzip();
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
